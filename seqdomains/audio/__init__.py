@@ -1,0 +1,1 @@
+"""Sound: sample codes, files, resampling, tasks. Empty until the audio work begins."""

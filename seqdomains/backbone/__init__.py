@@ -1,0 +1,1 @@
+"""The Mamba backbone: configuration, block, model, heads, inference state, artefacts."""

@@ -1,0 +1,1 @@
+"""Commands: parse, build, run. The only place where domains and pipelines meet."""

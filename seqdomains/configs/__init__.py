@@ -1,0 +1,1 @@
+"""YAML presets, shipped in the wheel."""

@@ -1,0 +1,1 @@
+"""DNA at base-pair resolution: alphabet, FASTA, simulator, windows, labels, tasks."""

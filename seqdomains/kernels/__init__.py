@@ -1,0 +1,1 @@
+"""The fused operations under the backbone: selective scan, causal convolution, RMS norm."""

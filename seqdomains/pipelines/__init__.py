@@ -1,0 +1,1 @@
+"""Domain-free procedures: train, evaluate, predict, report."""
