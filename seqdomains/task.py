@@ -1,0 +1,81 @@
+"""The protocol between domains and pipelines: what a domain must say of its data for a pipeline to train on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of one shape with their classes.
+
+    Parameters
+    ----------
+    tokens : ndarray of uint8 or int64, shape (B, L)
+        Codes; positions at and after `lengths` hold the domain's pad code.
+    targets : ndarray of int64, shape (B,)
+        Index into the task's `classes`.
+    lengths : ndarray of int64, shape (B,)
+        Number of real positions of each window.
+    """
+
+    tokens: NDArray[Any]
+    targets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A window of a user's record on its way through prediction; `start` and `end` are 0-based half-open."""
+
+    record: str
+    start: int
+    end: int
+    tokens: NDArray[Any]
+
+
+class ClassificationTask(Protocol):
+    """Labelled windows: training windows at random by counter, test windows fixed."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the targets."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes that a token may take."""
+
+    @property
+    def window(self) -> int:
+        """Length of a window in tokens."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any of the data is simulated: reports must say so."""
+
+    def signature(self) -> Mapping[str, Any]:
+        """JSON-ready facts that an artefact carries and that an input must match (domain, alphabet, unit)."""
+
+    def training_batch(self, seed: int, first: int, count: int) -> Batch:
+        """Samples `first` to `first + count` of the stream that `seed` names; a pure function of its arguments."""
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the fixed test windows in order."""
+
+    def write_test_windows(self, folder: Path) -> None:
+        """Write the test windows in the domain's own format, so that anybody can score them again."""
+
+    def ceiling(self) -> float | None:
+        """Best accuracy reachable on the test windows where the truth behind the data is known, else None."""
+
+    def baseline(self) -> Mapping[str, Any] | None:
+        """Fit a simple reference and score it on the test windows: {"name": ..., "accuracy": ..., ...}, or None."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that must stand beside the results, such as "evaluated on the training loci"."""
