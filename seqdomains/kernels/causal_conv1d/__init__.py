@@ -1,0 +1,180 @@
+"""The causal depthwise convolution: public function, torch.library registration, choice of implementation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from seqdomains.kernels.dispatch import (
+    Implementation,
+    backward_module,
+    forward_module,
+    implementation,
+    keep_dtypes_under_autocast,
+    refuse_double_backward,
+    require_shape,
+    widest,
+)
+
+__all__ = ["causal_conv1d"]
+
+
+@overload
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    activation: Literal["silu"] | None = ...,
+    state: Tensor | None = ...,
+    return_state: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    activation: Literal["silu"] | None = ...,
+    state: Tensor | None = ...,
+    return_state: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: Literal["silu"] | None = None,
+    state: Tensor | None = None,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Convolve each channel with the W - 1 steps before it and itself.
+
+    y_t = bias + sum over k of weight[:, k] x_{t - (W - 1) + k}, then SiLU where asked. The arithmetic is float32, or
+    float64 in the reference when any tensor is float64.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, L, D)
+        Input, channels last. L may be 0.
+    weight : Tensor, shape (D, W)
+        One filter per channel, the present step last; W is 2, 3 or 4.
+    bias : Tensor, shape (D,), optional
+        Added before the activation.
+    activation : {"silu", None}, default None
+        What follows the sum.
+    state : Tensor, shape (B, W - 1, D), optional
+        The inputs of the W - 1 steps before x; zero when absent.
+    return_state : bool, default False
+        Whether to return the last W - 1 inputs too, for the call that continues this one.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+        y, shape (B, L, D) in x's dtype; with `return_state` also the new state, shape (B, W - 1, D) in x's dtype.
+        Both have gradients.
+
+    Raises
+    ------
+    ValueError
+        Shapes, dtypes, devices or the activation do not fit.
+    ConfigError
+        ``SEQDOMAINS_KERNELS`` asks for what cannot run here.
+
+    Examples
+    --------
+    >>> x, weight = torch.arange(4.0).reshape(1, 4, 1), torch.tensor([[1.0, 10.0]])
+    >>> y, state = causal_conv1d(x, weight, return_state=True)
+    >>> y.flatten(), state.flatten()
+    (tensor([ 0., 10., 21., 32.]), tensor([3.]))
+    """
+    if x.dim() != 3 or weight.dim() != 2 or not 2 <= weight.shape[1] <= 4:
+        raise ValueError(
+            "expected x of shape (B, L, D) and weight of shape (D, W) with W from 2 to 4, "
+            f"found {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation is {activation!r}, expected 'silu' or None")
+    batch, _, channels = x.shape
+    width = weight.shape[1]
+    require_shape("x", x, tuple(x.shape), x.device)
+    require_shape("weight", weight, (channels, width), x.device)
+    require_shape("bias", bias, (channels,), x.device)
+    require_shape("state", state, (batch, width - 1, channels), x.device)
+    y = x.clone() if x.numel() == 0 else _conv(x, weight, bias, state, activation == "silu")
+    if not return_state:
+        return y
+    before = x.new_zeros(batch, width - 1, channels) if state is None else state.to(x.dtype)
+    return y, torch.cat([before, x[:, -(width - 1) :]], 1)[:, -(width - 1) :].contiguous()
+
+
+def _chosen(*tensors: Tensor | None) -> Implementation:
+    return implementation("causal_conv1d", tensors[0].device, widest(tensors))  # type: ignore[union-attr]
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+@torch.library.custom_op(
+    "seqdomains::causal_conv1d",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? state, bool silu) -> Tensor",
+)
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
+    module = forward_module("causal_conv1d", _chosen(x, weight, bias, state))
+    y: Tensor = module.forward(*_contiguous(x, weight, bias, state), silu)
+    return y
+
+
+@_conv.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op(
+    "seqdomains::causal_conv1d_backward",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor x, Tensor weight, Tensor? bias, Tensor? state, bool silu) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _conv_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool
+) -> tuple[Tensor, ...]:
+    module = backward_module("causal_conv1d", _chosen(x, weight, bias, state))
+    gradients = module.backward(*_contiguous(dy, x, weight, bias, state), silu)
+    # An op cannot return None: an absent input's gradient is an empty tensor, dropped again in _gradients.
+    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+@_conv_backward.register_fake
+def _(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool
+) -> tuple[Tensor, ...]:
+    inputs = (x, weight, bias, state)
+    return tuple(x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in inputs)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, silu = inputs
+    ctx.silu = silu
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = ctx.saved_tensors
+    gradients = _conv_backward(dy, *inputs, ctx.silu)
+    wanted = [None if tensor is None else gradient for tensor, gradient in zip(inputs, gradients, strict=True)]
+    return (*wanted, None)
+
+
+_conv.register_autograd(_gradients, setup_context=_save)
+_conv_backward.register_autograd(lambda ctx, *gradients: refuse_double_backward("causal_conv1d"))
+
+keep_dtypes_under_autocast("causal_conv1d", "causal_conv1d_backward")

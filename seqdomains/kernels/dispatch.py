@@ -1,0 +1,142 @@
+"""Which implementation of an op runs: chosen by device and dtype, overridden by one environment variable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Final, Literal, cast
+
+import torch
+from torch import Tensor
+
+from seqdomains.errors import ConfigError
+
+Implementation = Literal["reference", "cpu", "triton"]
+
+OPS: Final = ("selective_scan", "causal_conv1d", "rms_norm")
+VARIABLE: Final = "SEQDOMAINS_KERNELS"
+CHOICES: Final = ("auto", "reference", "cpu", "triton")
+
+_LIBRARY: Final = torch.library.Library("seqdomains", "FRAGMENT")  # type: ignore[no-untyped-call]
+# Backends that Triton's wheel compiles for; AMD cards are "cuda" in torch.
+_TRITON_DEVICES: Final = ("cuda", "xpu")
+
+
+def implementation(op: str, device: torch.device | str, dtype: torch.dtype) -> Implementation:
+    """Name the implementation of `op` that runs for tensors of this device and dtype.
+
+    float64 runs the reference, since the others compute in float32. Otherwise a CPU runs the numba kernels, a GPU the
+    Triton kernels, and any other device the reference. The environment variable ``SEQDOMAINS_KERNELS`` (``auto``,
+    ``reference``, ``cpu`` or ``triton``) overrides the choice; it is read at each call.
+
+    Parameters
+    ----------
+    op : str
+        ``"selective_scan"``, ``"causal_conv1d"`` or ``"rms_norm"``.
+    device : torch.device or str
+        Where the tensors live.
+    dtype : torch.dtype
+        The widest dtype among the tensors.
+
+    Returns
+    -------
+    str
+        ``"reference"``, ``"cpu"`` or ``"triton"``.
+
+    Raises
+    ------
+    ConfigError
+        The environment variable holds an unknown word, or a choice that cannot run here.
+    ValueError
+        No op has this name.
+
+    Examples
+    --------
+    >>> implementation("selective_scan", "cpu", torch.float64)
+    'reference'
+    """
+    if op not in OPS:
+        raise ValueError(f"no op is named {op!r}; expected one of {', '.join(OPS)}")
+    kind = torch.device(device).type
+    choice = os.environ.get(VARIABLE, "auto")
+    if choice not in CHOICES:
+        raise ConfigError(f"{VARIABLE}={choice!r} is not known; expected one of {', '.join(CHOICES)}")
+    if choice != "auto":
+        _require_possible(choice, kind, dtype)
+        return cast(Implementation, choice)
+    if dtype == torch.float64:
+        return "reference"
+    if kind == "cpu" and find_spec(f"seqdomains.kernels.{op}.cpu") is not None:
+        return "cpu"
+    if kind in _TRITON_DEVICES and find_spec("triton") is not None:
+        return "triton"
+    return "reference"
+
+
+def _require_possible(choice: str, kind: str, dtype: torch.dtype) -> None:
+    if choice == "reference":
+        return
+    problem = ""
+    if dtype == torch.float64:
+        problem = "those kernels compute in float32 and the tensors are float64"
+    elif choice == "cpu" and kind != "cpu":
+        problem = f"the tensors are on {kind!r}"
+    elif choice == "triton" and find_spec("triton") is None:
+        problem = "the package triton is not installed"
+    elif choice == "triton" and kind not in _TRITON_DEVICES and not interpreting():
+        problem = f"the tensors are on {kind!r}, which Triton runs only in its interpreter (TRITON_INTERPRET=1)"
+    if problem:
+        raise ConfigError(f"{VARIABLE}={choice} cannot run: {problem}. Unset {VARIABLE} or set it to reference.")
+
+
+def interpreting() -> bool:
+    """Whether Triton runs in its interpreter, which takes CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def widest(tensors: Iterable[Tensor | None]) -> torch.dtype:
+    """Return float64 if any of the tensors is float64, else float32: the dtype of the arithmetic."""
+    doubles = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
+    return torch.float64 if doubles else torch.float32
+
+
+def forward_module(op: str, name: Implementation) -> ModuleType:
+    """Import the module that holds `forward` of one implementation."""
+    suffix = "triton_forward" if name == "triton" else name
+    return import_module(f"seqdomains.kernels.{op}.{suffix}")
+
+
+def backward_module(op: str, name: Implementation) -> ModuleType:
+    """Import the module that holds `backward` of one implementation."""
+    suffix = "triton_backward" if name == "triton" else name
+    return import_module(f"seqdomains.kernels.{op}.{suffix}")
+
+
+def require_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], device: torch.device) -> None:
+    """Raise ValueError unless an optional tensor is absent or floating, of this shape and on this device."""
+    if tensor is None:
+        return
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} has dtype {tensor.dtype}, expected a floating one")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device} as the first argument")
+
+
+def keep_dtypes_under_autocast(*names: str) -> None:
+    """Register the autocast rule of ops: dtypes stay as given, since the kernels widen to float32 themselves."""
+    for key in ("AutocastCPU", "AutocastCUDA"):
+        for name in names:
+            _LIBRARY.impl(name, torch.library.fallthrough_kernel, key)  # type: ignore[no-untyped-call]
+
+
+def refuse_double_backward(op: str) -> None:
+    """Raise the error of a second differentiation."""
+    raise RuntimeError(
+        f"seqdomains::{op} has no second derivative; differentiate seqdomains.kernels.{op}.reference.{op} instead, "
+        "which is plain torch"
+    )

@@ -1,0 +1,168 @@
+"""Root-mean-square normalisation: public function, torch.library registration, choice of implementation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from seqdomains.kernels.dispatch import (
+    Implementation,
+    backward_module,
+    forward_module,
+    implementation,
+    keep_dtypes_under_autocast,
+    refuse_double_backward,
+    require_shape,
+    widest,
+)
+
+__all__ = ["rms_norm"]
+
+
+@overload
+def rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    residual: Tensor | None = ...,
+    eps: float = ...,
+    return_residual: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def rms_norm(
+    x: Tensor, weight: Tensor, *, residual: Tensor | None = ..., eps: float = ..., return_residual: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    return_residual: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Add the residual stream, then divide by the root mean square over the channels (arXiv:1910.07467).
+
+    The sum s = x + residual is kept in float32; y = s / sqrt(mean(s**2) + eps) * weight. float64 tensors run the
+    reference in float64.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, L, D)
+        Output of the layer before.
+    weight : Tensor, shape (D,)
+        Scale of each channel.
+    residual : Tensor, shape (B, L, D), float32, optional
+        The residual stream; zero when absent.
+    eps : float, default 1e-5
+        Added to the mean square.
+    return_residual : bool, default False
+        Whether to return x + residual too, for the layer after.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+        y, shape (B, L, D) in x's dtype; with `return_residual` also x + residual in float32. Both have gradients.
+
+    Raises
+    ------
+    ValueError
+        Shapes, dtypes or devices do not fit.
+    ConfigError
+        ``SEQDOMAINS_KERNELS`` asks for what cannot run here.
+
+    Examples
+    --------
+    >>> x, weight, residual = torch.full((1, 1, 2), 2.0), torch.ones(2), torch.ones(1, 1, 2)
+    >>> y, total = rms_norm(x, weight, residual=residual, return_residual=True)
+    >>> total
+    tensor([[[3., 3.]]])
+    """
+    if x.dim() != 3:
+        raise ValueError(f"expected x of shape (B, L, D), found {tuple(x.shape)}")
+    require_shape("x", x, tuple(x.shape), x.device)
+    require_shape("weight", weight, (x.shape[2],), x.device)
+    require_shape("residual", residual, tuple(x.shape), x.device)
+    dtype = widest((x, weight, residual))
+    if residual is not None and residual.dtype != dtype:
+        raise ValueError(f"residual has dtype {residual.dtype}, expected {dtype}: the residual stream is never rounded")
+    if x.numel() == 0:
+        y, total = x.clone(), x.to(dtype, copy=True)
+    else:
+        y, total, _ = _norm(x, weight, residual, eps)
+    return (y, total) if return_residual else y
+
+
+def _chosen(*tensors: Tensor | None) -> Implementation:
+    return implementation("rms_norm", tensors[0].device, widest(tensors))  # type: ignore[union-attr]
+
+
+@torch.library.custom_op(
+    "seqdomains::rms_norm",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? residual, float eps) -> (Tensor, Tensor, Tensor)",
+)
+def _norm(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    module = forward_module("rms_norm", _chosen(x, weight, residual))
+    added = residual if residual is None else residual.contiguous()
+    result: tuple[Tensor, Tensor, Tensor] = module.forward(x.contiguous(), weight.contiguous(), added, eps)
+    return result
+
+
+@_norm.register_fake
+def _(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = widest((x, weight, residual))
+    rows = x.shape[0] * x.shape[1]
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=dtype), x.new_empty((rows,), dtype=dtype)
+
+
+@torch.library.custom_op(
+    "seqdomains::rms_norm_backward",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor? dresidual_out, Tensor residual_out, Tensor weight, Tensor rstd, ScalarType x_dtype) "
+    "-> (Tensor, Tensor)",
+)
+def _norm_backward(
+    dy: Tensor, dresidual_out: Tensor | None, residual_out: Tensor, weight: Tensor, rstd: Tensor, x_dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    module = backward_module("rms_norm", _chosen(dy, weight, residual_out))
+    through = dresidual_out if dresidual_out is None else dresidual_out.contiguous()
+    result: tuple[Tensor, Tensor] = module.backward(
+        dy.contiguous(), through, residual_out, weight.contiguous(), rstd, x_dtype
+    )
+    return result
+
+
+@_norm_backward.register_fake
+def _(
+    dy: Tensor, dresidual_out: Tensor | None, residual_out: Tensor, weight: Tensor, rstd: Tensor, x_dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    return residual_out.new_empty(residual_out.shape), weight.new_empty(weight.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, residual, _ = inputs
+    ctx.x_dtype = x.dtype
+    ctx.has_residual = residual is not None
+    ctx.save_for_backward(weight, output[1], output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, dy: Tensor | None, dtotal: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    weight, total, rstd = ctx.saved_tensors
+    if dy is None:
+        dy = torch.zeros_like(total, dtype=ctx.x_dtype)
+    dx, dweight = _norm_backward(dy, dtotal, total, weight, rstd, ctx.x_dtype)
+    # x enters the sum as the residual does; only the dtypes of their gradients differ.
+    return dx.to(ctx.x_dtype), dweight, dx if ctx.has_residual else None, None
+
+
+_norm.register_autograd(_gradients, setup_context=_save)
+_norm_backward.register_autograd(lambda ctx, *gradients: refuse_double_backward("rms_norm"))
+
+keep_dtypes_under_autocast("rms_norm", "rms_norm_backward")
