@@ -1,0 +1,256 @@
+"""The folder that people share: `model.safetensors` beside `config.json`, read strictly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seqdomains.backbone.config import MambaConfig
+from seqdomains.backbone.heads import Artefact, MambaLM, Pooling, SequenceClassifier, check_classes
+from seqdomains.backbone.parameters import adopt, check_finite, check_shapes, expected_shapes
+from seqdomains.errors import InputError
+from seqdomains.files import atomic_folder
+
+FORMAT_VERSION: Final = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+ADVICE = "The file is damaged or was edited: copy or export the artefact again."
+
+
+class ArtefactConfig(BaseModel):
+    """What `config.json` says of any model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format_version: Literal[1] = FORMAT_VERSION
+    architecture: str
+    model: MambaConfig
+    signature: dict[str, JsonValue]
+
+
+class LanguageModelConfig(ArtefactConfig):
+    """What it says of a `MambaLM`."""
+
+    architecture: Literal["MambaLM"] = "MambaLM"
+
+    def build(self) -> MambaLM:
+        """Return the model, its weights not yet those of the artefact."""
+        return MambaLM(self.model)
+
+
+class ClassifierConfig(ArtefactConfig):
+    """What it says of a `SequenceClassifier`."""
+
+    architecture: Literal["SequenceClassifier"] = "SequenceClassifier"
+    classes: tuple[str, ...]
+    pooling: Pooling
+
+    @field_validator("classes")
+    @classmethod
+    def _name_each_once(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        check_classes(classes)
+        return classes
+
+    def build(self) -> SequenceClassifier:
+        """Return the model, its weights not yet those of the artefact."""
+        return SequenceClassifier(self.model, classes=self.classes, pooling=self.pooling)
+
+
+READER: TypeAdapter[LanguageModelConfig | ClassifierConfig] = TypeAdapter(
+    Annotated[LanguageModelConfig | ClassifierConfig, Field(discriminator="architecture")]
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model read from an artefact.
+
+    Parameters
+    ----------
+    model : MambaLM or SequenceClassifier
+        In evaluation mode.
+    signature : dict
+        Facts of the data that it was trained on (domain, alphabet, unit); its input must match them.
+    config : dict
+        All of `config.json`.
+    """
+
+    model: MambaLM | SequenceClassifier
+    signature: dict[str, Any]
+    config: dict[str, Any]
+
+
+def save_pretrained(model: Artefact, folder: str | Path, *, signature: Mapping[str, Any]) -> None:
+    """Write a model as a folder of `model.safetensors` and `config.json`, whole or not at all.
+
+    Weights are written in fp32; tied ones once. The same model always gives the same bytes. An existing folder of that
+    name is replaced.
+
+    Parameters
+    ----------
+    model : MambaLM or SequenceClassifier
+        On any device.
+    folder : str or Path
+        The artefact's folder.
+    signature : mapping
+        JSON-ready facts of the training data that an input must match, such as the alphabet.
+
+    Raises
+    ------
+    InputError
+        If a weight is not finite: nobody could read the artefact back.
+    ValueError
+        If `signature` is not JSON-ready.
+    TypeError
+        If `model` is of another class.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "model"
+    >>> model = MambaLM(MambaConfig(d_model=16, n_layer=1))
+    >>> save_pretrained(model, folder, signature={"domain": "genomics"})
+    >>> sorted(path.name for path in folder.iterdir()), from_pretrained(folder).signature
+    (['config.json', 'model.safetensors'], {'domain': 'genomics'})
+    """
+    folder = Path(folder)
+    content = _describe(model, signature)
+    text = json.dumps(content.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensors[name] = parameter.detach().to("cpu", torch.float32).contiguous()
+        check_finite(name, tensors[name], source=str(folder), advice="The model was not saved.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as partial:
+        # One metadata entry only: safetensors writes several in no fixed order.
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        (partial / CONFIG).write_text(text, encoding="utf-8")
+
+
+def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
+    """Read an artefact, refusing anything that is not exactly one.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder that `save_pretrained` wrote.
+    device : str or torch.device
+        Where the model goes.
+
+    Returns
+    -------
+    LoadedModel
+        The model in evaluation mode, with its signature and configuration.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, unreadable or truncated, a key or a tensor is missing, unknown, of another shape or type,
+        or a weight is not finite. The message names the file, what was found, what was expected and what to do.
+    """
+    folder = Path(folder)
+    content = _read_config(folder)
+    with torch.device("meta"):
+        model = content.build()
+    adopt(model, read_weights(folder / WEIGHTS, expected_shapes(model)))
+    return LoadedModel(model.to(device).eval(), dict(content.signature), content.model_dump(mode="json"))
+
+
+def _describe(model: Artefact, signature: Mapping[str, Any]) -> LanguageModelConfig | ClassifierConfig:
+    if isinstance(model, MambaLM):
+        return LanguageModelConfig(model=model.config, signature=dict(signature))
+    if isinstance(model, SequenceClassifier):
+        return ClassifierConfig(
+            model=model.config, classes=model.classes, pooling=model.pooling, signature=dict(signature)
+        )
+    raise TypeError(f"{type(model).__name__} is no artefact: expected a MambaLM or a SequenceClassifier")
+
+
+def read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Read a safetensors file that must hold exactly the `expected` fp32 tensors, all finite.
+
+    Names, shapes and types are compared in the header before any tensor is read.
+
+    Raises
+    ------
+    InputError
+        If it does not.
+    """
+    with open_weights(path) as handle:
+        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+        found = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        check_shapes(expected, found, source=str(path), advice=ADVICE)
+        for name, part in slices.items():
+            if part.get_dtype() != "F32":
+                raise InputError(f"{path}: tensor {name} is of type {part.get_dtype()}, expected F32. {ADVICE}")
+        tensors = {name: handle.get_tensor(name) for name in expected}
+    for name, values in tensors.items():
+        check_finite(name, values, source=str(path), advice=ADVICE)
+    return tensors
+
+
+def open_weights(path: Path) -> Any:
+    """Open a safetensors file for reading.
+
+    Raises
+    ------
+    InputError
+        If it is missing, truncated, too long or no safetensors file.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected the weights of an artefact. Export or copy the folder again.")
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise InputError(f"{path}: {size} bytes that are no whole safetensors file ({error}). {ADVICE}") from error
+
+
+def _read_config(folder: Path) -> LanguageModelConfig | ClassifierConfig:
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected an artefact, a folder with {CONFIG} and {WEIGHTS}")
+    content = read_json(path)
+    if content.get("model_type") == "mamba":
+        raise InputError(
+            f"{path}: this is a transformers checkpoint; convert it with seqdomains.backbone.load_official"
+        )
+    version = content.get("format_version")
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise InputError(
+            f"{path}: format_version is {json.dumps(version)}, expected {FORMAT_VERSION}; "
+            "read it with the version of seqdomains that wrote it, or export it again"
+        )
+    try:
+        return READER.validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, item['loc'])) or 'content'}: {item['msg']}" for item in error.errors()]
+        raise InputError(f"{path}: {'; '.join(problems)}. {ADVICE}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that must hold one JSON object.
+
+    Raises
+    ------
+    InputError
+        If it is missing or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected the configuration of an artefact. Export or copy it again.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error}). {ADVICE}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a JSON {type(content).__name__}, expected an object. {ADVICE}")
+    return content

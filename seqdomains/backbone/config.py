@@ -1,0 +1,90 @@
+"""The shape of a Mamba model, checked once and frozen."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class MambaConfig(BaseModel):
+    """Sizes and initialisation constants of a Mamba backbone, under the names of the official code.
+
+    Parameters
+    ----------
+    d_model : int
+        Width of the residual stream.
+    n_layer : int
+        Number of Mamba blocks.
+    vocab_size : int
+        Number of token codes; kept as given, never padded.
+    d_state : int
+        States per inner channel (N of the paper).
+    expand : int
+        Inner channels per channel of the residual stream.
+    d_conv : int
+        Width of the causal convolution, 2 to 4 tokens.
+    dt_rank : int or "auto"
+        Rank of the projection to the step size; "auto" is d_model / 16 rounded up.
+    dt_min, dt_max, dt_init_floor : float
+        The step after softplus is drawn log-uniformly in [dt_min, dt_max], then raised to at least dt_init_floor.
+    norm_eps : float
+        Added to the mean square in the RMS norms.
+    bias : bool
+        Biases in `in_proj` and `out_proj`.
+    conv_bias : bool
+        Bias in the convolution.
+    tie_embeddings : bool
+        Whether the language-model head is the embedding matrix itself.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        For an unknown key or a value out of range.
+
+    References
+    ----------
+    Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", arXiv:2312.00752.
+
+    Examples
+    --------
+    >>> config = MambaConfig(d_model=128, n_layer=12)
+    >>> config.d_inner, config.rank
+    (256, 8)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    d_model: Count
+    n_layer: Count
+    vocab_size: Count = 16
+    d_state: Count = 16
+    expand: Count = 2
+    d_conv: Annotated[int, Field(ge=2, le=4)] = 4
+    dt_rank: Count | Literal["auto"] = "auto"
+    dt_min: Annotated[float, Field(gt=0)] = 0.001
+    dt_max: Annotated[float, Field(gt=0)] = 0.1
+    dt_init_floor: Annotated[float, Field(gt=0)] = 1e-4
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    bias: bool = False
+    conv_bias: bool = True
+    tie_embeddings: bool = True
+
+    @model_validator(mode="after")
+    def _order_steps(self) -> Self:
+        if self.dt_min > self.dt_max:
+            raise ValueError(f"dt_min {self.dt_min} is above dt_max {self.dt_max}; swap them or widen the range")
+        return self
+
+    @property
+    def d_inner(self) -> int:
+        """Channels of the convolution and the scan (D of the paper)."""
+        return self.expand * self.d_model
+
+    @property
+    def rank(self) -> int:
+        """Rank of the step-size projection with "auto" resolved."""
+        return math.ceil(self.d_model / 16) if self.dt_rank == "auto" else self.dt_rank

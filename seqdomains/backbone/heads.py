@@ -1,0 +1,268 @@
+"""What stands on the backbone: the language model and the classifier of sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, overload
+
+import torch
+from torch import Tensor, nn
+
+from seqdomains.backbone.config import MambaConfig
+from seqdomains.backbone.initialisation import initialise
+from seqdomains.backbone.model import MambaBackbone
+from seqdomains.backbone.parameters import unset
+from seqdomains.backbone.state import InferenceState
+
+Pooling = Literal["last", "mean", "both"]
+POOLINGS: tuple[Pooling, ...] = ("last", "mean", "both")
+
+
+class Artefact(nn.Module):
+    """A model that people share: it saves itself to a folder and reads itself back."""
+
+    def save_pretrained(self, folder: str | Path, *, signature: Mapping[str, Any]) -> None:
+        """Write the model to `folder`; see `seqdomains.backbone.artefact.save_pretrained`."""
+        from seqdomains.backbone.artefact import save_pretrained
+
+        save_pretrained(self, folder, signature=signature)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
+        """Read a model of this class from `folder`; see `seqdomains.backbone.artefact.from_pretrained`.
+
+        Raises
+        ------
+        InputError
+            If the folder is damaged or holds a model of another class.
+        """
+        from seqdomains.backbone.artefact import from_pretrained
+        from seqdomains.errors import InputError
+
+        model = from_pretrained(folder, device=device).model
+        if not isinstance(model, cls):
+            raise InputError(f"{folder}: holds a {type(model).__name__}, expected a {cls.__name__}")
+        return model
+
+
+class MambaLM(Artefact):
+    """Next-token model whose output matrix is its embedding, unless `config.tie_embeddings` is off.
+
+    Parameters
+    ----------
+    config : MambaConfig
+        Sizes.
+    generator : torch.Generator, optional
+        Source of the initial values (CPU); none means torch's global one.
+
+    Examples
+    --------
+    >>> model = MambaLM(MambaConfig(d_model=128, n_layer=12), generator=torch.Generator().manual_seed(0))
+    >>> sum(p.numel() for p in model.parameters())
+    1401472
+    """
+
+    def __init__(self, config: MambaConfig, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = MambaBackbone(config, generator=generator)
+        self.lm_head = unset(nn.Linear, config.d_model, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.backbone.embedding.weight
+        else:
+            initialise(self.lm_head, config, generator=generator)
+
+    @overload
+    def forward(
+        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: Literal[True]
+    ) -> tuple[Tensor, InferenceState]: ...
+
+    def forward(
+        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, InferenceState]:
+        """Compute the logits of each next token.
+
+        Parameters
+        ----------
+        tokens : Tensor of any integer dtype, shape (B, L)
+            Codes below `config.vocab_size`.
+        state : InferenceState, optional
+            Memory of the tokens before.
+        return_state : bool
+            Whether to return the memory after the last token too.
+
+        Returns
+        -------
+        logits : Tensor, shape (B, L, vocab_size), fp32
+            Row t scores the token at t + 1.
+        state : InferenceState
+            Only with `return_state`.
+        """
+        hidden, after = self.backbone(tokens, state=state, return_state=True)
+        logits = full_precision(self.lm_head(hidden))
+        return (logits, after) if return_state else logits
+
+
+class SequenceClassifier(Artefact):
+    """One class per window, from its last position, its mean, or both side by side.
+
+    Parameters
+    ----------
+    config : MambaConfig
+        Sizes of the backbone.
+    classes : sequence of str
+        Class names in the order of the logits, at least one, all different.
+    pooling : "last", "mean" or "both"
+        What the linear layer sees: the hidden vector after the last token, the mean over the tokens, or both
+        concatenated.
+    generator : torch.Generator, optional
+        Source of the initial values (CPU); none means torch's global one.
+
+    Raises
+    ------
+    ValueError
+        If class names are missing or repeated, or `pooling` is unknown.
+
+    Examples
+    --------
+    >>> model = SequenceClassifier(MambaConfig(d_model=16, n_layer=1), classes=("human", "gorilla"), pooling="both")
+    >>> tuple(model(torch.zeros(3, 8, dtype=torch.uint8), lengths=torch.tensor([8, 5, 1])).shape)
+    (3, 2)
+    """
+
+    def __init__(
+        self,
+        config: MambaConfig,
+        *,
+        classes: Sequence[str],
+        pooling: Pooling = "both",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_classes(classes)
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling {pooling!r}: expected one of {', '.join(POOLINGS)}")
+        self.config = config
+        self.classes = tuple(classes)
+        self.pooling = pooling
+        self.backbone = MambaBackbone(config, generator=generator)
+        width = config.d_model * (2 if pooling == "both" else 1)
+        self.head = unset(nn.Linear, width, len(self.classes))
+        initialise(self.head, config, generator=generator)
+
+    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Compute the logits of each window.
+
+        Parameters
+        ----------
+        tokens : Tensor of any integer dtype, shape (B, L)
+            Codes; those at and after a window's length change nothing, in the logits or the gradients.
+        lengths : Tensor of any integer dtype, shape (B,), optional
+            Real tokens of each window, 1 to L, best left on the CPU: there they are checked without waiting for the
+            GPU. None means all L.
+
+        Returns
+        -------
+        logits : Tensor, shape (B, n_classes), fp32
+
+        Raises
+        ------
+        ValueError
+            If L is 0 or `lengths` does not fit `tokens`.
+        """
+        if tokens.dim() == 2 and tokens.shape[1] == 0:
+            raise ValueError("a window of 0 tokens has no class: expected at least one token")
+        if lengths is not None:
+            _check_lengths(lengths, tokens)
+            lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
+        pooled = pool(self.backbone(tokens), lengths, pooling=self.pooling)
+        # B rows only: bf16 would cost accuracy and save nothing.
+        with torch.autocast(pooled.device.type, enabled=False):
+            logits: Tensor = self.head(pooled)
+        return full_precision(logits)
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raise ValueError unless `classes` are one name or more, each once.
+
+    Examples
+    --------
+    >>> check_classes(("human", "gorilla"))
+    """
+    if not classes or len(set(classes)) < len(classes):
+        raise ValueError(f"classes {list(classes)}: expected at least one name, each once")
+
+
+def pool(hidden: Tensor, lengths: Tensor | None, *, pooling: Pooling) -> Tensor:
+    """Reduce hidden vectors over time, reading only the first `lengths` of each window.
+
+    Parameters
+    ----------
+    hidden : Tensor, shape (B, L, d)
+        L at least 1.
+    lengths : Tensor of int64, shape (B,), or None
+        Positions to read, 1 to L, on the device of `hidden`; None means all.
+    pooling : "last", "mean" or "both"
+        The last of those positions, their mean, or [last, mean].
+
+    Returns
+    -------
+    pooled : Tensor, shape (B, d) or (B, 2 d), fp32
+
+    Examples
+    --------
+    >>> hidden = torch.tensor([[[1.0], [3.0], [100.0]]])
+    >>> pool(hidden, torch.tensor([2]), pooling="both").tolist()
+    [[3.0, 2.0]]
+    """
+    parts = []
+    if pooling in ("last", "both"):
+        parts.append(_last(hidden, lengths))
+    if pooling in ("mean", "both"):
+        parts.append(_mean(hidden, lengths))
+    return torch.cat([full_precision(part) for part in parts], dim=-1)
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """Return half precision as fp32 and leave fp32 and fp64 as they are.
+
+    Examples
+    --------
+    >>> full_precision(torch.zeros(1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _last(hidden: Tensor, lengths: Tensor | None) -> Tensor:
+    if lengths is None:
+        return hidden[:, -1]
+    index = (lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
+    return hidden.gather(1, index).squeeze(1)
+
+
+def _mean(hidden: Tensor, lengths: Tensor | None) -> Tensor:
+    # Summed in fp32: a bf16 sum of a million terms stops growing after a few hundred.
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    if lengths is None:
+        return hidden.mean(1, dtype=dtype)
+    real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+    return hidden.masked_fill(~real[:, :, None], 0).sum(1, dtype=dtype) / lengths[:, None]
+
+
+def _check_lengths(lengths: Tensor, tokens: Tensor) -> None:
+    if lengths.shape != tokens.shape[:1] or lengths.is_floating_point():
+        raise ValueError(
+            f"lengths of shape {tuple(lengths.shape)} and dtype {lengths.dtype}: expected {tokens.shape[0]} integers"
+        )
+    # On an accelerator the check would wait for the device; there `gather` refuses a bad index by itself.
+    if lengths.device.type == "cpu" and lengths.numel():
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if shortest < 1 or longest > tokens.shape[1]:
+            raise ValueError(f"lengths {shortest} to {longest}: expected 1 to {tokens.shape[1]}, the window")

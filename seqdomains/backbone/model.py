@@ -1,0 +1,102 @@
+"""The Mamba backbone: embedding, blocks, final norm."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from seqdomains.backbone.block import Block, RMSNorm
+from seqdomains.backbone.config import MambaConfig
+from seqdomains.backbone.initialisation import initialise
+from seqdomains.backbone.parameters import unset
+from seqdomains.backbone.state import InferenceState
+
+
+class MambaBackbone(nn.Module):
+    """Tokens to hidden vectors, causally: position t sees tokens 0 to t.
+
+    Parameters
+    ----------
+    config : MambaConfig
+        Sizes.
+    generator : torch.Generator, optional
+        Source of the initial values (CPU); none means torch's global one.
+
+    Examples
+    --------
+    >>> backbone = MambaBackbone(MambaConfig(d_model=16, n_layer=2))
+    >>> tuple(backbone(torch.randint(16, (3, 10))).shape)
+    (3, 10, 16)
+    """
+
+    def __init__(self, config: MambaConfig, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = unset(nn.Embedding, config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        initialise(self, config, generator=generator)
+
+    @overload
+    def forward(
+        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: Literal[True]
+    ) -> tuple[Tensor, InferenceState]: ...
+
+    def forward(
+        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, InferenceState]:
+        """Compute the hidden vectors of a window, or of its next chunk when `state` is given.
+
+        Parameters
+        ----------
+        tokens : Tensor of any integer dtype, shape (B, L)
+            Codes below `config.vocab_size`. One token per call is the single step; L = 0 gives an empty result.
+        state : InferenceState, optional
+            Memory of the tokens before.
+        return_state : bool
+            Whether to return the memory after the last token too.
+
+        Returns
+        -------
+        hidden : Tensor, shape (B, L, d_model)
+            After the final norm.
+        state : InferenceState
+            Only with `return_state`.
+
+        Raises
+        ------
+        ValueError
+            If `tokens` is not a matrix of integers or `state` is of another model or batch.
+        """
+        self._check(tokens, state)
+        # Embedding kernels read 32- and 64-bit codes only; domains store one byte per token.
+        hidden: Tensor = self.embedding(tokens if tokens.dtype == torch.int32 else tokens.long())
+        residual: Tensor | None = None
+        layers = []
+        for index, block in enumerate(self.layers):
+            before = None if state is None else state.layers[index]
+            hidden, residual, after = block(hidden, residual, before, return_state=return_state)
+            layers.append(after)
+        hidden, _ = self.norm_f(hidden, residual)
+        return (hidden, InferenceState(tuple(layers))) if return_state else hidden
+
+    def _check(self, tokens: Tensor, state: InferenceState | None) -> None:
+        if tokens.dim() != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+            raise ValueError(
+                f"tokens of shape {tuple(tokens.shape)} and dtype {tokens.dtype}: expected integers of shape (B, L)"
+            )
+        if state is None:
+            return
+        if len(state.layers) != len(self.layers):
+            raise ValueError(f"the state is of {len(state.layers)} blocks and this model has {len(self.layers)}")
+        if state.layers[0].ssm.shape[0] != tokens.shape[0]:
+            raise ValueError(
+                f"the state is of {state.layers[0].ssm.shape[0]} sequences and tokens of {tokens.shape[0]}"
+            )
