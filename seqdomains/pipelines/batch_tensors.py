@@ -1,0 +1,61 @@
+"""A task's batch as tensors that a model takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqdomains.task import Batch
+
+
+@dataclass(frozen=True)
+class BatchTensors:
+    """Windows and targets on the CPU, ready to be moved.
+
+    Parameters
+    ----------
+    tokens : Tensor of any integer dtype, shape (B, L)
+        Codes; uint8 stays uint8, which moves 8 times less than int64.
+    targets : Tensor of int64, shape (B,)
+        Class indices.
+    lengths : Tensor of int64, shape (B,), or None
+        Real tokens of each window; None where every window is full. It stays on the CPU, where the model checks it
+        without waiting for the device.
+    real_tokens : int
+        Sum of the lengths.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    lengths: Tensor | None
+    real_tokens: int
+
+
+def as_tensors(batch: Batch, *, pin: bool = False) -> BatchTensors:
+    """Wrap a batch's arrays, without a copy where they are contiguous.
+
+    Parameters
+    ----------
+    batch : Batch
+        What the task gave.
+    pin : bool
+        Whether to copy tokens and targets to page-locked memory, from which a GPU reads while it computes.
+
+    Examples
+    --------
+    >>> batch = Batch(np.zeros((2, 3), np.uint8), np.array([0, 1]), np.array([3, 2]))
+    >>> tensors = as_tensors(batch)
+    >>> tensors.tokens.dtype, tensors.lengths, tensors.real_tokens
+    (torch.uint8, tensor([3, 2]), 5)
+    """
+    # from_numpy takes no negative strides, which a flipped window has
+    tokens = torch.from_numpy(np.ascontiguousarray(batch.tokens))
+    targets = torch.from_numpy(np.ascontiguousarray(batch.targets))
+    if pin:
+        tokens, targets = tokens.pin_memory(), targets.pin_memory()
+    full = bool((batch.lengths == batch.tokens.shape[1]).all())
+    lengths = None if full else torch.from_numpy(np.ascontiguousarray(batch.lengths))
+    return BatchTensors(tokens, targets, lengths, int(batch.lengths.sum()))

@@ -1,0 +1,390 @@
+"""Train a classifier on labelled windows; a killed run goes on to the very weights that it would have had."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from seqdomains.backbone import no_weight_decay
+from seqdomains.backbone.heads import Artefact
+from seqdomains.errors import ConfigError, InputError
+from seqdomains.pipelines.batch_tensors import BatchTensors, as_tensors
+from seqdomains.pipelines.borrowed import borrowed, deterministic, seeded, thread_count
+from seqdomains.pipelines.checkpoint import load_latest, save_checkpoint
+from seqdomains.pipelines.environment import decisive_changes, session_facts
+from seqdomains.pipelines.interrupts import StoppedError, StopRequest, stop_on_signals
+from seqdomains.pipelines.metrics import Meter, MetricsLog
+from seqdomains.pipelines.prefetch import prefetched
+from seqdomains.pipelines.progress import duration, progress_display
+from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.training_state import capture, restore
+from seqdomains.task import ClassificationTask
+
+_log = logging.getLogger(__name__)
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+_Part = tuple[int, BatchTensors]
+
+
+class TrainConfig(BaseModel):
+    """How to train.
+
+    Examples
+    --------
+    >>> TrainConfig(steps=10, batch=8).windows_at_once
+    8
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(1000, ge=1, description="Optimizer steps.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the initial weights and of the stream of windows.")
+    batch: int = Field(32, ge=1, description="Windows per optimizer step.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="Windows on the device at once; gradients of a batch are summed. null: the whole batch."
+    )
+    lr: float = Field(1e-3, gt=0, description="Learning rate after the warm-up.")
+    min_lr: float = Field(1e-5, ge=0, description="Learning rate at the end of the cosine.")
+    warmup: float = Field(0.05, ge=0, description="Warm-up; below 1 a fraction of the steps, else a number of steps.")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices; vectors and A_log have none.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's decay of the two moments, per step.")
+    clip: float = Field(1.0, ge=0, description="Longest gradient (L2 norm) that a step follows; 0 follows any.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 autocast or fp32; auto is bf16 on a GPU that has it, fp32 elsewhere."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice.")
+    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
+    keep: int = Field(2, ge=1, description="Checkpoints that stay; with 1 a damaged one has none before it.")
+    log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+
+    @property
+    def windows_at_once(self) -> int:
+        """Windows on the device at once."""
+        return self.micro_batch or self.batch
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.micro_batch is not None and self.micro_batch > self.batch:
+            raise ValueError(f"micro_batch {self.micro_batch} is above batch {self.batch}")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
+        return self
+
+
+class NonFiniteError(InputError):
+    """The loss or a gradient became NaN or infinite; the weights are those before the step."""
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What `train` did.
+
+    Parameters
+    ----------
+    step : int
+        Steps that the model has behind it.
+    resumed_from : int or None
+        Step of the checkpoint that this call began with; None for a fresh start.
+    already_complete : bool
+        Whether the run was finished before this call, which then only loaded the weights.
+    seconds : float
+        Training time of all sessions together, s.
+    """
+
+    step: int
+    resumed_from: int | None
+    already_complete: bool
+    seconds: float
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Return the learning rate of one step: linear warm-up from 0, then half a cosine down to `min_lr`.
+
+    Parameters
+    ----------
+    step : int
+        Steps done before this one, from 0.
+    config : TrainConfig
+        Reads steps, warmup, lr and min_lr.
+
+    Examples
+    --------
+    >>> config = TrainConfig(steps=101, warmup=1, lr=1.0, min_lr=0.0)
+    >>> [round(learning_rate(step, config), 6) for step in (0, 1, 51, 100)]
+    [1.0, 1.0, 0.5, 0.000247]
+    """
+    warmup = round(config.warmup * config.steps) if config.warmup < 1 else round(config.warmup)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, config.steps - warmup)
+    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+def train(
+    model: Artefact,
+    task: ClassificationTask,
+    config: TrainConfig,
+    run: RunFolder,
+    *,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> TrainOutcome:
+    """Train `model` in place and write the artefact; go on from the run folder's last checkpoint if there is one.
+
+    Samples are a function of seed and index, the random states are part of a checkpoint and the algorithms are
+    deterministic, so that a run which was killed and repeated ends with the same bytes on the same machine and
+    number of threads.
+
+    Parameters
+    ----------
+    model : Artefact
+        Called as ``model(tokens, lengths)``; build it under `seeded` so that a repeated command begins alike.
+    task : ClassificationTask
+        The data.
+    config : TrainConfig
+        How to train.
+    run : RunFolder
+        A folder that `RunFolder.prepare` made.
+    device : torch.device or str
+        Where to train; the model is back where it was afterwards.
+    progress : bool
+        Whether to tell the user how far it is.
+
+    Returns
+    -------
+    TrainOutcome
+        Steps, seconds, and whether there was anything to do.
+
+    Raises
+    ------
+    StoppedError
+        SIGTERM or Ctrl-C came; the step was finished and a checkpoint saved.
+    NonFiniteError
+        The loss or a gradient is not finite; names the step and the samples.
+    ConfigError
+        Another process works in the folder, or the batch does not fit into the memory.
+    InputError
+        The data differs from that of the run, every checkpoint is damaged, or the folder cannot be written.
+    """
+    device = torch.device(device)
+    with (
+        run.lock(),
+        thread_count(config.threads),
+        seeded(config.seed, device=device),
+        deterministic(),
+        stop_on_signals() as stop,
+        borrowed(model, device=device, training=True),
+    ):
+        if run.complete:
+            model.load_state_dict(type(model).from_pretrained(run.artefact).state_dict())
+            _log.info("the run in %s is complete; nothing to train", run.path)
+            return TrainOutcome(config.steps, resumed_from=None, already_complete=True, seconds=0.0)
+        session = _begin(model, task, config, run, device)
+        try:
+            _steps(session, task, config, run, stop, progress=progress)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(_out_of_memory(config, task, device)) from error
+        try:
+            model.save_pretrained(run.artefact, signature=task.signature())
+        except OSError as error:
+            raise InputError(f"cannot write {run.artefact}: {error.strerror or error}") from error
+        if stop.signum is not None:
+            raise StoppedError(stop.signum, f"stopped after the last step; {run.artefact} is written")
+        return TrainOutcome(config.steps, session.resumed_from, already_complete=False, seconds=session.meter.seconds)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW with decay on matrices, and without on vectors and on what the backbone exempts.
+
+    Examples
+    --------
+    >>> optimizer = build_optimizer(nn.Linear(3, 2), TrainConfig(weight_decay=0.5))
+    >>> [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups]
+    [(0.5, 1), (0.0, 1)]
+    """
+    exempt = no_weight_decay(model)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for name, p in trained if name not in exempt], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in trained if name in exempt], "weight_decay": 0.0},
+    ]
+    fused = all(parameter.device.type in ("cpu", "cuda") for _, parameter in trained)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+
+
+@dataclass
+class _Session:
+    """What the steps change and a checkpoint holds."""
+
+    model: nn.Module
+    optimizer: torch.optim.AdamW
+    meter: Meter
+    device: torch.device
+    stream: str
+    start: int
+    resumed_from: int | None
+
+    def save(self, run: RunFolder, step: int, *, keep: int) -> None:
+        tensors = capture(self.model, self.optimizer, device=self.device)
+        state = {"stream": self.stream, "meter": self.meter.state()}
+        save_checkpoint(run.checkpoints, step, tensors, state, keep=keep)
+
+
+def _begin(
+    model: nn.Module, task: ClassificationTask, config: TrainConfig, run: RunFolder, device: torch.device
+) -> _Session:
+    """Set the run up from its last checkpoint, or from the beginning, and record this session's environment."""
+    optimizer, stream = build_optimizer(model, config), _stream_digest(task, config)
+    checkpoint = load_latest(run.checkpoints)
+    if checkpoint is None:
+        session = _Session(model, optimizer, Meter(), device, stream, start=0, resumed_from=None)
+    else:
+        if checkpoint.state.get("stream") != stream:
+            raise InputError(
+                f"the data gives other training windows than when the run in {run.path} began; "
+                "put the data back as it was or choose another folder"
+            )
+        restore(checkpoint, model, optimizer, device=device)
+        meter, step = Meter(**checkpoint.state["meter"]), checkpoint.step
+        session = _Session(model, optimizer, meter, device, stream, start=step, resumed_from=step)
+        _log.info("going on from the checkpoint of step %d in %s", step, run.path)
+    facts, before = {"from_step": session.start, **session_facts(device)}, run.sessions()
+    if session.resumed_from is not None and before and (changes := decisive_changes(before[-1], facts)):
+        _log.warning("the last bits may differ from those of an uninterrupted run: %s", "; ".join(changes))
+    run.record_session(facts)
+    return session
+
+
+def _steps(
+    session: _Session,
+    task: ClassificationTask,
+    config: TrainConfig,
+    run: RunFolder,
+    stop: StopRequest,
+    *,
+    progress: bool,
+) -> None:
+    """Do the optimizer steps that are left, with metrics, checkpoints and an orderly stop."""
+    start, meter, optimizer = session.start, session.meter, session.optimizer
+    source = _micro_batches(task, config, start, pin=session.device.type == "cuda")
+    with (
+        MetricsLog(run.metrics, step=start) as metrics,
+        prefetched(source) as micro_batches,
+        progress_display("train", total=config.steps, start=start, enabled=progress) as show,
+    ):
+        for step in range(start, config.steps):
+            lr = learning_rate(step, config)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            loss, norm, tokens = _gradients(session, micro_batches, step, config)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            done = step + 1
+            meter.add(loss, tokens)
+            logged = done == config.steps or done % config.log_every == 0
+            left = duration(meter.session_seconds / (done - start) * (config.steps - done))
+            rate = meter.tokens_per_s
+            show(done, f"loss {meter.loss:.4f}  lr {lr:.2e}  {rate:,.0f} tokens/s  {left} left", logged)
+            if logged:
+                row = {"step": done, "loss": meter.loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(rate)}
+                row |= {"seconds": round(meter.seconds, 3), "samples": done * config.batch}
+                if session.device.type == "cuda":
+                    row["memory_mib"] = torch.cuda.max_memory_allocated(session.device) >> 20
+                metrics.append(row)
+                meter.begin_interval()
+            stopping = stop.signum is not None
+            if stopping or done == config.steps or done % config.checkpoint_every == 0:
+                metrics.sync()
+                session.save(run, done, keep=config.keep)
+            if stopping and done < config.steps:
+                raise StoppedError(
+                    stop.signum or 0, f"stopped after step {done}, which is saved; repeat the command to go on"
+                )
+
+
+def _micro_batches(task: ClassificationTask, config: TrainConfig, start: int, *, pin: bool) -> Iterator[_Part]:
+    """Yield index of the first sample and tensors of each part of a batch, from step `start` on, to be prefetched."""
+    for step in range(start, config.steps):
+        for offset in range(0, config.batch, config.windows_at_once):
+            first = step * config.batch + offset
+            count = min(config.windows_at_once, config.batch - offset)
+            yield first, as_tensors(task.training_batch(config.seed, first, count), pin=pin)
+
+
+def _gradients(
+    session: _Session, micro_batches: Iterator[_Part], step: int, config: TrainConfig
+) -> tuple[float, float, int]:
+    """Sum the gradients of one batch, part by part, and clip them; returns mean loss, gradient norm, tokens read.
+
+    The loss of each part is its sum over windows divided by the whole batch, so the parts add up to the mean.
+    """
+    device = session.device
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_uses_bf16(config, device))
+    parts: list[tuple[int, int, Tensor]] = []
+    tokens = 0
+    for _ in range(0, config.batch, config.windows_at_once):
+        first, part = next(micro_batches)
+        with autocast:
+            logits = session.model(part.tokens.to(device, non_blocking=True), part.lengths)
+        targets = part.targets.to(device, non_blocking=True)
+        loss = F.cross_entropy(logits.float(), targets, reduction="sum") / config.batch
+        loss.backward()  # type: ignore[no-untyped-call]
+        parts.append((first, len(targets), loss.detach()))
+        tokens += part.real_tokens
+    parameters = [parameter for group in session.optimizer.param_groups for parameter in group["params"]]
+    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    # one wait for the device per step: losses and norm come over together, before the weights absorb them
+    *losses, norm_value = torch.stack([*(loss for _, _, loss in parts), norm]).tolist()
+    for (first, count, _), loss_value in zip(parts, losses, strict=True):
+        if not math.isfinite(loss_value):
+            raise NonFiniteError(_non_finite(f"the loss is {loss_value}", step, first, count, config))
+    if not math.isfinite(norm_value):
+        names = [n for n, p in session.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        found = f"the gradient of {', '.join(names[:3])}{' and others' if names[3:] else ''} is not finite"
+        raise NonFiniteError(_non_finite(found, step, step * config.batch, config.batch, config))
+    if config.clip:
+        clip_grads_with_norm_(parameters, config.clip, norm)
+    return sum(losses), norm_value, tokens
+
+
+def _uses_bf16(config: TrainConfig, device: torch.device) -> bool:
+    able = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
+    if config.precision == "bf16" and not able:
+        raise ConfigError("train.precision: this device has no bf16; choose fp32 or auto")
+    return config.precision == "bf16" or (config.precision == "auto" and able and device.type == "cuda")
+
+
+def _non_finite(found: str, step: int, first: int, count: int, config: TrainConfig) -> str:
+    return (
+        f"step {step + 1}: {found}, in samples {first} to {first + count - 1} of seed {config.seed}; "
+        "stopped before the weights took it. Look at these windows, or lower train.lr"
+    )
+
+
+def _out_of_memory(config: TrainConfig, task: ClassificationTask, device: torch.device) -> str:
+    room = f" of {torch.cuda.mem_get_info(device)[1] / 2**30:.0f} GiB" if device.type == "cuda" else ""
+    return (
+        f"train.micro_batch: {config.windows_at_once} windows of {task.window} tokens at once do not fit into the "
+        f"memory{room}; lower train.micro_batch (the result stays), the window or the model's width"
+    )
+
+
+def _stream_digest(task: ClassificationTask, config: TrainConfig) -> str:
+    """Fingerprint the data by its classes, its signature and its first window: a resumed run must read the same."""
+    batch = task.training_batch(config.seed, 0, 1)
+    digest = hashlib.sha256(json.dumps([list(task.classes), dict(task.signature())], sort_keys=True).encode())
+    for array in (batch.tokens, batch.targets, batch.lengths):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
