@@ -134,6 +134,8 @@ def save_pretrained(model: Artefact, folder: str | Path, *, signature: Mapping[s
         # One metadata entry only: safetensors writes several in no fixed order.
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         (partial / CONFIG).write_text(text, encoding="utf-8")
+        # safetensors makes its files readable by their owner alone; an artefact is to be shared as the umask says.
+        (partial / WEIGHTS).chmod((partial / CONFIG).stat().st_mode)
 
 
 def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
