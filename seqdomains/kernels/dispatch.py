@@ -69,7 +69,7 @@ def implementation(op: str, device: torch.device | str, dtype: torch.dtype) -> I
         return cast(Implementation, choice)
     if dtype == torch.float64:
         return "reference"
-    if kind == "cpu" and find_spec(f"seqdomains.kernels.{op}.cpu") is not None:
+    if kind == "cpu":
         return "cpu"
     if kind in _TRITON_DEVICES and find_spec("triton") is not None:
         return "triton"
