@@ -1,0 +1,77 @@
+"""GenBank flat files, read through Biopython into the same records as FASTA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from seqdomains.errors import InputError
+from seqdomains.genomics.alphabet import GapPolicy, first_illegal, illegal_character
+from seqdomains.genomics.fasta import Record, open_text, source_name
+
+
+def stream_genbank(source: Path | str, *, policy: GapPolicy = "reject") -> Iterator[Record]:
+    r"""Read the records of a GenBank file in order.
+
+    The name is the accession with its version; the description is the definition line with ``[organism=...]`` behind
+    it, so that ``header:organism`` is a label source.
+
+    Parameters
+    ----------
+    source : Path or str
+        A plain or gzip file; `-` is stdin.
+    policy : {"reject", "mask"}
+        Whether gap characters are an error or become the mask code.
+
+    Raises
+    ------
+    InputError
+        Missing or damaged file, no record, a record without sequence, duplicate accession, illegal character.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "one.gb"
+    >>> _ = path.write_text(
+    ...     "LOCUS       AB000001                  12 bp    DNA     linear   PRI 01-JAN-2000\n"
+    ...     "ACCESSION   AB000001\nVERSION     AB000001.1\nORIGIN\n        1 acgtacgtac gt\n//\n"
+    ... )
+    >>> [(record.name, record.codes().size) for record in stream_genbank(path)]
+    [('AB000001.1', 12)]
+    """
+    from Bio import SeqIO
+
+    parse: Any = SeqIO.parse
+    name = source_name(source)
+    seen: set[str] = set()
+    with open_text(source) as handle:
+        try:
+            for entry in parse(TextIOWrapper(handle, encoding="utf-8", errors="replace"), "genbank"):
+                yield _record(entry, name, seen, policy)
+        except (ValueError, AssertionError, EOFError, OSError) as error:
+            raise InputError(f"{name} is not a whole GenBank file: {error}") from error
+    if not seen:
+        raise InputError(f"{name} holds no GenBank record: expected lines from LOCUS to //")
+
+
+def _record(entry: Any, source: str, seen: set[str], policy: GapPolicy) -> Record:
+    from Bio.Seq import UndefinedSequenceError
+
+    accession: str = entry.id
+    if accession in seen:
+        raise InputError(f"{source}: duplicate accession {accession!r}; names must be unique: remove one")
+    seen.add(accession)
+    try:
+        text = bytes(entry.seq)
+    except UndefinedSequenceError:
+        text = b""
+    if not text:
+        raise InputError(f"{source}: record {accession!r} has no sequence (ORIGIN); download it with its sequence")
+    at = first_illegal(text, policy)
+    if at is not None:
+        raise InputError(f"{source}: {illegal_character(chr(text[at]), record=accession, position=at + 1)}")
+    organism = entry.annotations.get("organism", "")
+    description = f"{entry.description} [organism={organism}]" if organism else entry.description
+    return Record(accession, description, 0, iter([text]), policy)

@@ -1,0 +1,367 @@
+"""Which species, or which of the user's classes, is a window of DNA from: the task that pipelines train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqdomains.errors import ConfigError, InputError
+from seqdomains.files import atomic_file
+from seqdomains.genomics.alphabet import PAD, SIGNATURE, VOCAB_SIZE, N, reverse_complement
+from seqdomains.genomics.corpus import Corpus, read_corpus
+from seqdomains.genomics.data_config import SpeciesData
+from seqdomains.genomics.sampling import below, counter_words, uniform
+from seqdomains.genomics.sequences import SequenceStore
+from seqdomains.genomics.splits import Split, no_split, split_by_chromosome, split_by_group, split_by_record
+from seqdomains.task import Batch
+
+# Streams of random words under one seed; a redraw for too many N adds its number, so each purpose has room for 2**32.
+_DRAW_STREAM = 0
+_SUBSTITUTION_STREAM = 2 << 32
+_TEST_STREAM = 3 << 32
+_PROBE_STREAM = 4 << 32
+_WORDS = 8
+_CLASS, _POSITION, _STRAND, _LENGTH, _OFFSET = range(5)
+# Of a class with 1 clean window in 20, 500 draws in a row all miss once in 10^11 samples.
+_MOST_DRAWS = 500
+_PROBES = 64
+_BASELINE_WINDOWS_PER_CLASS = 1000
+
+
+class Loci:
+    """Where windows of one length may start: uniform over all starts of a class's records.
+
+    Parameters
+    ----------
+    usable : ndarray of bool, shape (records,)
+        Records of this side of the split.
+    class_of : ndarray of int64, shape (records,)
+    lengths : ndarray of int64, shape (records,)
+        In bp.
+    classes : int
+    window : int
+        In bp; a record shorter than this has no start.
+
+    Examples
+    --------
+    >>> loci = Loci(np.array([True, True]), np.array([0, 1]), np.array([10, 5]), classes=2, window=4)
+    >>> loci.starts.tolist(), [place.tolist() for place in loci.locate(np.array([0, 1]), np.array([0.999, 0.0]))]
+    ([7, 2], [[0, 1], [6, 0]])
+    """
+
+    def __init__(
+        self,
+        usable: NDArray[np.bool_],
+        class_of: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        *,
+        classes: int,
+        window: int,
+    ) -> None:
+        counts = np.where(usable, np.maximum(0, lengths - window + 1), 0)
+        self._records = np.argsort(class_of, kind="stable")
+        ordered = counts[self._records]
+        self._before = np.concatenate([[0], np.cumsum(ordered)]).astype(np.int64)
+        self.starts: NDArray[np.int64] = np.bincount(class_of, weights=counts, minlength=classes).astype(np.int64)
+        self._class_first = np.concatenate([[0], np.cumsum(self.starts)[:-1]]).astype(np.int64)
+
+    def locate(
+        self, targets: NDArray[np.int64], fraction: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Turn a class and a number in [0, 1) into a record and a 0-based start within it."""
+        place = self._class_first[targets] + below(fraction, self.starts[targets])
+        slot = np.searchsorted(self._before, place, side="right") - 1
+        return self._records[slot], place - self._before[slot]
+
+
+@dataclass(frozen=True)
+class TestWindows:
+    """The fixed test windows, class by class in the order in which they were drawn."""
+
+    __test__ = False
+
+    targets: NDArray[np.int64]
+    records: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+
+class SpeciesTask:
+    r"""Windows of DNA labelled by class: a `seqdomains.task.ClassificationTask`.
+
+    A training sample takes a class uniformly, then a start uniformly over all starts of the class's training records,
+    then its strand, length and substitutions; all of it is a function of the seed and the sample's index.
+
+    Parameters
+    ----------
+    data : SpeciesData
+        What to read and how to draw; `paths` must be set.
+
+    Raises
+    ------
+    InputError
+        Bad data, or a class from which no window of this length can be drawn.
+    ConfigError
+        No paths, or a split that the data cannot serve.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "two.fa"
+    >>> _ = path.write_text(">a kind=x\n" + "ACGT" * 20 + "\n>b kind=y\n" + "AATT" * 20 + "\n")
+    >>> task = SpeciesTask(SpeciesData(paths=(path,), label_from="header:kind", window=16, test_windows=3))
+    >>> batch = task.training_batch(seed=1, first=0, count=4)
+    >>> task.classes, batch.tokens.shape, [test.targets.tolist() for test in task.test_batches(4)]
+    (('x', 'y'), (4, 16), [[0, 0, 0, 1], [1, 1]])
+    """
+
+    def __init__(self, data: SpeciesData) -> None:
+        self.data = data
+        self.corpus: Corpus = read_corpus(data)
+        self.split: Split = _split(self.corpus, data)
+        self._check_every_class_has_windows()
+        self._train = self._loci(self.split.train)
+        self._clean = not self._sequences.may_hold_n
+        self._check_training_windows_are_clean()
+        self.test = self._draw_test_windows()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the targets."""
+        return self.corpus.classes
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes: 15 IUPAC codes and the mask."""
+        return VOCAB_SIZE
+
+    @property
+    def window(self) -> int:
+        """Length of a window in bp."""
+        return self.data.window
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the genomes are simulated."""
+        return self.corpus.simulated is not None
+
+    def signature(self) -> Mapping[str, Any]:
+        """Return what an artefact carries: domain, alphabet and unit, which an input must match, and the window."""
+        return {**SIGNATURE, "window": self.window}
+
+    def training_batch(self, seed: int, first: int, count: int) -> Batch:
+        """Draw samples `first` to `first + count` of the stream that `seed` names.
+
+        Raises
+        ------
+        InputError
+            A record holds an illegal character (files that are read by position are checked as they are read).
+        """
+        draws = uniform(counter_words(seed, _DRAW_STREAM, first, count, words=_WORDS))
+        targets = below(draws[:, _CLASS], len(self.classes))
+        tokens = self._draw_windows(seed, first, targets, draws)
+        strand = draws[:, _STRAND] < self.data.reverse_complement
+        tokens[strand] = reverse_complement(tokens[strand])
+        if self.data.substitution:
+            self._substitute(tokens, seed, first)
+        lengths = np.full(count, self.window, dtype=np.int64)
+        if self.data.window_min is not None:
+            lengths = self.data.window_min + below(draws[:, _LENGTH], self.window - self.data.window_min + 1)
+            tokens = _shorten(tokens, lengths, draws[:, _OFFSET])
+        return Batch(tokens, targets, lengths)
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the test windows, class by class."""
+        for first in range(0, len(self.test.targets), batch_size):
+            part = slice(first, first + batch_size)
+            tokens = self._sequences.windows(self.test.records[part], self.test.starts[part], self.window)
+            targets = self.test.targets[part]
+            yield Batch(tokens, targets, np.full(len(targets), self.window, dtype=np.int64))
+
+    def write_test_windows(self, folder: Path) -> None:
+        """Write ``test_windows.bed``: contig, 0-based start, end, class, score, strand, file."""
+        with atomic_file(folder / "test_windows.bed") as partial, partial.open("w", encoding="utf-8") as handle:
+            handle.write("#contig\tstart\tend\tclass\tscore\tstrand\tfile\n")
+            for target, record, start in self._test_rows():
+                row = (self.corpus.names[record], start, start + self.window, self.classes[target], 0, "+")
+                handle.write("\t".join(map(str, (*row, self.corpus.files[record].name))) + "\n")
+
+    def ceiling(self) -> float | None:
+        """Return the marker oracle's accuracy on the test windows of simulated genomes, else None."""
+        if self.corpus.simulated is None:
+            return None
+        from seqdomains.genomics.oracle import marker_oracle
+
+        windows = [
+            (self.classes[target], self.corpus.names[record], start, start + self.window)
+            for target, record, start in self._test_rows()
+        ]
+        return marker_oracle(self.corpus.simulated, windows, self.classes).accuracy
+
+    def baseline(self) -> Mapping[str, Any] | None:
+        """Fit k-mer logistic regression on training windows and score it on the test windows."""
+        from seqdomains.genomics.kmers import KmerBaseline
+
+        count = _BASELINE_WINDOWS_PER_CLASS * len(self.classes)
+        train = self.training_batch(self.data.seed, 0, count)
+        tests = list(self.test_batches(count))
+        baseline = KmerBaseline()
+        baseline.fit(train.tokens, train.targets)
+        accuracy = baseline.score(np.concatenate([test.tokens for test in tests]), self.test.targets)
+        return {"name": "k-mer logistic regression", "accuracy": float(accuracy), "training_windows": count}
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that must stand beside the results."""
+        notes = list(self.split.notes)
+        short = int((self._sequences.lengths < self.window).sum())
+        if short:
+            total = len(self.corpus.names)
+            notes.append(f"{short} of {total} records are shorter than the {self.window} bp window and unused.")
+        few = np.bincount(self.test.targets, minlength=len(self.classes))
+        if int(few.min()) < self.data.test_windows:
+            name = self.classes[int(few.argmin())]
+            notes.append(f"Only {int(few.min())} distinct test windows could be drawn for {name}.")
+        return tuple(notes)
+
+    @property
+    def _sequences(self) -> SequenceStore:
+        return self.corpus.sequences
+
+    def _loci(self, usable: NDArray[np.bool_]) -> Loci:
+        return Loci(
+            usable, self.corpus.class_of, self._sequences.lengths, classes=len(self.classes), window=self.window
+        )
+
+    def _test_rows(self) -> Iterator[tuple[int, int, int]]:
+        yield from zip(self.test.targets.tolist(), self.test.records.tolist(), self.test.starts.tolist(), strict=True)
+
+    def _check_every_class_has_windows(self) -> None:
+        longest = int(self._sequences.lengths.max(initial=0))
+        if longest < self.window:
+            raise InputError(
+                f"the window of {self.window} bp is longer than every contig (the longest has {longest} bp): "
+                f"set data.window to {longest} or less"
+            )
+        for side, usable in (("train on", self.split.train), ("test on", self.split.held)):
+            starts = self._loci(usable).starts
+            for name, count in zip(self.classes, starts.tolist(), strict=True):
+                if not count:
+                    raise InputError(
+                        f"class {name!r} has no record of {self.window} bp or more to {side} "
+                        f"(split by {self.split.kind}): give longer records or a smaller data.window"
+                    )
+
+    def _check_training_windows_are_clean(self) -> None:
+        """Refuse a class that hardly has a clean window now rather than in the middle of a run."""
+        if self._clean:
+            return
+        for target, name in enumerate(self.classes):
+            fraction = uniform(counter_words(self.data.seed, _PROBE_STREAM + target, 0, _PROBES, words=4))[:, 0]
+            records, starts = self._train.locate(np.full(_PROBES, target), fraction)
+            if float(_masked_share(self._sequences.windows(records, starts, self.window)).min()) > self.data.max_n:
+                raise self._too_many_n(name, _PROBES)
+
+    def _too_many_n(self, name: str, draws: int) -> InputError:
+        return InputError(
+            f"class {name!r}: none of {draws} windows of {self.window} bp holds at most {self.data.max_n:.1%} N: "
+            "raise data.max_n, shorten data.window or give a better assembly"
+        )
+
+    def _draw_windows(
+        self, seed: int, first: int, targets: NDArray[np.int64], draws: NDArray[np.float64]
+    ) -> NDArray[np.uint8]:
+        """Draw a window for each target, and again where it holds too many N, from the redraw's own stream."""
+        count = len(targets)
+        records, starts = self._train.locate(targets, draws[:, _POSITION])
+        tokens = self._sequences.windows(records, starts, self.window)
+        if self._clean:
+            return tokens
+        pending = np.flatnonzero(_masked_share(tokens) > self.data.max_n)
+        for attempt in range(1, _MOST_DRAWS):
+            if not pending.size:
+                return tokens
+            again = uniform(counter_words(seed, _DRAW_STREAM + attempt, first, count, words=4))[pending, _POSITION]
+            records, starts = self._train.locate(targets[pending], again)
+            tokens[pending] = self._sequences.windows(records, starts, self.window)
+            pending = pending[_masked_share(tokens[pending]) > self.data.max_n]
+        raise self._too_many_n(self.classes[int(targets[pending[0]])], _MOST_DRAWS)
+
+    def _substitute(self, tokens: NDArray[np.uint8], seed: int, first: int) -> None:
+        """Replace bases at the configured rate, 16 random bits per base."""
+        count, length = tokens.shape
+        words = -(-length // 16) * 4
+        bits = counter_words(seed, _SUBSTITUTION_STREAM, first, count, words=words).view(np.uint16)[:, :length]
+        changed = round(self.data.substitution * (1 << 16))
+        rows, columns = np.nonzero((bits < changed) & (tokens < 4))
+        draw = bits[rows, columns]
+        transition = draw < round(changed * self.data.transitions)
+        # With A C G T = 0 1 2 3, exclusive or with 2 is the transition, with 1 and 3 the two transversions.
+        tokens[rows, columns] ^= np.where(transition, 2, 1 + 2 * (draw & 1)).astype(np.uint8)
+
+    def _draw_test_windows(self) -> TestWindows:
+        loci = self._loci(self.split.held)
+        parts = [self._draw_class_windows(loci, target) for target in range(len(self.classes))]
+        targets = np.concatenate([np.full(len(records), target) for target, (records, _) in enumerate(parts)])
+        return TestWindows(
+            targets.astype(np.int64),
+            np.concatenate([part[0] for part in parts]),
+            np.concatenate([part[1] for part in parts]),
+        )
+
+    def _draw_class_windows(self, loci: Loci, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draw distinct, clean windows of one class."""
+        wanted = self.data.test_windows
+        kept: dict[tuple[int, int], None] = {}
+        drawn = 0
+        while len(kept) < wanted and drawn < 50 * wanted + 1000:
+            count = max(2 * (wanted - len(kept)), 64)
+            fraction = uniform(counter_words(self.data.seed, _TEST_STREAM + target, drawn, count, words=4))[:, 0]
+            drawn += count
+            records, starts = loci.locate(np.full(count, target), fraction)
+            clean = np.ones(count, dtype=bool)
+            if not self._clean:
+                clean = _masked_share(self._sequences.windows(records, starts, self.window)) <= self.data.max_n
+            for place in zip(records[clean].tolist(), starts[clean].tolist(), strict=True):
+                kept.setdefault(place)
+        if not kept:
+            raise self._too_many_n(self.classes[target], drawn)
+        places = np.array(list(kept)[:wanted], dtype=np.int64)
+        return places[:, 0], places[:, 1]
+
+
+def _split(corpus: Corpus, data: SpeciesData) -> Split:
+    kind = data.split
+    if kind == "auto":
+        assembly = any(hsa is not None for hsa in corpus.homologues)
+        kind = "group" if corpus.groups is not None else "chromosome" if assembly else "record"
+    if kind == "chromosome":
+        if not any(corpus.homologues):
+            raise ConfigError("data.split: chromosome needs one assembly per species, and these are labelled records")
+        return split_by_chromosome(corpus.homologues, part=data.held)
+    if kind == "group":
+        if corpus.groups is None:
+            raise ConfigError("data.split: group needs data.group, such as header:gene")
+        return split_by_group(corpus.groups, fraction=data.test_fraction, seed=data.seed, part=data.held)
+    if kind == "record":
+        return split_by_record(
+            corpus.class_of, corpus.names, corpus.classes, fraction=data.test_fraction, seed=data.seed, part=data.held
+        )
+    return no_split(len(corpus.names))
+
+
+def _masked_share(tokens: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray((tokens >= N).mean(axis=1), dtype=np.float64)
+
+
+def _shorten(tokens: NDArray[np.uint8], lengths: NDArray[np.int64], fraction: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Cut a piece of `lengths[i]` out of row i at a random offset and pad it to the window."""
+    window = tokens.shape[1]
+    offsets = below(fraction, window - lengths + 1)
+    columns = np.arange(window)
+    cut = np.take_along_axis(tokens, np.minimum(offsets[:, None] + columns, window - 1), axis=1)
+    cut[columns >= lengths[:, None]] = PAD
+    return cut

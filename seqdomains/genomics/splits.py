@@ -1,0 +1,161 @@
+"""Which records are for training and which are held out: by human homology, by group, or record by record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqdomains.errors import InputError
+from seqdomains.genomics.sampling import counter_words
+
+Part = Literal["test", "valid"]
+
+# The parts of HyenaDNA's species task (arXiv:2306.15794, species_dataset.py), which the Mamba paper follows; everything
+# else trains. They are human numbers: T2T names of apes are not homologous across species.
+TEST_HOMOLOGUES = frozenset({"5", "7", "9", "10", "11"})
+VALID_HOMOLOGUES = frozenset({"1", "3", "12", "13"})
+# Gorilla chr4_hsa17x5 and chr19_hsa5x17 each join a test and a train homologue, so they are on neither side.
+TRANSLOCATED = frozenset({"17x5", "5x17"})
+
+_GROUP_STREAM = 1 << 32
+
+
+@dataclass(frozen=True)
+class Split:
+    """Records of each side.
+
+    Parameters
+    ----------
+    train, held : ndarray of bool, shape (records,)
+        A record may be on both sides only where a note says that the test windows come from the training loci.
+    kind : {"chromosome", "group", "record", "none"}
+    notes : tuple of str
+        What must stand beside a result.
+    """
+
+    train: NDArray[np.bool_]
+    held: NDArray[np.bool_]
+    kind: Literal["chromosome", "group", "record", "none"]
+    notes: tuple[str, ...] = ()
+
+
+def split_by_chromosome(homologues: Sequence[str | None], *, part: Part = "test") -> Split:
+    """Hold out the human-homologous chromosomes 5, 7, 9, 10, 11 (test) and 1, 3, 12, 13 (valid).
+
+    Contigs whose homology is unknown, the gorilla 5;17 translocation and the mitochondrion are on neither side.
+
+    Examples
+    --------
+    >>> split = split_by_chromosome(["5", "2A", "12", "17x5", None])
+    >>> split.train.tolist(), split.held.tolist()
+    ([False, True, False, False, False], [True, False, False, False, False])
+    """
+    usable = np.array([hsa is not None and hsa != "M" and hsa not in TRANSLOCATED for hsa in homologues], dtype=bool)
+    test = np.array([hsa in TEST_HOMOLOGUES for hsa in homologues], dtype=bool)
+    valid = np.array([hsa in VALID_HOMOLOGUES for hsa in homologues], dtype=bool)
+    left_out = int((~usable).sum())
+    notes = []
+    if left_out:
+        notes.append(
+            f"{left_out} of {len(homologues)} contigs are on neither side of the split: mitochondria, the gorilla 5;17 "
+            "translocation and contigs whose human homologue is not known."
+        )
+    return Split(usable & ~test & ~valid, test if part == "test" else valid, "chromosome", tuple(notes))
+
+
+def split_by_group(groups: Sequence[str], *, fraction: float, seed: int, part: Part = "test") -> Split:
+    """Hold out whole groups, such as genes, so that no group is on both sides.
+
+    Parameters
+    ----------
+    groups : sequence of str
+        Group of each record.
+    fraction : float
+        Share of the groups that is held out. Validation takes as many again, which then do not train either.
+    seed : int
+        Decides which.
+
+    Raises
+    ------
+    InputError
+        There are too few groups for both sides.
+
+    Examples
+    --------
+    >>> split = split_by_group(["a", "a", "b", "c", "c"], fraction=0.3, seed=0)
+    >>> int(split.held.sum()) > 0 and not (split.train & split.held).any()
+    True
+    """
+    distinct = sorted(set(groups))
+    parts = 1 if part == "test" else 2
+    if len(distinct) <= parts:
+        raise InputError(f"the data have {len(distinct)} groups, and {parts + 1} are needed to hold one out")
+    count = max(1, min(round(fraction * len(distinct)), (len(distinct) - 1) // parts))
+    order = np.argsort(counter_words(seed, _GROUP_STREAM, 0, len(distinct), words=4)[:, 0], kind="stable")
+    rank = {distinct[group]: place for place, group in enumerate(order.tolist())}
+    places = np.array([rank[group] for group in groups], dtype=np.int64)
+    held = places // count == parts - 1
+    return Split(places >= parts * count, held, "group")
+
+
+def split_by_record(
+    class_of: NDArray[np.int64],
+    names: Sequence[str],
+    classes: Sequence[str],
+    *,
+    fraction: float,
+    seed: int,
+    part: Part = "test",
+) -> Split:
+    """Hold out records of each class that has at least two; a class with one is tested on its training locus.
+
+    Parameters
+    ----------
+    class_of : ndarray of int64, shape (records,)
+        Index into `classes`.
+    names : sequence of str
+        Name of each record.
+
+    Examples
+    --------
+    >>> split = split_by_record(np.array([0, 0, 1]), ["r1", "r2", "r3"], ["a", "b"], fraction=0.2, seed=0)
+    >>> split.train.tolist().count(True), split.held.tolist().count(True), split.notes
+    (2, 2, ('Test windows of b come from the training loci: there is no second record to hold out.',))
+    """
+    train = np.ones(len(class_of), dtype=bool)
+    held = np.zeros(len(class_of), dtype=bool)
+    single = []
+    for index, name in enumerate(classes):
+        members = np.flatnonzero(class_of == index)
+        needed = 2 if part == "test" else 3
+        if len(members) < needed:
+            held[members] = True
+            single.append(name)
+            continue
+        one = split_by_group([names[member] for member in members.tolist()], fraction=fraction, seed=seed, part=part)
+        train[members], held[members] = one.train, one.held
+    if len(single) == len(classes):
+        return Split(train, held, "none", (_ON_TRAINING_LOCI,))
+    note = f"Test windows of {', '.join(single)} come from the training loci: there is no second record to hold out."
+    return Split(train, held, "record", (note,) if single else ())
+
+
+def no_split(records: int) -> Split:
+    """Train and test on all records: for barcoding, where the loci of the references are those of the user.
+
+    Examples
+    --------
+    >>> no_split(2).notes
+    ('Test windows come from the training loci: the accuracy is not that on other individuals or other loci.',)
+    """
+    everything = np.ones(records, dtype=bool)
+    return Split(everything, everything.copy(), "none", (_ON_TRAINING_LOCI,))
+
+
+_ON_TRAINING_LOCI = (
+    "Test windows come from the training loci: the accuracy is not that on other individuals or other loci."
+)
