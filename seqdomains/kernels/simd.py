@@ -84,6 +84,10 @@ def _mask(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", lane, _splat(builder, builder.trunc(count, _INT)))
 
 
+def _is_full(builder: Any, count: Any) -> Any:
+    return builder.icmp_signed(">=", count, ir.Constant(count.type, WIDTH))
+
+
 def _declared(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
@@ -120,26 +124,40 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
-def _load_masked(typing: Any, array: Any, index: Any, count: Any) -> Any:
+def load_part(typing: Any, array: Any, index: Any, count: Any) -> Any:
+    """Read `count` elements, at most 16, of a flat float32 array from `index` on; the other lanes are 0."""
+
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointer = _pointer(context, builder, sig.args[0], *args[:2])
-        function = _declared(
-            builder, f"llvm.masked.load.v{WIDTH}f32.p0", _VECTOR, [_VECTOR.as_pointer(), _INT, _BITS, _VECTOR]
-        )
-        zeros = ir.Constant(_VECTOR, [0.0] * WIDTH)
-        return builder.call(function, [pointer, ir.Constant(_INT, 4), _mask(builder, args[2]), zeros])
+        result = cgutils.alloca_once(builder, _VECTOR)
+        with builder.if_else(_is_full(builder, args[2])) as (full, part):
+            with full:
+                builder.store(builder.load(pointer, align=4), result)
+            with part:
+                function = _declared(
+                    builder, f"llvm.masked.load.v{WIDTH}f32.p0", _VECTOR, [_VECTOR.as_pointer(), _INT, _BITS, _VECTOR]
+                )
+                zeros = ir.Constant(_VECTOR, [0.0] * WIDTH)
+                some = [pointer, ir.Constant(_INT, 4), _mask(builder, args[2]), zeros]
+                builder.store(builder.call(function, some), result)
+        return builder.load(result)
 
     return _lanes(array, types.intp, types.intp), build
 
 
 @intrinsic
-def _store_masked(typing: Any, array: Any, index: Any, value: Any, count: Any) -> Any:
+def store_part(typing: Any, array: Any, index: Any, value: Any, count: Any) -> Any:
+    """Write the first `count` lanes, at most 16, to a flat float32 array from `index` on."""
+
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointer = _pointer(context, builder, sig.args[0], *args[:2])
-        function = _declared(
-            builder, f"llvm.masked.store.v{WIDTH}f32.p0", ir.VoidType(), [_VECTOR, _VECTOR.as_pointer(), _INT, _BITS]
-        )
-        builder.call(function, [args[2], pointer, ir.Constant(_INT, 4), _mask(builder, args[3])])
+        with builder.if_else(_is_full(builder, args[3])) as (full, part):
+            with full:
+                builder.store(args[2], pointer, align=4)
+            with part:
+                arguments = [_VECTOR, _VECTOR.as_pointer(), _INT, _BITS]
+                function = _declared(builder, f"llvm.masked.store.v{WIDTH}f32.p0", ir.VoidType(), arguments)
+                builder.call(function, [args[2], pointer, ir.Constant(_INT, 4), _mask(builder, args[3])])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, _lanes, types.intp), build
@@ -253,20 +271,3 @@ def sigmoid(x: Any) -> Any:
     """Return 1 / (1 + e**-x)."""
     one = splat(np.float32(1))
     return one / (one + exp2((splat(np.float32(0)) - x) * splat(_LOG2_E)))
-
-
-@kernel
-def load_part(array: Any, index: int, count: int) -> Any:
-    """Read `count` of 16 elements from `index` on; the other lanes are 0."""
-    if count >= WIDTH:
-        return load(array, index)
-    return _load_masked(array, index, count)
-
-
-@kernel
-def store_part(array: Any, index: int, value: Any, count: int) -> None:
-    """Write the first `count` of 16 lanes from `index` on."""
-    if count >= WIDTH:
-        store(array, index, value)
-    else:
-        _store_masked(array, index, value, count)

@@ -23,36 +23,25 @@ _GROUPS: Final = BLOCK // WIDTH
 
 
 @kernel
-def _input(x, state, b, t, c, count, length, channels, width):
-    """Return x_t, which lies in the state for t < 0; a missing state is zero."""
-    if t >= 0:
-        return load_part(x, (b * length + t) * channels + c, count)
-    if state.size > 0:
-        return load_part(state, (b * (width - 1) + t + width - 1) * channels + c, count)
-    return splat(np.float32(0))
-
-
-@kernel
-def _sum(x, state, weight, bias, b, t, c, count, length, channels, width):
-    out = splat(np.float32(0))
-    if bias.size > 0:
-        out = load_part(bias, c, count)
-    for k in range(width):
-        tap = load_part(weight, k * channels + c, count)
-        out = muladd(tap, _input(x, state, b, t - width + 1 + k, c, count, length, channels, width), out)
-    return out
-
-
-@kernel
 def _convolve(first, last, scratch, shape, silu, x, weight, bias, state, y):
     length, channels, width = shape
     blocks = (channels + BLOCK - 1) // BLOCK
+    before = width - 1
     for task in range(first, last):
         b, c0 = task // blocks, (task % blocks) * BLOCK
         for t in range(length):
             for c in range(c0, min(c0 + BLOCK, channels), WIDTH):
                 count = channels - c
-                out = _sum(x, state, weight, bias, b, t, c, count, length, channels, width)
+                out = splat(np.float32(0))
+                if bias.size > 0:
+                    out = load_part(bias, c, count)
+                for k in range(width):
+                    s = t - before + k
+                    tap = load_part(weight, k * channels + c, count)
+                    if s >= 0:
+                        out = muladd(tap, load_part(x, (b * length + s) * channels + c, count), out)
+                    elif state.size > 0:
+                        out = muladd(tap, load_part(state, (b * before + s + before) * channels + c, count), out)
                 if silu:
                     out = out * sigmoid(out)
                 store_part(y, (b * length + t) * channels + c, out, count)
@@ -78,9 +67,12 @@ def _adjoint(first, last, scratch, shape, silu, dy, x, weight, bias, state, dx, 
     length, channels, width = shape
     blocks = (channels + BLOCK - 1) // BLOCK
     zero, one = splat(np.float32(0)), splat(np.float32(1))
-    # Scratch: the last 4 gradients of the sums as a ring, then the gradients of the taps and of the bias.
+    # Scratch: the last 4 gradients of the sums as a ring, the gradients of the taps and of the bias, the
+    # inputs under the taps.
     at_weight = 4 * BLOCK
     at_bias = at_weight + width * BLOCK
+    at_value = at_bias + BLOCK
+    before = width - 1
     for task in range(first, last):
         b, c0 = task // blocks, (task % blocks) * BLOCK
         for at in range(0, at_bias + BLOCK, WIDTH):
@@ -91,24 +83,35 @@ def _adjoint(first, last, scratch, shape, silu, dy, x, weight, bias, state, dx, 
                 change = zero
                 if t >= 0:
                     change = load_part(dy, (b * length + t) * channels + c, count)
+                    out = zero
+                    if bias.size > 0:
+                        out = load_part(bias, c, count)
+                    for k in range(width):
+                        s = t - before + k
+                        value = zero
+                        if s >= 0:
+                            value = load_part(x, (b * length + s) * channels + c, count)
+                        elif state.size > 0:
+                            value = load_part(state, (b * before + s + before) * channels + c, count)
+                        store(scratch, at_value + k * WIDTH, value)
+                        out = muladd(load_part(weight, k * channels + c, count), value, out)
                     if silu:
-                        out = _sum(x, state, weight, bias, b, t, c, count, length, channels, width)
                         gate = sigmoid(out)
                         change = change * gate * muladd(out, one - gate, one)
                     store(scratch, at_bias + own, load(scratch, at_bias + own) + change)
                     for k in range(width):
                         at = at_weight + k * BLOCK + own
-                        value = _input(x, state, b, t - width + 1 + k, c, count, length, channels, width)
+                        value = load(scratch, at_value + k * WIDTH)
                         store(scratch, at, muladd(change, value, load(scratch, at)))
                 store(scratch, (t & 3) * BLOCK + own, change)
                 gradient = zero
                 for k in range(width):
                     tap = load_part(weight, k * channels + c, count)
-                    gradient = muladd(tap, load(scratch, ((t + width - 1 - k) & 3) * BLOCK + own), gradient)
+                    gradient = muladd(tap, load(scratch, ((t + before - k) & 3) * BLOCK + own), gradient)
                 if t >= 0:
                     store_part(dx, (b * length + t) * channels + c, gradient, count)
                 elif dstate.size > 0:
-                    store_part(dstate, (b * (width - 1) + t + width - 1) * channels + c, gradient, count)
+                    store_part(dstate, (b * before + t + before) * channels + c, gradient, count)
         for c in range(c0, min(c0 + BLOCK, channels), WIDTH):
             own, count = c - c0, channels - c
             for k in range(width):
@@ -129,7 +132,7 @@ def backward(
     run_tasks(
         _adjoint,
         batch * -(-channels // BLOCK),
-        (5 + width) * BLOCK,
+        (5 + width) * BLOCK + width * WIDTH,
         (length, channels, width),
         silu,
         *(flat(tensor) for tensor in (dy, x, weight.t(), bias, state, dx, dweight, dbias, dstate)),
