@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,7 +27,7 @@ class Resolved(Generic[Schema]):
     config : BaseModel
         The frozen tree.
     sources : mapping of str to str
-        For each dotted key of the tree: "default", "preset NAME" or "--set".
+        For each dotted key that was given a value: "preset NAME", an option's name, or "--set"; the rest are defaults.
     """
 
     config: Schema
@@ -37,8 +37,8 @@ class Resolved(Generic[Schema]):
         """Write the tree as YAML that `--preset FILE` reads back, on request with a comment that tells each source."""
         lines = []
         for line, key in _yaml_lines(self.config):
-            origin = self.sources.get(key) if sources else None
-            lines.append(f"{line:<40} # {origin}" if origin else line)
+            origin = self.sources.get(key, "default")
+            lines.append(f"{line:<40} # {origin}" if sources and key else line)
         return "\n".join(lines) + "\n"
 
 
@@ -75,7 +75,7 @@ def read_preset(preset: str) -> dict[str, Any]:
     Examples
     --------
     >>> sorted(read_preset("tiny"))
-    ['data', 'model', 'simulation', 'train']
+    ['data', 'model', 'train']
     """
     if preset.endswith((".yaml", ".yml")) or "/" in preset:
         try:
@@ -162,17 +162,17 @@ def resolve(
     problems += _silent_coercions(tree, config)
     if problems:
         raise ConfigError(problems)
-    return Resolved(config, {key: sources.get(key, "default") for key, section in leaves.items() if not section})
+    return Resolved(config, sources)
 
 
 def _schema_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]]:
-    """Yield every dotted key of the tree and whether it is a section."""
+    """Yield every dotted key of the tree and whether it is a section, optional ones (`Section | None`) included."""
     for name, field in schema.model_fields.items():
-        kind: Any = field.annotation
-        section = isinstance(kind, type) and issubclass(kind, BaseModel)
-        yield prefix + name, section
-        if section:
-            yield from _schema_keys(kind, f"{prefix}{name}.")
+        kinds = (field.annotation, *get_args(field.annotation))
+        sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        yield prefix + name, bool(sections)
+        for section in sections:
+            yield from _schema_keys(section, f"{prefix}{name}.")
 
 
 def _leaf_paths(tree: Mapping[str, Any], known: Mapping[str, bool], prefix: str = "") -> Iterator[str]:

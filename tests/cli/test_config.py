@@ -19,9 +19,14 @@ class Model(Section):
     rank: int | Literal["auto"] = "auto"
 
 
+class Simulation(Section):
+    density: float = 1.0
+
+
 class Data(Section):
     window: int = Field(128, ge=1)
     files: tuple[str, ...] = ()
+    simulation: Simulation | None = None
 
 
 class Train(Section):
@@ -71,7 +76,7 @@ def test_set_wins_over_given_over_preset_over_default(preset):
     assert resolved.sources["train.steps"] == "--set"
     assert resolved.sources["data.window"] == "--window"
     assert resolved.sources["train.rate"] == f"preset {file}"
-    assert resolved.sources["model.d_model"] == "default"
+    assert "model.d_model" not in resolved.sources
 
 
 def test_all_problems_are_gathered(preset):
@@ -101,12 +106,21 @@ def test_all_problems_are_gathered(preset):
         (["train.steps=012"], "--set train.steps: number 012 begins with a zero"),
         (["=3"], "--set =3: expected KEY=VALUE"),
         (["train..steps=3"], "--set train..steps=3: expected KEY=VALUE"),
+        (["data.simulation.densty=3"], "data.simulation.densty: unknown key; did you mean data.simulation.density?"),
+        (["data.simulation=3"], "data.simulation: is a section with keys such as data.simulation.density; found 3"),
         (["data.files=[1]"], "data.files: input should be a valid string; found 1"),
     ],
 )
 def test_each_problem_is_one_clear_line(settings, expected):
     (line,) = problems(settings=settings)
     assert line.startswith(expected)
+
+
+def test_optional_section_is_made_by_its_first_key():
+    resolved = resolve(Run, settings=["data.simulation.density=64"])
+    assert resolved.config.data.simulation == Simulation(density=64)
+    assert "    density: 64.0                        # --set" in resolved.as_yaml(sources=True)
+    assert "  simulation: null                       # default" in resolve(Run).as_yaml(sources=True)
 
 
 def test_words_for_truth_are_read_where_truth_is_expected():

@@ -1,0 +1,142 @@
+"""The command `seqdomains`: its subcommands, exit codes and the form of its errors.
+
+Modules that take long to import (torch, numba, scikit-learn) are imported inside the commands, so that `--help`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn, TextIO
+
+import typer
+from typer.core import TyperGroup
+
+from seqdomains import __version__
+from seqdomains.cli import genomics
+from seqdomains.errors import ConfigError, SeqdomainsError
+
+
+class Commands(TyperGroup):
+    """A command group whose user errors end with one clear line and their exit code; bugs keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand and turn its outcome into an exit code."""
+        try:
+            return super().invoke(ctx)
+        except SeqdomainsError as error:
+            sys.stderr.write(_message(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            sys.stderr.write("seqdomains: interrupted\n")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    name="seqdomains",
+    cls=Commands,
+    help="Genomics and audio on one Mamba backbone.",
+    epilog="Exit codes: 0 done, 1 bad data, 2 bad command or configuration, 3 done with skipped inputs, "
+    "130 interrupted, 143 terminated.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Boxes would break an error over lines.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(genomics.app, name="genomics")
+
+
+def main() -> NoReturn:
+    """Run the command line; SIGTERM unwinds like an error, so that temporary files go, and exits with 143."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app(prog_name="seqdomains")
+    raise SystemExit(0)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"seqdomains {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    context.with_resource(LogToStderr())
+
+
+@app.command()
+def doctor() -> None:
+    """Tell versions, devices and which kernels run here and why, and check each against its reference."""
+    from seqdomains.cli.doctor import examine
+
+    if not examine(sys.stdout):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]) -> None:
+    """Write one self-contained HTML file about a run: curves, confusion, figures and the exact command."""
+    from seqdomains.pipelines.report import write_report
+
+    typer.echo(write_report(run))
+
+
+@config_app.command("show")
+def config_show(
+    preset: Annotated[str, typer.Argument(help="Name or YAML file of a preset.", metavar="PRESET")],
+    settings: Annotated[list[str] | None, genomics.SET] = None,
+) -> None:
+    """Print every value that a run with this preset would use and where it comes from."""
+    from seqdomains.cli.config import resolve
+    from seqdomains.cli.run_config import RunConfig
+
+    typer.echo(resolve(RunConfig, preset=preset, settings=settings or ()).as_yaml(sources=True), nl=False)
+
+
+class LogToStderr(logging.Handler):
+    """Log of the package on stderr while a command runs; stdout is for results alone."""
+
+    def __enter__(self) -> LogToStderr:
+        """Begin to show the package's log from level INFO."""
+        logger = logging.getLogger("seqdomains")
+        self.level_before = logger.level
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop, and put the level back."""
+        logger = logging.getLogger("seqdomains")
+        logger.removeHandler(self)
+        logger.setLevel(self.level_before)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message to what sys.stderr is now; rich replaces it while a progress bar is shown."""
+        stream: TextIO = sys.stderr
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        stream.write(f"{prefix}{record.getMessage()}\n")
+        stream.flush()
+
+
+def _message(error: SeqdomainsError) -> str:
+    if isinstance(error, ConfigError) and len(error.problems) > 1:
+        lines = "".join(f"  {problem}\n" for problem in error.problems)
+        return f"seqdomains: {len(error.problems)} problems with the command or configuration:\n{lines}"
+    return f"seqdomains: {error}\n"
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)

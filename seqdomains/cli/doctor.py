@@ -1,0 +1,201 @@
+"""What runs here and whether it computes right: versions, devices, kernels, a self-check against the references."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+import torch
+from torch import Tensor
+
+from seqdomains import __version__
+from seqdomains.errors import SeqdomainsError
+from seqdomains.kernels import causal_conv1d, implementation, rms_norm, selective_scan
+from seqdomains.kernels.causal_conv1d import reference as conv_reference
+from seqdomains.kernels.dispatch import OPS, VARIABLE
+from seqdomains.kernels.rms_norm import reference as norm_reference
+from seqdomains.kernels.selective_scan import reference as scan_reference
+
+DISTRIBUTIONS = ("torch", "triton", "numba", "numpy", "pydantic", "pysam", "safetensors", "scikit-learn")
+# float32 against float64 over 67 steps: 1e-6 is usual; a wrong formula is off by 1e-2 or more.
+BOUND = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op on inputs of an odd size, beside its reference.
+
+    Parameters
+    ----------
+    op : callable
+        Takes the inputs and returns outputs; runs what the dispatch chooses.
+    reference : callable
+        The same in plain torch.
+    inputs : sequence of Tensor
+        float64 on the CPU.
+    """
+
+    op: Callable[..., Sequence[Tensor]]
+    reference: Callable[..., Sequence[Tensor]]
+    inputs: Sequence[Tensor]
+
+
+def examine(out: TextIO) -> bool:
+    """Write the report on this machine.
+
+    Parameters
+    ----------
+    out : TextIO
+        Where to write.
+
+    Returns
+    -------
+    bool
+        Whether every op agrees with its reference on every device.
+
+    Examples
+    --------
+    >>> import io
+    >>> out = io.StringIO()
+    >>> examine(out)
+    True
+    >>> "selective_scan" in out.getvalue()
+    True
+    """
+    out.write(f"seqdomains {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
+    out.write(", ".join(f"{name} {_version(name)}" for name in DISTRIBUTIONS) + "\n\ndevices\n")
+    devices = list(_devices())
+    for device, description in devices:
+        out.write(f"  {device:<8} {description}\n")
+    if len(devices) == 1:
+        out.write(f"  no GPU   {_why_no_gpu()}\n")
+    out.write(f"\nkernels ({VARIABLE}={os.environ.get(VARIABLE, 'auto')}), self-check in float32 against float64\n")
+    healthy = True
+    for device, _ in devices:
+        for op in OPS:
+            try:
+                chosen = implementation(op, device, torch.float32)
+                error = self_check(op, device)
+            except SeqdomainsError as problem:
+                healthy = False
+                out.write(f"  {op:<15} {device:<8} FAILED     {problem}\n")
+            except Exception as problem:  # noqa: BLE001 - whatever broke, the report goes on and says so
+                healthy = False
+                out.write(f"  {op:<15} {device:<8} FAILED     {type(problem).__name__}: {problem}\n")
+            else:
+                healthy &= error <= BOUND
+                verdict = f"error {error:.1e}, bound {BOUND:.0e}: {'ok' if error <= BOUND else 'FAILED'}"
+                out.write(f"  {op:<15} {device:<8} {chosen:<10} {verdict} ({_reason(chosen)})\n")
+    out.write("\nall well\n" if healthy else "\nsomething is wrong: see FAILED above\n")
+    return healthy
+
+
+def self_check(op: str, device: str) -> float:
+    """Compare an op in float32 on a device with its reference in float64, outputs and gradients.
+
+    Parameters
+    ----------
+    op : str
+        A name of `seqdomains.kernels.dispatch.OPS`.
+    device : str
+        Where to run it.
+
+    Returns
+    -------
+    float
+        The largest relative error (root mean square) over outputs and gradients; infinite if one isn't finite.
+
+    Examples
+    --------
+    >>> self_check("rms_norm", "cpu") < 1e-4
+    True
+    """
+    case = _cases()[op]
+    expected = _outputs_and_gradients(case.reference, case.inputs)
+    found = _outputs_and_gradients(case.op, [tensor.to(device, torch.float32) for tensor in case.inputs])
+    errors = [
+        float((ours.cpu().double() - truth).norm() / truth.norm()) for ours, truth in zip(found, expected, strict=True)
+    ]
+    return max(error if error == error else float("inf") for error in errors)
+
+
+def _outputs_and_gradients(op: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> list[Tensor]:
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    outputs = op(*leaves)
+    # Unequal weights, so that errors of opposite sign can't cancel in the gradient.
+    weighted = [
+        (output * torch.linspace(0.5, 1.5, output.numel()).reshape(output.shape).to(output)).sum() for output in outputs
+    ]
+    return [*(output.detach() for output in outputs), *torch.autograd.grad(torch.stack(weighted).sum(), leaves)]
+
+
+def _cases() -> dict[str, Case]:
+    """Odd sizes, so that the last chunk and the last tile are not full."""
+    batch, length, channels, states, width = 2, 67, 9, 16, 4
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x, weight, bias = draw(batch, length, channels), draw(channels, width), draw(channels)
+    scale, residual = draw(channels), draw(batch, length, channels)
+    u, dt, z = draw(batch, length, channels), draw(batch, length, channels), draw(batch, length, channels)
+    a, b, c = -draw(channels, states).exp(), draw(batch, length, states), draw(batch, length, states)
+    skip, shift, h0 = draw(channels), draw(channels), draw(batch, channels, states)
+    return {
+        "selective_scan": Case(
+            lambda u, dt, a, b, c, skip, z, shift, h0: selective_scan(
+                u, dt, a, b, c, skip, z, shift, h0=h0, return_state=True
+            ),
+            lambda u, dt, a, b, c, skip, z, shift, h0: scan_reference.selective_scan(
+                u, dt, a, b, c, skip, z, shift, h0=h0
+            ),
+            (u, dt, a, b, c, skip, z, shift, h0),
+        ),
+        "causal_conv1d": Case(
+            lambda x, weight, bias: (causal_conv1d(x, weight, bias, activation="silu"),),
+            lambda x, weight, bias: (conv_reference.causal_conv1d(x, weight, bias, silu=True),),
+            (x, weight, bias),
+        ),
+        "rms_norm": Case(
+            lambda x, scale, residual: rms_norm(x, scale, residual=residual, return_residual=True),
+            lambda x, scale, residual: norm_reference.rms_norm(x, scale, residual=residual),
+            (x, scale, residual),
+        ),
+    }
+
+
+def _devices() -> Iterator[tuple[str, str]]:
+    yield "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(index)
+            capability = f"compute capability {card.major}.{card.minor}"
+            yield f"cuda:{index}", f"{card.name}, {card.total_memory / 2**30:.0f} GiB, {capability}"
+
+
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch was built for the CPU alone"
+    return f"torch was built for {'CUDA ' + torch.version.cuda if torch.version.cuda else 'ROCm'} but finds no device"
+
+
+def _reason(chosen: str) -> str:
+    if os.environ.get(VARIABLE, "auto") != "auto":
+        return f"{VARIABLE} asks for it"
+    return {
+        "cpu": "numba kernels, chosen on a CPU",
+        "triton": "Triton kernels, chosen on a GPU",
+        "reference": "plain torch, because no kernel is here for this device",
+    }[chosen]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,110 @@
+"""The house: links at the root, import names that ruff bans, an import of the command that stays light."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from seqdomains.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("kernels", "genomics", "audio", "pipelines", "configs")
+
+
+def python(*arguments, cwd=ROOT):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_root_links_are_relative_links_to_the_rooms(room):
+    link = ROOT / room
+    assert link.is_symlink()
+    assert os.readlink(link) == f"seqdomains/{room}"
+    assert (link / "__init__.py").samefile(ROOT / "seqdomains" / room / "__init__.py")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("form", ["import {}\n", "from {} import anything\n", "import {}.inner\n"])
+def test_bare_imports_of_rooms_are_banned(room, form):
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--stdin-filename", "seqdomains/x.py", "-"],
+        input=form.format(room),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "The root links are doors" in done.stdout
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    program = (
+        "import json, sys\n"
+        "from seqdomains.cli import main\n"
+        "sys.argv = ['seqdomains', 'genomics', 'train', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    code = done.code\n"
+        "print(json.dumps([code, sorted(sys.modules)]))\n"
+    )
+    # The fastest of three: the bound is about the imports, not about what else the machine does.
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        done = python("-c", program)
+        seconds.append(time.perf_counter() - begin)
+    code, modules = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0
+    assert not {"torch", "numpy", "numba", "triton", "sklearn", "pysam", "pyarrow", "pydantic"} & set(modules)
+    assert min(seconds) < 0.5
+
+
+def test_module_runs_as_the_command():
+    assert python("-m", "seqdomains", "--version").stdout.startswith("seqdomains 0")
+
+
+def options(command, path=""):
+    """Every flag and argument of the command line, by subcommand."""
+    found = {}
+    for name, inner in getattr(command, "commands", {}).items():
+        found |= options(inner, f"{path} {name}".strip())
+    found[path] = sorted(name for parameter in command.params for name in (parameter.opts or [parameter.name]))
+    return found
+
+
+def test_flags_are_the_ones_we_promise():
+    assert options(typer.main.get_command(app)) == {
+        "": ["--version"],
+        "config": [],
+        "config show": ["--set", "preset"],
+        "doctor": [],
+        "genomics": [],
+        "genomics evaluate": ["--data", "--device", "--label-from", "--labels", "--out", "--set", "run"],
+        "genomics predict": ["--device", "--out", "--regions", "--stride", "--window", "-o", "fasta", "model"],
+        "genomics simulate": ["--out", "--preset", "--set", "--species"],
+        "genomics train": [
+            "--data",
+            "--device",
+            "--label-from",
+            "--labels",
+            "--out",
+            "--preset",
+            "--set",
+            "--species",
+        ],
+        "report": ["run"],
+    }
+
+
+def test_tracked_files_are_small():
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in tracked.stdout.split("\0") if name]
+    assert not [path for path in files if path.is_file() and path.stat().st_size > 500_000]
