@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.files import atomic_file
 from seqdomains.genomics.alphabet import PAD, SIGNATURE, VOCAB_SIZE, N, reverse_complement
 from seqdomains.genomics.corpus import Corpus, read_corpus
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.sampling import below, counter_words, uniform
 from seqdomains.genomics.sequences import SequenceStore
 from seqdomains.genomics.splits import Split, no_split, split_by_chromosome, split_by_group, split_by_record
+from seqdomains.genomics.windows import write_bed
 from seqdomains.task import Batch
 
 # Streams of random words under one seed; a redraw for too many N adds its number, so each purpose has room for 2**32.
@@ -184,11 +184,20 @@ class SpeciesTask:
 
     def write_test_windows(self, folder: Path) -> None:
         """Write ``test_windows.bed``: contig, 0-based start, end, class, score, strand, file."""
-        with atomic_file(folder / "test_windows.bed") as partial, partial.open("w", encoding="utf-8") as handle:
-            handle.write("#contig\tstart\tend\tclass\tscore\tstrand\tfile\n")
-            for target, record, start in self._test_rows():
-                row = (self.corpus.names[record], start, start + self.window, self.classes[target], 0, "+")
-                handle.write("\t".join(map(str, (*row, self.corpus.files[record].name))) + "\n")
+        corpus = self.corpus
+        rows = (
+            (
+                corpus.names[record],
+                start,
+                start + self.window,
+                self.classes[target],
+                0,
+                "+",
+                corpus.files[record].name,
+            )
+            for target, record, start in self._test_rows()
+        )
+        write_bed(folder / "test_windows.bed", rows, header="contig\tstart\tend\tclass\tscore\tstrand\tfile")
 
     def ceiling(self) -> float | None:
         """Return the marker oracle's accuracy on the test windows of simulated genomes, else None."""
