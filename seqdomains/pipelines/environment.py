@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 import seqdomains
+from seqdomains.kernels.dispatch import OPS, implementation
 
 _DISTRIBUTIONS = ("torch", "triton", "numba", "numpy", "safetensors", "scikit-learn")
 
 # A run goes on bit for bit only where these are as they were.
-DECISIVE = ("machine", "cpu", "device", "threads", "seqdomains", "torch", "triton", "numba", "numpy")
+DECISIVE = ("machine", "cpu", "device", "threads", "kernels", "seqdomains", "torch", "triton", "numba", "numpy")
 
 
 def session_facts(device: torch.device, *, command: Sequence[str] | None = None) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def session_facts(device: torch.device, *, command: Sequence[str] | None = None)
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "kernels": {op: implementation(op, device, torch.float32) for op in OPS},
         **{name: _version(name) for name in _DISTRIBUTIONS},
     }
 
