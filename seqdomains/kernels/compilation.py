@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,13 +22,88 @@ from torch import Tensor
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile with numba at the first call, without the GIL, and keep the machine code on disk for later processes.
 
-    The cache lies beside the source or, where that is read-only, in the user's cache folder (``NUMBA_CACHE_DIR``
-    overrides both); where neither can be written, each process compiles again.
+    numba looks for stale code by the age of the function's own file alone, yet a kernel is made of several, so the
+    cache folder is named after all of them. It lies in ``NUMBA_CACHE_DIR``, else beside the source, else in the user's
+    cache folder; where none can be written, each process compiles again.
     """
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = _cache_folder(before)
     try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:
-        return njit(nogil=True, error_model="numpy")(function)
+        return numba.njit(nogil=True, error_model="numpy")(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+@cache
+def _cache_folder(chosen: str) -> str:
+    here = Path(__file__).parent
+    sources = sorted([*here.glob("*.py"), *here.glob("*/cpu.py"), *here.glob("*/plan.py")])
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdomains"
+    for folder in (Path(chosen) if chosen else here / "__pycache__", user):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return str(folder / f"kernels-{digest}")
+    return str(user)
+
+
+def run_tasks(compiled: Callable[..., None], tasks: int, scratch: int, *arguments: Any) -> None:
+    """Call ``compiled(first, last, scratch, *arguments)`` on ranges that cover `tasks`, on torch's number of threads.
+
+    Tasks write to places of their own, so results do not depend on the number of threads. Each call has `scratch`
+    float32 numbers of its own.
+    """
+    threads = max(1, min(tasks, torch.get_num_threads()))
+    if threads == 1:
+        compiled(0, tasks, _aligned(scratch), *arguments)
+        return
+    parts = min(tasks, 4 * threads)
+    waiting = iter(range(parts))
+    failures: list[BaseException] = []
+
+    def work(_: object = None) -> None:
+        try:
+            own = _aligned(scratch)
+            for part in waiting:
+                compiled(tasks * part // parts, tasks * (part + 1) // parts, own, *arguments)
+        except BaseException as failure:  # noqa: BLE001 - raised again in the calling thread
+            failures.append(failure)
+
+    parallel = _torch_threads()
+    if parallel is None:
+        futures = [_pool(threads - 1).submit(work) for _ in range(threads - 1)]
+        work()
+        for future in futures:
+            future.result()
+    else:
+        parallel(_CALLBACK(work), None, threads, 0)
+    if failures:
+        raise failures[0]
+
+
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@cache
+def _torch_threads() -> Any:
+    """Return GOMP_parallel of the OpenMP library that torch runs on, or None where torch has another.
+
+    torch's idle workers spin for some ms after an operation; threads of our own would wait for their cores.
+    """
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        parallel = ctypes.CDLL(str(library)).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    parallel.argtypes = (_CALLBACK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    parallel.restype = None
+    return parallel
 
 
 _lock = threading.Lock()
@@ -35,28 +115,6 @@ def _pool(workers: int) -> ThreadPoolExecutor:
         if workers not in _pools:
             _pools[workers] = ThreadPoolExecutor(workers, thread_name_prefix="seqdomains-kernel")
         return _pools[workers]
-
-
-def run_tasks(compiled: Callable[..., None], tasks: int, scratch: int, *arguments: Any) -> None:
-    """Call ``compiled(first, last, scratch, *arguments)`` on ranges that cover `tasks`, on torch's number of threads.
-
-    Tasks write to places of their own, so results do not depend on the number of threads. Each range has `scratch`
-    float32 numbers of its own.
-    """
-    parts = max(1, min(tasks, torch.get_num_threads()))
-    edges = [tasks * part // parts for part in range(parts + 1)]
-    futures = []
-    if parts > 1:
-        pool = _pool(parts - 1)
-        futures = [
-            pool.submit(compiled, edges[part], edges[part + 1], _aligned(scratch), *arguments)
-            for part in range(1, parts)
-        ]
-    try:
-        compiled(edges[0], edges[1], _aligned(scratch), *arguments)
-    finally:
-        for future in futures:
-            future.result()
 
 
 def _aligned(size: int) -> NDArray[np.float32]:
