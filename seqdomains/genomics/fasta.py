@@ -151,7 +151,8 @@ def stream_fasta(source: Path | str, *, policy: GapPolicy = "reject") -> Iterato
     """
     name = source_name(source)
     if name != "stdin":
-        compression(Path(source))
+        if compression(Path(source)) == "gzip":
+            _advise_bgzip(Path(source))
         check_index_age(Path(source))
     with open_text(source) as handle, _as_input_errors(name):
         yield from _Parser(handle, name, policy).records()
@@ -173,18 +174,6 @@ def open_text(source: Path | str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, raw)
 
 
-def advise_bgzip(path: Path) -> None:
-    """Log once per file that plain gzip cannot be read by position."""
-    if str(path) not in _advised:
-        _advised.add(str(path))
-        logger.warning(
-            "%s is plain gzip, which can only be read from its start; `gunzip -c %s | bgzip > new.fa.gz` makes it "
-            "readable by position",
-            path,
-            path.name,
-        )
-
-
 def _open_raw(path: Path) -> io.BufferedReader:
     try:
         return path.open("rb")
@@ -194,6 +183,18 @@ def _open_raw(path: Path) -> io.BufferedReader:
         raise InputError(f"{path} is a folder: expected a FASTA file") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _advise_bgzip(path: Path) -> None:
+    """Log once per file that plain gzip cannot be read by position."""
+    if str(path) not in _advised:
+        _advised.add(str(path))
+        logger.warning(
+            "%s is plain gzip, which can only be read from its start; `gunzip -c %s | bgzip > new.fa.gz` makes it "
+            "readable by position",
+            path,
+            path.name,
+        )
 
 
 @contextmanager

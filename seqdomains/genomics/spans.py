@@ -17,7 +17,7 @@ from seqdomains.errors import InputError
 from seqdomains.genomics.alphabet import GapPolicy
 from seqdomains.genomics.contigs import aliases_beside, read_aliases, resolve_contig, unknown_contig
 from seqdomains.genomics.faidx import FastaFile
-from seqdomains.genomics.fasta import STDIN, Record, advise_bgzip, compression, source_name
+from seqdomains.genomics.fasta import STDIN, Record, compression, source_name
 from seqdomains.genomics.records import is_genbank, stream_records
 from seqdomains.genomics.windows import Region, count_windows, least_tail, tile
 from seqdomains.task import Span
@@ -230,8 +230,6 @@ def _plan_file(
 ) -> FileSpans:
     source = source_name(path)
     if regions is not None:
-        if compression(Path(path)) == "gzip":
-            advise_bgzip(Path(path))
         count: int | None = sum(1 for region in regions for _ in _tile_region(region, window, stride))
         return FileSpans(source, count, [], path, window, stride, policy, regions)
     if lengths is None:

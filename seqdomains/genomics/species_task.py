@@ -30,7 +30,10 @@ _CLASS, _POSITION, _STRAND, _LENGTH, _OFFSET = range(5)
 # Of a class with 1 clean window in 20, 500 draws in a row all miss once in 10^11 samples.
 _MOST_DRAWS = 500
 _PROBES = 64
-_BASELINE_WINDOWS_PER_CLASS = 1000
+# Per class; fewer where the windows are so long that they would take more than 16 MB of each class.
+_BASELINE_WINDOWS = 1000
+_BASELINE_LEAST_WINDOWS = 50
+_BASELINE_BASES = 1 << 24
 
 
 class Loci:
@@ -215,13 +218,19 @@ class SpeciesTask:
         """Fit k-mer logistic regression on training windows and score it on the test windows."""
         from seqdomains.genomics.kmers import KmerBaseline
 
-        count = _BASELINE_WINDOWS_PER_CLASS * len(self.classes)
+        most = max(_BASELINE_LEAST_WINDOWS, _BASELINE_BASES // self.window)
+        count = min(_BASELINE_WINDOWS, most) * len(self.classes)
         train = self.training_batch(self.data.seed, 0, count)
-        tests = list(self.test_batches(count))
         baseline = KmerBaseline()
         baseline.fit(train.tokens, train.targets)
-        accuracy = baseline.score(np.concatenate([test.tokens for test in tests]), self.test.targets)
-        return {"name": "k-mer logistic regression", "accuracy": float(accuracy), "training_windows": count}
+        right = sum(
+            baseline.score(batch.tokens, batch.targets) * len(batch.targets) for batch in self.test_batches(count)
+        )
+        return {
+            "name": f"{baseline.k}-mer logistic regression",
+            "accuracy": float(right / len(self.test.targets)),
+            "training_windows": count,
+        }
 
     def notes(self) -> tuple[str, ...]:
         """Sentences that must stand beside the results."""
