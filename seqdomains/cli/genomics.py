@@ -1,8 +1,108 @@
-"""The commands `seqdomains genomics ...`."""
+"""The commands `seqdomains genomics ...`: what they take; what they do is in `species.py`."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Literal
+
 import typer
 
-app = typer.Typer(help="Species from DNA.", no_args_is_help=True)
+app = typer.Typer(help="Tell species, or your own classes, from DNA.", no_args_is_help=True)
+
 SET = typer.Option("--set", help="Change one value, e.g. train.steps=500. Repeatable.", metavar="KEY=VALUE")
+PRESET = typer.Option("--preset", help="Name or YAML file of a preset.", metavar="NAME|FILE")
+DEVICE = typer.Option("--device", help="cpu, cuda or cuda:N; a GPU where there is one.", metavar="DEVICE")
+DATA = typer.Option("--data", help="FASTA or GenBank file, or a folder of them. Repeatable.", metavar="FASTA|DIR")
+LABEL_FROM = typer.Option(
+    "--label-from", help="header:KEY takes each record's class from KEY=value in its header.", metavar="header:KEY"
+)
+LABELS = typer.Option("--labels", help="Table of record<TAB>class.", metavar="TSV")
+SPECIES = typer.Option("--species", help="The set of species to tell apart.")
+
+
+@app.command(short_help="Write simulated genomes as FASTA.")
+def simulate(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.", metavar="DIR")],
+    species: Annotated[Literal["great-apes"], SPECIES] = "great-apes",
+    preset: Annotated[str | None, PRESET] = None,
+    settings: Annotated[list[str] | None, SET] = None,
+) -> None:
+    """Write SIMULATED genomes: a FASTA per species, the truth about each marker, and what was realised."""
+    from seqdomains.cli.species import run_simulate
+
+    run_simulate(out, preset=preset, settings=settings or [])
+
+
+@app.command(short_help="Train a classifier and evaluate it.")
+def train(
+    species: Annotated[Literal["great-apes"] | None, SPECIES] = None,
+    data: Annotated[list[Path] | None, DATA] = None,
+    label_from: Annotated[str | None, LABEL_FROM] = None,
+    labels: Annotated[Path | None, LABELS] = None,
+    preset: Annotated[str | None, PRESET] = None,
+    settings: Annotated[list[str] | None, SET] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Run folder; runs/PRESET-DATE-TIME if not given. An unfinished run there goes on.",
+            metavar="DIR",
+        ),
+    ] = None,
+    device: Annotated[str | None, DEVICE] = None,
+) -> None:
+    """Train on great apes (SIMULATED unless --data gives real assemblies) or on your own labelled FASTA, and evaluate.
+
+    Repeat the command with the same --out to go on with a run that was stopped.
+    """
+    from seqdomains.cli.species import run_train
+
+    run_train(
+        great_apes=species is not None,
+        data=data or [],
+        label_from=label_from,
+        labels=labels,
+        preset=preset,
+        settings=settings or [],
+        out=out,
+        device=device,
+    )
+
+
+@app.command(short_help="Score a trained model on labelled data.")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder, or with --data an artefact.", metavar="RUN")],
+    data: Annotated[list[Path] | None, DATA] = None,
+    label_from: Annotated[str | None, LABEL_FROM] = None,
+    labels: Annotated[Path | None, LABELS] = None,
+    settings: Annotated[list[str] | None, SET] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for evaluation.json and the windows, with --data.", metavar="DIR"),
+    ] = None,
+    device: Annotated[str | None, DEVICE] = None,
+) -> None:
+    """Score a run on its own test windows, or on other labelled data (--data with --label-from or --labels)."""
+    from seqdomains.cli.species import run_evaluate
+
+    run_evaluate(
+        run, data=data or [], label_from=label_from, labels=labels, settings=settings or [], out=out, device=device
+    )
+
+
+@app.command(short_help="Classify windows of sequences.")
+def predict(
+    model: Annotated[Path, typer.Argument(help="A run folder or an artefact.", metavar="MODEL")],
+    fasta: Annotated[list[str], typer.Argument(help="FASTA or GenBank files; - is stdin.", metavar="FASTA...")],
+    window: Annotated[int | None, typer.Option("--window", min=1, help="bp; the model's own if not given.")] = None,
+    stride: Annotated[int | None, typer.Option("--stride", min=1, help="bp; the window if not given.")] = None,
+    regions: Annotated[Path | None, typer.Option("--regions", help="Only these intervals.", metavar="BED")] = None,
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="TSV, or Parquet by suffix .parquet; - is stdout.", metavar="FILE")
+    ] = "-",
+    device: Annotated[str | None, DEVICE] = None,
+) -> None:
+    """Write the class of each window, in input order: record, start, end (0-based, half-open), class, probabilities."""
+    from seqdomains.cli.species import run_predict
+
+    run_predict(model, fasta, window=window, stride=stride, regions=regions, output=output, device=device)

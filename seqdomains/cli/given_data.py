@@ -1,0 +1,78 @@
+"""Labelled data that a model did not choose: its classes are put in the model's order, and some may be absent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqdomains.errors import InputError
+from seqdomains.genomics.species_task import SpeciesTask
+from seqdomains.task import Batch
+
+
+class GivenData:
+    """A species task seen with the classes of a model, for scoring alone.
+
+    Parameters
+    ----------
+    task : SpeciesTask
+        The data with its own classes.
+    classes : tuple of str
+        Those of the model.
+
+    Raises
+    ------
+    InputError
+        The data has a class that the model doesn't know.
+    """
+
+    def __init__(self, task: SpeciesTask, *, classes: tuple[str, ...]) -> None:
+        unknown = [name for name in task.classes if name not in classes]
+        if unknown:
+            raise InputError(
+                f"the data has the class {unknown[0]!r}, the model knows {', '.join(classes)}: "
+                "relabel or remove those records"
+            )
+        self._task = task
+        self._index = np.array([classes.index(name) for name in task.classes], dtype=np.int64)
+        self.classes = classes
+        self.vocab_size = task.vocab_size
+        self.window = task.window
+        self.simulated = task.simulated
+
+    def signature(self) -> Mapping[str, Any]:
+        """Return the task's signature."""
+        return self._task.signature()
+
+    def training_batch(self, seed: int, first: int, count: int) -> Batch:
+        """Draw training windows, their targets in the model's order."""
+        return self._relabelled(self._task.training_batch(seed, first, count))
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the windows with their targets in the model's order."""
+        for batch in self._task.test_batches(batch_size):
+            yield self._relabelled(batch)
+
+    def write_test_windows(self, folder: Path) -> None:
+        """Write the windows as the task does."""
+        self._task.write_test_windows(folder)
+
+    def ceiling(self) -> float | None:
+        """Return the oracle's accuracy where the data is simulated."""
+        return self._task.ceiling()
+
+    def baseline(self) -> Mapping[str, Any] | None:
+        """Return None: a reference fitted on the windows that it is scored on would say nothing."""
+        return None
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what was scored."""
+        files = ", ".join(dict.fromkeys(path.name for path in self._task.corpus.files))
+        about_split = self._task.split.notes
+        return (f"Scored on {files}.", *(note for note in self._task.notes() if note not in about_split))
+
+    def _relabelled(self, batch: Batch) -> Batch:
+        return Batch(batch.tokens, self._index[batch.targets], batch.lengths)

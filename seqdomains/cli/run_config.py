@@ -1,0 +1,45 @@
+"""The tree of a genomics run's configuration: one section per component, declared beside that component."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from seqdomains.backbone import MambaConfig, Pooling
+from seqdomains.genomics.data_config import SpeciesData
+from seqdomains.pipelines.evaluate import EvaluateConfig
+from seqdomains.pipelines.train import TrainConfig
+
+
+class ModelConfig(MambaConfig):
+    """The backbone and how its positions become one answer.
+
+    Examples
+    --------
+    >>> ModelConfig(d_model=128, n_layer=12).backbone() == MambaConfig(d_model=128, n_layer=12)
+    True
+    """
+
+    d_model: int = Field(64, ge=1)
+    n_layer: int = Field(2, ge=1)
+    pooling: Pooling = "mean"
+
+    def backbone(self) -> MambaConfig:
+        """Return the part that the backbone reads."""
+        return MambaConfig(**self.model_dump(exclude={"pooling"}))
+
+
+class RunConfig(BaseModel):
+    """Everything that `genomics train` may be told.
+
+    Examples
+    --------
+    >>> RunConfig().data.window
+    4096
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelConfig = ModelConfig()
+    data: SpeciesData = SpeciesData()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()

@@ -1,0 +1,87 @@
+"""The cache of simulated genomes: each configuration is simulated once per machine."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+from seqdomains.errors import InputError
+from seqdomains.genomics import simulate as simulator
+from seqdomains.genomics.simulate import SimulationConfig, simulate
+from seqdomains.pipelines.progress import progress_display
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """Return where seqdomains keeps what it can make again: $SEQDOMAINS_CACHE, else seqdomains/ in the XDG cache.
+
+    Examples
+    --------
+    >>> import os
+    >>> os.environ["SEQDOMAINS_CACHE"] = "somewhere"
+    >>> cache_folder().name
+    'somewhere'
+    >>> del os.environ["SEQDOMAINS_CACHE"]
+    """
+    own = os.environ.get("SEQDOMAINS_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdomains"
+
+
+def simulation_key(config: SimulationConfig) -> str:
+    """Name a simulation by its settings and by the simulator's source, so that a changed simulator starts afresh.
+
+    Examples
+    --------
+    >>> simulation_key(SimulationConfig(seed=1)) == simulation_key(SimulationConfig(seed=2))
+    False
+    """
+    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
+    for path in sorted(Path(simulator.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def simulated_genomes(config: SimulationConfig, *, progress: bool = True) -> Path:
+    """Return the folder of the simulated genomes, simulating them on first use.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+        What to simulate.
+    progress : bool
+        Whether to tell the user how far it is.
+
+    Returns
+    -------
+    Path
+        Folder with `<species>.fa` and the truth about each marker.
+
+    Raises
+    ------
+    InputError
+        The cache cannot be written.
+    """
+    folder = cache_folder() / "simulated" / f"great-apes-{simulation_key(config)}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Two commands that start together must not replace a folder that the other reads.
+        with folder.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.is_dir():
+                logger.info("simulated genomes: %s", folder)
+            else:
+                logger.info("simulating %d chromosomes into %s", len(config.chromosomes), folder)
+                with progress_display("simulate", total=len(config.chromosomes), enabled=progress) as show:
+                    simulate(config, folder, progress=lambda done, total: show(done, "chromosomes", False))
+    except OSError as error:
+        raise InputError(
+            f"cannot write the cache folder {folder.parent}: {error.strerror or error}; set SEQDOMAINS_CACHE to another"
+        ) from error
+    return folder

@@ -1,0 +1,214 @@
+"""What the genomics commands do: resolve the configuration, build data and model, hand them to a pipeline."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqdomains.backbone import LoadedModel, SequenceClassifier, from_pretrained
+from seqdomains.cli.config import Resolved, resolve
+from seqdomains.cli.given_data import GivenData
+from seqdomains.cli.run_config import RunConfig
+from seqdomains.cli.simulated import simulated_genomes
+from seqdomains.cli.summary import as_text
+from seqdomains.errors import ConfigError, InputError
+from seqdomains.genomics.alphabet import VOCAB_SIZE, check_signature
+from seqdomains.genomics.data_config import SpeciesData
+from seqdomains.genomics.simulate import SimulationConfig, simulate
+from seqdomains.genomics.species import SPECIES_NAMES
+from seqdomains.genomics.species_task import SpeciesTask
+from seqdomains.pipelines import evaluate as evaluation
+from seqdomains.pipelines import train as training
+from seqdomains.pipelines.borrowed import seeded
+from seqdomains.pipelines.progress import progress_display
+from seqdomains.pipelines.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def run_simulate(out: Path, *, preset: str | None, settings: Sequence[str]) -> None:
+    """Write simulated genomes to a folder."""
+    config = resolve(RunConfig, preset=preset, settings=settings).config.data.simulation or SimulationConfig()
+    with progress_display("simulate", total=len(config.chromosomes)) as show:
+        simulate(config, out, progress=lambda done, total: show(done, "chromosomes", False))
+    logger.info("SIMULATED genomes of %s in %s", ", ".join(config.species), out)
+
+
+def run_train(
+    *,
+    great_apes: bool,
+    data: Sequence[Path],
+    label_from: str | None,
+    labels: Path | None,
+    preset: str | None,
+    settings: Sequence[str],
+    out: Path | None,
+    device: str | None,
+) -> None:
+    """Train, evaluate, and print the result; go on with the run in `out` if there is one."""
+    where = choose_device(device)
+    if preset is None:
+        preset = choose_preset(great_apes=great_apes, gpu=where.type == "cuda")
+        logger.info("preset %s (--preset chooses another)", preset)
+    given = _given(data, label_from, labels)
+    if great_apes and data:
+        given["data.classes"] = (SPECIES_NAMES, "--species great-apes")
+    resolved = resolve(RunConfig, preset=preset, settings=settings, given=given)
+    config = resolved.config
+    if not config.data.paths and not great_apes:
+        raise ConfigError(
+            "nothing to train on: give --species great-apes (simulated unless --data names a folder of assemblies), or "
+            "--data FASTA with --label-from header:KEY or --labels TSV"
+        )
+    if config.model.vocab_size != VOCAB_SIZE:
+        raise ConfigError(f"model.vocab_size: DNA has {VOCAB_SIZE} codes; found {config.model.vocab_size}")
+    folder = out or Path("runs") / f"{Path(preset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    if RunFolder(folder).config.exists():
+        # Refuse another configuration before minutes of reading or simulating.
+        RunFolder.prepare(folder, _as_tree(resolved))
+    else:
+        logger.info("run folder %s: --out %s goes on with it if it is stopped", folder, folder)
+    task = SpeciesTask(_with_genomes(config.data))
+    run = RunFolder.prepare(folder, _as_tree(resolved))
+    with seeded(config.train.seed, device=where):
+        model = SequenceClassifier(config.model.backbone(), classes=task.classes, pooling=config.model.pooling)
+    training.train(model, task, config.train, run, device=where)
+    result = run.read_evaluation() or evaluation.evaluate(model, task, config.evaluate, run, device=where)
+    sys.stdout.write(as_text(result))
+    sys.stdout.write(f"run folder: {run.path} (seqdomains report {run.path} makes a page of it)\n")
+
+
+def run_evaluate(
+    path: Path,
+    *,
+    data: Sequence[Path],
+    label_from: str | None,
+    labels: Path | None,
+    settings: Sequence[str],
+    out: Path | None,
+    device: str | None,
+) -> None:
+    """Score a run on its test windows, or a model on other labelled data, and print the result."""
+    where = choose_device(device)
+    loaded = load_classifier(path, device=where)
+    run = RunFolder(path)
+    if not data:
+        if not run.config.exists():
+            raise ConfigError(f"{path} is an artefact without test windows of its own: give --data with labels")
+        if out is not None or label_from or labels:
+            raise ConfigError("--out, --label-from and --labels go with --data; a run's own result stays in its folder")
+        config = _read_run(run, settings)
+        task: Any = SpeciesTask(_with_genomes(config.data))
+        result = evaluation.evaluate(loaded.model, task, config.evaluate, run, device=where)
+    else:
+        base = _read_run(run, ()).data if run.config.exists() else SpeciesData(window=loaded.signature["window"])
+        given = _given(data, label_from, labels)
+        for key, value in (("data.window", base.window), ("data.max_n", base.max_n), ("data.split", "none")):
+            given[key] = (value, "the model")
+        config = resolve(RunConfig, settings=settings, given=given).config
+        task = GivenData(SpeciesTask(config.data), classes=_classifier(loaded).classes)
+        target = None
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            target = RunFolder(out)
+        result = evaluation.evaluate(loaded.model, task, config.evaluate, target, device=where)
+    sys.stdout.write(as_text(result))
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device that --device names; a GPU where there is one if it names none.
+
+    Raises
+    ------
+    ConfigError
+        torch has no such device, or it isn't here.
+
+    Examples
+    --------
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "xpu", "mps"):
+            raise NotImplementedError("expected cpu, cuda, xpu or mps")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name}: not usable here ({reason}); seqdomains doctor lists the devices") from None
+    return device
+
+
+def choose_preset(*, great_apes: bool, gpu: bool) -> str:
+    """Return the preset of a command that names none.
+
+    Examples
+    --------
+    >>> choose_preset(great_apes=True, gpu=False), choose_preset(great_apes=False, gpu=False)
+    ('laptop', 'barcode')
+    """
+    if not great_apes:
+        return "barcode"
+    return "great-apes-gpu" if gpu else "laptop"
+
+
+def load_classifier(path: Path, *, device: torch.device) -> LoadedModel:
+    """Read the classifier of a run folder or an artefact.
+
+    Raises
+    ------
+    InputError
+        The run isn't trained yet, the artefact is damaged, of another alphabet, or no classifier.
+    """
+    run = RunFolder(path)
+    if run.config.exists() and not run.complete:
+        raise InputError(f"{path} holds no trained model yet: repeat its train command with --out {path} to finish it")
+    loaded = from_pretrained(run.artefact if run.config.exists() else path, device=device)
+    check_signature(loaded.signature)
+    _classifier(loaded)
+    return loaded
+
+
+def _classifier(loaded: LoadedModel) -> SequenceClassifier:
+    if not isinstance(loaded.model, SequenceClassifier):
+        raise InputError(f"the artefact is a {type(loaded.model).__name__}; this command needs a SequenceClassifier")
+    return loaded.model
+
+
+def _given(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:
+    """Return the keys that the data options set; paths are made absolute, for commands run from elsewhere later."""
+    given: dict[str, tuple[Any, str]] = {}
+    if data:
+        given["data.paths"] = ([str(path.absolute()) for path in data], "--data")
+    if label_from is not None:
+        given["data.label_from"] = (label_from, "--label-from")
+    if labels is not None:
+        given["data.labels"] = (str(labels.absolute()), "--labels")
+    return given
+
+
+def _with_genomes(data: SpeciesData) -> SpeciesData:
+    """Point the data at simulated genomes where no real ones are given."""
+    if data.paths:
+        return data
+    logger.info(
+        "no assemblies given: working on SIMULATED great apes; for real ones give --data DIR, a folder with one FASTA "
+        "per species, named after the species or its assembly (human.fa, mPanTro3.fa.gz)"
+    )
+    return data.model_copy(update={"paths": (simulated_genomes(data.simulation or SimulationConfig()),)})
+
+
+def _as_tree(resolved: Resolved[RunConfig]) -> dict[str, Any]:
+    return resolved.config.model_dump(mode="json")
+
+
+def _read_run(run: RunFolder, settings: Sequence[str]) -> RunConfig:
+    return resolve(RunConfig, preset=str(run.config), settings=settings).config

@@ -1,0 +1,69 @@
+"""An evaluation as a person reads it on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    r"""Write an evaluation as text.
+
+    Parameters
+    ----------
+    result : mapping
+        What `seqdomains.pipelines.evaluate.evaluate` returns.
+
+    Returns
+    -------
+    str
+        Lines that end with a newline.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from seqdomains.pipelines.evaluate import summarise
+    >>> counts = np.array([[8, 2], [1, 9]])
+    >>> result = summarise(
+    ...     counts, ("a", "b"), ceiling=0.95, baseline=None, cross_entropy=0.4, simulated=True, notes=()
+    ... )
+    >>> print(as_text(result), end="")
+    20 test windows, SIMULATED data
+    accuracy          0.850   95 % interval 0.640 to 0.948
+    chance            0.500
+    marker oracle     0.950   best possible on these windows
+    share of the way   78 %   (accuracy - chance) / (oracle - chance)
+    <BLANKLINE>
+    true \ predicted  a  b
+    a                 8  2
+    b                 1  9
+    """
+    low, high = result["interval"]
+    lines = [
+        f"{result['windows']} test windows{', SIMULATED data' if result['simulated'] else ''}",
+        f"accuracy          {result['accuracy']:.3f}   95 % interval {low:.3f} to {high:.3f}",
+        f"chance            {result['chance']:.3f}",
+    ]
+    if result["baseline"]:
+        low, high = result["baseline"]["interval"]
+        name = f"{result['baseline']['name']}, {low:.3f} to {high:.3f}"
+        lines.append(f"k-mer baseline    {result['baseline']['accuracy']:.3f}   {name}")
+    if result["ceiling"] is not None:
+        lines.append(f"marker oracle     {result['ceiling']:.3f}   best possible on these windows")
+    if result["share_of_the_way"] is not None:
+        share = f"{100 * result['share_of_the_way']:.0f} %"
+        lines.append(f"share of the way  {share:>5}   (accuracy - chance) / (oracle - chance)")
+    lines += ["", *_confusion(result["classes"], result["confusion"])]
+    lines += [f"note: {note}" for note in result["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+def _confusion(classes: list[str], counts: list[list[int]]) -> list[str]:
+    corner = "true \\ predicted"
+    first = max(len(corner), *(len(name) for name in classes))
+    widths = [max(len(name), len(str(max(row[index] for row in counts)))) for index, name in enumerate(classes)]
+    rows = [[corner, *classes], *([name, *map(str, row)] for name, row in zip(classes, counts, strict=True))]
+    return [
+        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True))])
+        for row in rows
+    ]
