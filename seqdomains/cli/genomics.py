@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 app = typer.Typer(help="Tell species, or your own classes, from DNA.", no_args_is_help=True)
+
+
+class SpeciesSet(StrEnum):
+    """Sets of species that the registry knows."""
+
+    GREAT_APES = "great-apes"
+
 
 SET = typer.Option("--set", help="Change one value, e.g. train.steps=500. Repeatable.", metavar="KEY=VALUE")
 PRESET = typer.Option("--preset", help="Name or YAML file of a preset.", metavar="NAME|FILE")
@@ -18,12 +26,13 @@ LABEL_FROM = typer.Option(
 )
 LABELS = typer.Option("--labels", help="Table of record<TAB>class.", metavar="TSV")
 SPECIES = typer.Option("--species", help="The set of species to tell apart.")
+SKIPPED_INPUTS = 3
 
 
 @app.command(short_help="Write simulated genomes as FASTA.")
 def simulate(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.", metavar="DIR")],
-    species: Annotated[Literal["great-apes"], SPECIES] = "great-apes",
+    species: Annotated[SpeciesSet, SPECIES] = SpeciesSet.GREAT_APES,
     preset: Annotated[str | None, PRESET] = None,
     settings: Annotated[list[str] | None, SET] = None,
 ) -> None:
@@ -35,7 +44,7 @@ def simulate(
 
 @app.command(short_help="Train a classifier and evaluate it.")
 def train(
-    species: Annotated[Literal["great-apes"] | None, SPECIES] = None,
+    species: Annotated[SpeciesSet | None, SPECIES] = None,
     data: Annotated[list[Path] | None, DATA] = None,
     label_from: Annotated[str | None, LABEL_FROM] = None,
     labels: Annotated[Path | None, LABELS] = None,
@@ -105,4 +114,5 @@ def predict(
     """Write the class of each window, in input order: record, start, end (0-based, half-open), class, probabilities."""
     from seqdomains.cli.species import run_predict
 
-    run_predict(model, fasta, window=window, stride=stride, regions=regions, output=output, device=device)
+    if run_predict(model, fasta, window=window, stride=stride, regions=regions, output=output, device=device):
+        raise typer.Exit(SKIPPED_INPUTS)

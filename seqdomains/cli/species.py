@@ -21,15 +21,22 @@ from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import VOCAB_SIZE, check_signature
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.simulate import SimulationConfig, simulate
+from seqdomains.genomics.spans import plan_spans
 from seqdomains.genomics.species import SPECIES_NAMES
 from seqdomains.genomics.species_task import SpeciesTask
+from seqdomains.genomics.windows import read_bed
 from seqdomains.pipelines import evaluate as evaluation
+from seqdomains.pipelines import predict as prediction
 from seqdomains.pipelines import train as training
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+# 2^16 tokens at an inner width of 256 are 64 MiB for each fp32 tensor of a block.
+TOKENS_AT_ONCE = 1 << 16
+RECORDS_NAMED = 5
 
 
 def run_simulate(out: Path, *, preset: str | None, settings: Sequence[str]) -> None:
@@ -107,7 +114,7 @@ def run_evaluate(
         task: Any = SpeciesTask(_with_genomes(config.data))
         result = evaluation.evaluate(loaded.model, task, config.evaluate, run, device=where)
     else:
-        base = _read_run(run, ()).data if run.config.exists() else SpeciesData(window=loaded.signature["window"])
+        base = _read_run(run, ()).data if run.config.exists() else SpeciesData(window=trained_window(loaded))
         given = _given(data, label_from, labels)
         for key, value in (("data.window", base.window), ("data.max_n", base.max_n), ("data.split", "none")):
             given[key] = (value, "the model")
@@ -119,6 +126,53 @@ def run_evaluate(
             target = RunFolder(out)
         result = evaluation.evaluate(loaded.model, task, config.evaluate, target, device=where)
     sys.stdout.write(as_text(result))
+
+
+def run_predict(
+    path: Path,
+    fasta: Sequence[str],
+    *,
+    window: int | None,
+    stride: int | None,
+    regions: Path | None,
+    output: str,
+    device: str | None,
+) -> bool:
+    """Classify the windows of files; returns whether any record or file was skipped."""
+    where = choose_device(device)
+    loaded = load_classifier(path, device=where)
+    length = window or trained_window(loaded)
+    plan = plan_spans(fasta, window=length, stride=stride, regions=read_bed(regions) if regions else None)
+    for source, error in plan.failures:
+        logger.warning("skipped %s: %s", source, error)
+    outcome = prediction.predict(
+        loaded.model,
+        _classifier(loaded).classes,
+        ((file.source, file.spans()) for file in plan.files),
+        output,
+        batch_size=max(1, TOKENS_AT_ONCE // length),
+        device=where,
+        total=plan.windows,
+    )
+    for record in plan.skipped[:RECORDS_NAMED]:
+        logger.warning("skipped %s", record.reason)
+    if len(plan.skipped) > RECORDS_NAMED:
+        logger.warning("and %d more records shorter than the window", len(plan.skipped) - RECORDS_NAMED)
+    return bool(plan.failures or plan.skipped or outcome.failures)
+
+
+def trained_window(loaded: LoadedModel) -> int:
+    """Return the window that an artefact was trained on, in bp.
+
+    Raises
+    ------
+    InputError
+        Its signature doesn't tell.
+    """
+    window = loaded.signature.get("window")
+    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
+        raise InputError(f"the artefact's signature has the window {window!r}, expected a number of bp; give --window")
+    return window
 
 
 def choose_device(name: str | None) -> torch.device:
