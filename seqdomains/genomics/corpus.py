@@ -108,18 +108,21 @@ def sequence_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     """
     if not paths:
         raise ConfigError("data.paths: no data; give --data FASTA or a folder of assemblies")
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"{path} does not exist: give the path of a FASTA file or of a folder of them")
-        if not path.is_dir():
-            files.append(path)
-            continue
-        inside = sorted(entry for entry in path.iterdir() if entry.is_file() and is_sequence_file(entry))
-        if not inside:
-            raise InputError(f"{path} holds no sequence file: expected .fa, .fasta, .fna (.gz) or .gb files")
-        files.extend(inside)
-    return tuple(dict.fromkeys(files))
+    try:
+        return tuple(dict.fromkeys(file for path in paths for file in _files_of(path)))
+    except PermissionError as error:
+        raise InputError(f"{error.filename} cannot be read: permission denied") from error
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.exists():
+        raise InputError(f"{path} does not exist: give the path of a FASTA file or of a folder of them")
+    if not path.is_dir():
+        return [path]
+    inside = sorted(entry for entry in path.iterdir() if entry.is_file() and is_sequence_file(entry))
+    if not inside:
+        raise InputError(f"{path} holds no sequence file: expected .fa, .fasta, .fna (.gz) or .gb files")
+    return inside
 
 
 def _species_of_files(files: Sequence[Path]) -> dict[Path, Species]:

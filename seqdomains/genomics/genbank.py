@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -41,19 +42,32 @@ def stream_genbank(source: Path | str, *, policy: GapPolicy = "reject") -> Itera
     >>> [(record.name, record.codes().size) for record in stream_genbank(path)]
     [('AB000001.1', 12)]
     """
-    from Bio import SeqIO
-
-    parse: Any = SeqIO.parse
     name = source_name(source)
     seen: set[str] = set()
     with open_text(source) as handle:
-        try:
-            for entry in parse(TextIOWrapper(handle, encoding="utf-8", errors="replace"), "genbank"):
-                yield _record(entry, name, seen, policy)
-        except (ValueError, AssertionError, EOFError, OSError) as error:
-            raise InputError(f"{name} is not a whole GenBank file: {error}") from error
+        for entry in _entries(TextIOWrapper(handle, encoding="utf-8", errors="replace"), name):
+            yield _record(entry, name, seen, policy)
     if not seen:
         raise InputError(f"{name} holds no GenBank record: expected lines from LOCUS to //")
+
+
+def _entries(handle: TextIOWrapper, source: str) -> Iterator[Any]:
+    """Parse entry by entry; Biopython only warns of a sequence that is cut or shorter than its LOCUS line says."""
+    from Bio import BiopythonParserWarning, SeqIO
+
+    parse: Any = SeqIO.parse
+    entries = parse(handle, "genbank")
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BiopythonParserWarning)
+            for message in ("Premature end", "Expected sequence length"):
+                warnings.filterwarnings("error", message=message, category=BiopythonParserWarning)
+            try:
+                if (entry := next(entries, None)) is None:
+                    return
+            except (ValueError, AssertionError, EOFError, OSError, BiopythonParserWarning) as error:
+                raise InputError(f"{source} is not a whole GenBank file: {error}") from error
+        yield entry
 
 
 def _record(entry: Any, source: str, seen: set[str], policy: GapPolicy) -> Record:
