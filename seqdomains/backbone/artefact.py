@@ -194,7 +194,8 @@ def read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
         for name, part in slices.items():
             if part.get_dtype() != "F32":
                 raise InputError(f"{path}: tensor {name} is of type {part.get_dtype()}, expected F32. {ADVICE}")
-        tensors = {name: handle.get_tensor(name) for name in expected}
+        # A clone each: safetensors maps the file, so that whoever overwrites it would change the model.
+        tensors = {name: handle.get_tensor(name).clone() for name in expected}
     for name, values in tensors.items():
         check_finite(name, values, source=str(path), advice=ADVICE)
     return tensors

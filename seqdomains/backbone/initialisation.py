@@ -19,8 +19,9 @@ EMBEDDING_STD = 0.02
 def initialise(model: nn.Module, config: MambaConfig, *, generator: torch.Generator | None = None) -> None:
     """Fill every parameter of `model` in place, as the official code does.
 
-    Embeddings N(0, 0.02); linear and convolution weights uniform within 1 / sqrt(fan in); biases of linear layers zero
-    and of convolutions uniform; norms one; and for each mixer the constants of `initialise_mixer`.
+    Embeddings N(0, 0.02); linear and convolution weights uniform within 1 / sqrt(fan in), which for `dt_proj` is the
+    official 1 / sqrt(rank); biases of linear layers zero and of convolutions uniform; norms one; and for each mixer
+    what `initialise_mixer` sets.
 
     Parameters
     ----------
@@ -69,8 +70,6 @@ def initialise_mixer(mixer: MambaMixer, config: MambaConfig, *, generator: torch
     states = torch.arange(1, config.d_state + 1, dtype=torch.float32, device=mixer.A_log.device)
     mixer.A_log.copy_(states.log().expand_as(mixer.A_log))
     nn.init.ones_(mixer.D)
-    spread = config.rank**-0.5
-    nn.init.uniform_(mixer.dt_proj.weight, -spread, spread, generator=generator)
     log_dt = torch.empty_like(mixer.dt_proj.bias)
     log_dt.uniform_(math.log(config.dt_min), math.log(config.dt_max), generator=generator)
     dt = log_dt.exp().clamp(min=config.dt_init_floor)

@@ -89,9 +89,7 @@ def adopt(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
     The names and shapes are those of `expected_shapes`. A parameter that several modules share stays shared.
     """
-    for name, parameter in list(model.named_parameters()):
-        adopted = nn.Parameter(tensors[name])
-        for module in model.modules():
-            for key, held in module.named_parameters(recurse=False):
-                if held is parameter:
-                    setattr(module, key, adopted)
+    adopted = {parameter: nn.Parameter(tensors[name]) for name, parameter in model.named_parameters()}
+    for module in model.modules():
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, key, adopted[parameter])

@@ -70,6 +70,16 @@ def test_a_language_model_comes_back_with_its_head(tmp_path, config, disturb, to
         assert torch.equal(copy(tokens), model(tokens))
 
 
+def test_a_loaded_model_does_not_depend_on_its_file(folder, classifier):
+    model = from_pretrained(folder).model
+    path = folder / "model.safetensors"
+    size = path.stat().st_size
+    with path.open("r+b") as handle:
+        handle.write(bytes(size))
+    for parameter, saved in zip(model.parameters(), classifier.parameters(), strict=True):
+        assert torch.equal(parameter, saved)
+
+
 def test_reading_draws_no_random_numbers(folder):
     before = torch.random.get_rng_state()
     from_pretrained(folder)

@@ -103,6 +103,9 @@ def test_fp32_is_as_close_to_fp64_as_rounding_allows(config, model, tokens):
     for (name, parameter), twin in zip(model.named_parameters(), double.parameters(), strict=True):
         error = (parameter.grad - twin.grad).norm() / twin.grad.norm()
         assert error < 1e-5, name
+    with torch.no_grad():
+        double.backbone.layers[0].mixer.A_log += 1e-12
+        assert not torch.equal(double(tokens), exact)
 
 
 def test_autocast_keeps_weights_residual_and_state_in_fp32(model, tokens):
