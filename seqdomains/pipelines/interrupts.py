@@ -43,10 +43,15 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(notice: str = "stopping after this step and saving") -> Iterator[StopRequest]:
     """Turn SIGTERM and SIGINT into a request that the loop reads at its edges; the handlers before are put back.
 
     Python delivers signals to the main thread alone; called from another thread this changes nothing.
+
+    Parameters
+    ----------
+    notice : str
+        What the user is told when the first signal comes.
 
     Yields
     ------
@@ -70,7 +75,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             raise SystemExit(128 + signum)
         stop.signum = signum
         # os.write: a handler may run in the middle of a buffered write, where logging would re-enter the stream
-        os.write(2, b"\nstopping after this step and saving; a second signal leaves at once\n")
+        os.write(2, f"\n{notice}; a second signal leaves at once\n".encode())
 
     before = {signum: signal.signal(signum, handle) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
