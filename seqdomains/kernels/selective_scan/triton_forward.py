@@ -25,19 +25,21 @@ from seqdomains.kernels.selective_scan.plan import TRITON_CHUNK
 from seqdomains.kernels.selective_scan.triton_tile import (
     SIZES,
     advance,
+    decay_rates,
+    one_row,
+    program_place,
+    state_offsets,
+    step_size,
+    tile_shape,
+)
+from seqdomains.kernels.triton_parts import (
     channel_values,
     columns,
-    decay_rates,
     four_rows,
     from_columns,
     given,
     on_device_of,
-    one_row,
-    program_place,
     sigmoid,
-    state_offsets,
-    step_size,
-    tile_shape,
 )
 
 

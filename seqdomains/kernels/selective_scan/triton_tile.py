@@ -1,9 +1,6 @@
-"""What the scan's Triton kernels share: tile shapes, the step size, and four time steps as one tile.
+"""What the scan's Triton kernels share: tile shapes, places, rows of B and C, the step size.
 
-A tile of states is [N, channels] and never leaves the registers. The rows of u, dt, z and dy are read four steps at a
-time as [channels, 4], because a store may alias the next load: all loads of four steps come first, all stores last
-(one load and one store per step ran 2 to 4 times slower on an H100). The four columns are taken apart by split, since
-Triton 3.2 has no tuples that grow in a loop.
+A tile of states is [N, channels] and never leaves the registers.
 """
 
 # Kernel arguments are pointers, tiles and integers of Triton's own typing.
@@ -14,10 +11,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 # Integer arguments that change from call to call. Triton would compile again for 1 and for multiples of 16, and would
 # let the alignment of a row decide how channels are spread over the lanes.
@@ -45,16 +40,6 @@ def tile_shape(d_state: int, *, per_lane: int = 16) -> TileShape:
     return TileShape(channels, states, max(1, states * channels // (32 * per_lane)))
 
 
-def given(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
-    """Return a pointer to pass for an absent tensor; the kernel's flag keeps it from being read."""
-    return stand_in if tensor is None else tensor
-
-
-def on_device_of(tensor: Tensor) -> torch.cuda.device_of:
-    """Make the tensor's GPU the current one for a launch; nothing happens for other devices."""
-    return torch.cuda.device_of(tensor)
-
-
 @triton.jit
 def program_place(channels, chunks, channel_blocks, BD: tl.constexpr):
     """Return the program's flat chunk, batch row, chunk in the row, block of channels, channels, and which exist.
@@ -67,27 +52,6 @@ def program_place(channels, chunks, channel_blocks, BD: tl.constexpr):
     block = pid % channel_blocks
     channel = block * BD + tl.arange(0, BD)
     return flat.to(tl.int64), (flat // chunks).to(tl.int64), flat % chunks, block, channel, channel < channels
-
-
-@triton.jit
-def columns(tile, BD: tl.constexpr):
-    """Take a [BD, 4] tile apart into its four columns."""
-    even, odd = tl.split(tl.reshape(tile, [BD, 2, 2]))
-    c0, c2 = tl.split(even)
-    c1, c3 = tl.split(odd)
-    return c0, c1, c2, c3
-
-
-@triton.jit
-def from_columns(c0, c1, c2, c3, BD: tl.constexpr):
-    """Put four columns together to a [BD, 4] tile."""
-    return tl.reshape(tl.join(tl.join(c0, c2), tl.join(c1, c3)), [BD, 4])
-
-
-@triton.jit
-def four_rows(pointer, offsets, mask):
-    """Read a [BD, 4] tile of steps in float32, zero where masked."""
-    return tl.load(pointer + offsets, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -116,15 +80,6 @@ def decay_rates(A_ptr, channel, n, N: tl.constexpr, exists):
 
 
 @triton.jit
-def channel_values(pointer, channel, exists, GIVEN: tl.constexpr):
-    """Read D or bias in float32; zero if it is absent."""
-    if GIVEN:
-        return tl.load(pointer + channel, mask=exists, other=0.0).to(tl.float32)
-    else:
-        return tl.zeros(channel.shape, tl.float32)
-
-
-@triton.jit
 def softplus(x):
     """Return log(1 + e^x) to about one unit in the last place.
 
@@ -141,13 +96,6 @@ def softplus(x):
     series = 1.0 / 5.0 + s2 * series
     series = 1.0 / 3.0 + s2 * series
     return tl.maximum(x, 0.0) + 2.0 * s * (1.0 + s2 * series)
-
-
-@triton.jit
-def sigmoid(x):
-    """Return 1 / (1 + e^-x) without overflow on either side."""
-    e = tl.exp2(-tl.abs(x) * 1.4426950408889634)
-    return tl.where(x >= 0, 1.0, e) / (1.0 + e)
 
 
 @triton.jit
