@@ -231,17 +231,42 @@ _E5: Final = np.float32(0.001326472725306626)
 
 
 @kernel
-def exp2(x: Any) -> Any:
-    """Return 2**x to 2e-7 relative; 0 below 2**-126, inf above 2**127.5, NaN for NaN."""
-    x = select_less(x, splat(_LOWEST), splat(_LOWEST), x)
-    x = select_less(splat(_HIGHEST), x, splat(_HIGHEST), x)
-    shifted = x + splat(_MAGIC)
-    r = x - (shifted - splat(_MAGIC))
+def _clamp(x: Any, lowest: float, highest: float) -> Any:
+    x = select_less(x, splat(lowest), splat(lowest), x)
+    return select_less(splat(highest), x, splat(highest), x)
+
+
+@kernel
+def _power(shifted: Any, r: Any) -> Any:
     p = muladd(splat(_E5), r, splat(_E4))
     p = muladd(p, r, splat(_E3))
     p = muladd(p, r, splat(_E2))
     p = muladd(p, r, splat(_E1))
     return muladd(p, r, splat(np.float32(1))) * _scale(shifted)
+
+
+@kernel
+def exp2(x: Any) -> Any:
+    """Return 2**x to 2e-7 relative; 0 below 2**-126, inf above 2**127.5, NaN for NaN."""
+    x = _clamp(x, _LOWEST, _HIGHEST)
+    shifted = x + splat(_MAGIC)
+    return _power(shifted, x - (shifted - splat(_MAGIC)))
+
+
+_LN2: Final = np.float32(math.log(2.0))
+# ln 2 in two parts: k times the first is exact for any exponent k.
+_LN2_HIGH: Final = np.float32(0.693359375)
+_LN2_LOW: Final = np.float32(math.log(2.0) - 0.693359375)
+
+
+@kernel
+def exp(x: Any) -> Any:
+    """Return e**x to 2e-7 relative, where exp2(x log2(e)) would lose |x| 1e-7; ends as in `exp2`."""
+    x = _clamp(x, _LOWEST * _LN2, _HIGHEST * _LN2)
+    shifted = muladd(x, splat(_LOG2_E), splat(_MAGIC))
+    k = splat(_MAGIC) - shifted
+    r = muladd(k, splat(_LN2_LOW), muladd(k, splat(_LN2_HIGH), x)) * splat(_LOG2_E)
+    return _power(shifted, r)
 
 
 # log(1 + w) = s q(s**2) with s = w / (2 + w), that is 2 atanh(s): minimax of relative error 4e-9 for w in [0, 1].
@@ -256,7 +281,7 @@ _L4: Final = np.float32(0.2817833729753231)
 def softplus(x: Any) -> tuple[Any, Any]:
     """Return log(1 + e**x) and its derivative, both accurate relative to their own size for any x."""
     zero, one = splat(np.float32(0)), splat(np.float32(1))
-    w = exp2(select_less(x, zero, x, zero - x) * splat(_LOG2_E))
+    w = exp(select_less(x, zero, x, zero - x))
     s = w / (w + splat(np.float32(2)))
     v = s * s
     q = muladd(splat(_L4), v, splat(_L3))
@@ -270,4 +295,4 @@ def softplus(x: Any) -> tuple[Any, Any]:
 def sigmoid(x: Any) -> Any:
     """Return 1 / (1 + e**-x)."""
     one = splat(np.float32(1))
-    return one / (one + exp2((splat(np.float32(0)) - x) * splat(_LOG2_E)))
+    return one / (one + exp(splat(np.float32(0)) - x))

@@ -63,8 +63,8 @@ def backward(
         dpadded[:, k : k + length] += dsums * weight_[:, k]
     dweight = torch.stack([(dsums * padded[:, k : k + length]).sum((0, 1)) for k in range(width)], 1)
     return (
-        dpadded[:, width - 1 :].contiguous().to(x.dtype),
+        dpadded[:, width - 1 :].clone().to(x.dtype),
         dweight.to(weight.dtype),
         None if bias is None else dsums.sum((0, 1)).to(bias.dtype),
-        None if state is None else dpadded[:, : width - 1].contiguous().to(state.dtype),
+        None if state is None else dpadded[:, : width - 1].clone().to(state.dtype),
     )

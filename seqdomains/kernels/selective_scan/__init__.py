@@ -17,7 +17,7 @@ from seqdomains.kernels.dispatch import (
     require_shape,
     widest,
 )
-from seqdomains.kernels.selective_scan.plan import chunk_count
+from seqdomains.kernels.selective_scan.plan import states_shape
 
 __all__ = ["selective_scan"]
 
@@ -223,11 +223,11 @@ def _(
     tensors = (u, dt, A, B, C, D, z, bias, h0)
     batch, length, channels = u.shape
     dtype = widest(tensors)
-    chunks = chunk_count(length, _chosen(*tensors))
+    states = states_shape(batch, length, channels, A.shape[1], _chosen(*tensors))
     return (
         u.new_empty((batch, length, channels)),
         u.new_empty((batch, channels, A.shape[1]), dtype=dtype),
-        u.new_empty((batch, chunks, channels, A.shape[1]), dtype=dtype),
+        u.new_empty(states, dtype=dtype),
     )
 
 

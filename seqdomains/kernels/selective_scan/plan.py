@@ -10,15 +10,18 @@ CPU_CHUNK: Final = 32
 TRITON_CHUNK: Final = 64
 
 
-def chunk_count(length: int, name: Implementation) -> int:
-    """Return the number of states that `forward` of an implementation stores for `length` steps.
+def states_shape(
+    batch: int, length: int, channels: int, states: int, name: Implementation
+) -> tuple[int, int, int, int]:
+    """Return the shape of the states that `forward` of an implementation stores, one for each chunk.
 
     Examples
     --------
-    >>> chunk_count(1000, "triton"), chunk_count(1000, "reference")
-    (16, 0)
+    >>> states_shape(2, 1000, 64, 16, "triton")
+    (2, 16, 64, 16)
     """
     if name == "reference":
-        return 0
-    chunk = CPU_CHUNK if name == "cpu" else TRITON_CHUNK
-    return (length + chunk - 1) // chunk
+        return batch, 0, channels, states
+    if name == "cpu":  # channels innermost, as its vectors run
+        return batch, (length + CPU_CHUNK - 1) // CPU_CHUNK, states, channels
+    return batch, (length + TRITON_CHUNK - 1) // TRITON_CHUNK, channels, states

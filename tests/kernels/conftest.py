@@ -1,0 +1,58 @@
+"""Inputs, tolerances and poison shared by the tests of all ops."""
+
+import numpy as np
+import pytest
+import torch
+
+
+def relative_error(found, expected):
+    """Root-mean-square error relative to the expected values; 0 for two tensors without elements."""
+    difference = (found.double() - expected.double()).norm()
+    return (difference / expected.double().norm().clamp_min(1e-30)).item() if expected.numel() else 0.0
+
+
+@pytest.fixture
+def assert_close():
+    """Check a result against float64 within twice the error of the float32 reference, or 1e-6 where that is more."""
+
+    def check(found, reference, exact, what, floor=1e-6):
+        assert found.shape == exact.shape, what
+        assert torch.isfinite(found).all(), f"{what} is not finite"
+        allowed = max(2 * relative_error(reference, exact), floor)
+        assert relative_error(found, exact) <= allowed, f"{what}: {relative_error(found, exact):.2e} > {allowed:.2e}"
+
+    return check
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Fill memory that is promised to nobody with NaN, so that reading what was never written shows."""
+    torch_empty, torch_empty_like, numpy_empty = torch.empty, torch.empty_like, np.empty
+
+    def fill(tensor):
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+    def array(*args, **kwargs):
+        memory = numpy_empty(*args, **kwargs)
+        if memory.dtype.kind == "f":
+            memory.fill(np.nan)
+        return memory
+
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: fill(torch_empty(*args, **kwargs)))
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: fill(torch_empty_like(*args, **kwargs)))
+    monkeypatch.setattr(np, "empty", array)
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def implementation_name(request, monkeypatch):
+    """Run a test once with each implementation that a CPU has."""
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", request.param)
+    return request.param
+
+
+@pytest.fixture
+def threads():
+    """Set torch's number of threads, and restore it."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
