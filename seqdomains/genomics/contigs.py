@@ -29,8 +29,8 @@ _CHROMOSOME = re.compile(r"^(?:chr(?:omosome)?_?)?0*(\d{1,2}[AB]?|[XY])$", re.IG
 _CHROMOSOMES = frozenset({*_HUMAN_NAMES, "2A", "2B"})
 
 
-def unknown_contig(name: str, available: Sequence[str], *, where: str) -> InputError:
-    """Build the error for a contig that is not there; it lists the 3 nearest names.
+def unknown_contig(name: str, available: Sequence[str], *, where: str | None) -> InputError:
+    """Build the error for a contig that is not there, in one file or (None) in any; it lists the 3 nearest names.
 
     Examples
     --------
@@ -39,7 +39,7 @@ def unknown_contig(name: str, available: Sequence[str], *, where: str) -> InputE
     """
     nearest = difflib.get_close_matches(name, list(available), n=3, cutoff=0.0)
     listed = f"the nearest names are {', '.join(map(repr, nearest))}" if nearest else "it has no contigs at all"
-    return InputError(f"{where} has no contig {name!r}; {listed}")
+    return InputError(f"{f'{where} has no' if where else 'no file has a'} contig {name!r}; {listed}")
 
 
 def canonical(name: str) -> str | None:
