@@ -5,7 +5,7 @@ With dy_t = dout_t silu(z_t), g_t = dy_t C_t and q_t = a_t (g_t + q_{t+1}), the 
 1. `sweep_forward`, in time order from the state entering the chunk: dz, dC, a state every `STRIDE` steps, and
    qa = sum of E_t g_t (E_t the decay since the chunk's start), which is what the chunk adds to the reverse carry: it
    comes out of a forward sweep, so no further pass over the decays is needed.
-2. `pass_carries`, over chunks backwards: the q entering each chunk from its end.
+2. `pass_states`, over chunks backwards: the q entering each chunk from its end.
 3. `sweep_backward`, in reverse order: recomputes 8 steps from their state, then du, ddt, dA, dB, dbias.
 4. `add_blocks`: dB and dC over the blocks of channels in a fixed order, so that two runs are bit-equal.
 
@@ -32,6 +32,7 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     advance,
     decay_rates,
     one_row,
+    pass_states,
     program_place,
     state_offsets,
     step_size,
@@ -138,36 +139,6 @@ def sweep_forward(
     tl.store(sums_ptr + flat * channels + channel, total, mask=exists)
     if HAS_D:
         tl.store(dD_ptr + (batch * chunks + first + c) * channels + channel, dD, mask=exists)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def pass_carries(
-    A_ptr, carry_ptr, sums_ptr, q_ptr, channels, segment, blocks, N: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """Turn each chunk's qa, in place, into the q entering it from its end; the carry goes on to the segment before."""
-    pid = tl.program_id(0)
-    batch = (pid // blocks).to(tl.int64)
-    i = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
-    exists = i < channels * N
-    k = tl.arange(0, 4)
-    A2 = tl.load(A_ptr + i, mask=exists, other=0.0).to(tl.float32) * 1.4426950408889634
-    carry_ptr += batch * channels * N + i
-    q = tl.load(carry_ptr, mask=exists, other=0.0)
-    q_ptr += batch * segment * channels * N
-    sums_ptr += batch * segment * channels
-    for c in range(0, segment, 4):
-        place = (segment - 1 - c - k).to(tl.int64)
-        mask = exists[:, None] & (place[None, :] >= 0)
-        total = tl.load(sums_ptr + place[None, :] * channels + (i // N)[:, None], mask=mask, other=0.0)
-        pointers = q_ptr + place[None, :] * channels * N + i[:, None]
-        a0, a1, a2, a3 = columns(tl.exp2(A2[:, None] * total), BLOCK)
-        e0, e1, e2, e3 = columns(tl.load(pointers, mask=mask, other=0.0), BLOCK)
-        q1 = a0 * q + e0
-        q2 = a1 * q1 + e1
-        q3 = a2 * q2 + e2
-        tl.store(pointers, from_columns(q, q1, q2, q3, BLOCK), mask=mask)
-        q = a3 * q3 + e3
-    tl.store(carry_ptr, q, mask=exists)
 
 
 @triton.jit
@@ -303,6 +274,7 @@ def sweep_backward(
         dbias += write_four(du_ptr, ddt_ptr, late, late_mask, du, dd, dy_late, x_late, skip, SOFTPLUS)
         q, dA, du, dd = four_steps_back(h, q, dA, t, steps, d, u, dy, A2, B_ptr, C_ptr, dB_ptr, N, BN, BD)
         dbias += write_four(du_ptr, ddt_ptr, early, early_mask, du, dd, dy, x, skip, SOFTPLUS)
+    tl.debug_barrier()  # all warps have read q
     tl.store(q_ptr, dA, mask=state_mask)
     if HAS_BIAS:
         tl.store(dbias_ptr + (batch * chunks + first + c) * channels + channel, dbias, mask=exists)
@@ -393,9 +365,10 @@ def backward(
                 partial, dC, length, chunk, wide_blocks, first, segment, blocks, N=N, BLOCK=128, num_warps=1
             )
             state_blocks = triton.cdiv(channels * N, 32)
-            pass_carries[(batch * state_blocks,)](
-                A, carry, sums, q, channels, segment, state_blocks, N=N, BLOCK=32, num_warps=1
-            )
+            pass_states[(batch * state_blocks,)](
+                A, carry, carry, sums, q, channels, segment, segment, state_blocks,
+                N=N, BLOCK=32, REVERSE=True, HAS_START=True, WRITE_END=True, num_warps=1,
+            )  # fmt: skip
             sweep_backward[(blocks * narrow_blocks,)](
                 *inputs, kept, q, du, ddt, partial, given(dbias, A), *sizes,
                 narrow_blocks, first, segment, BN=narrow.states, BD=narrow.channels, num_warps=narrow.warps, **shape,

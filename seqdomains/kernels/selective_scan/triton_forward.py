@@ -27,6 +27,7 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     advance,
     decay_rates,
     one_row,
+    pass_states,
     program_place,
     state_offsets,
     step_size,
@@ -49,7 +50,7 @@ def chunk_ends(
     length, channels, chunk, chunks, channel_blocks,
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Write the end state of chunk c, from zero, to the place of chunk c + 1, and the sum of d; not the last chunk."""
+    """Write the end state of a chunk, from zero, and the sum of d over it; not for the last chunk."""
     _, batch, c, _, channel, exists = program_place(channels, chunks - 1, channel_blocks, BD)
     n = tl.arange(0, BN)
     k = tl.arange(0, 4)
@@ -75,39 +76,7 @@ def chunk_ends(
     place = batch * chunks + c
     tl.store(sums_ptr + place * channels + channel, total, mask=exists)
     mask = (n[:, None] < N) & exists[None, :]
-    tl.store(states_ptr + (place + 1) * channels * N + state_offsets(channel, n, N), h, mask=mask)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def pass_states(
-    A_ptr, h0_ptr, states_ptr, sums_ptr, channels, chunks, blocks,
-    N: tl.constexpr, BLOCK: tl.constexpr, HAS_H0: tl.constexpr,
-):  # fmt: skip
-    """Turn end states from zero into entering states, in place; a program owns BLOCK of a batch row's D N states."""
-    pid = tl.program_id(0)
-    batch = (pid // blocks).to(tl.int64)
-    i = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
-    exists = i < channels * N
-    k = tl.arange(0, 4)
-    A2 = tl.load(A_ptr + i, mask=exists, other=0.0).to(tl.float32) * 1.4426950408889634
-    h = tl.zeros([BLOCK], tl.float32)
-    if HAS_H0:
-        h = tl.load(h0_ptr + batch * channels * N + i, mask=exists, other=0.0).to(tl.float32)
-    states_ptr += batch * chunks * channels * N
-    sums_ptr += batch * chunks * channels
-    tl.store(states_ptr + i, h, mask=exists)
-    for c in range(0, chunks - 1, 4):
-        place = (c + k).to(tl.int64)
-        mask = exists[:, None] & (place[None, :] < chunks - 1)
-        total = tl.load(sums_ptr + place[None, :] * channels + (i // N)[:, None], mask=mask, other=0.0)
-        pointers = states_ptr + (place + 1)[None, :] * channels * N + i[:, None]
-        a0, a1, a2, a3 = columns(tl.exp2(A2[:, None] * total), BLOCK)
-        e0, e1, e2, e3 = columns(tl.load(pointers, mask=mask, other=0.0), BLOCK)
-        h0 = a0 * h + e0
-        h1 = a1 * h0 + e1
-        h2 = a2 * h1 + e2
-        h = a3 * h2 + e3
-        tl.store(pointers, from_columns(h0, h1, h2, h, BLOCK), mask=mask)
+    tl.store(states_ptr + place * channels * N + state_offsets(channel, n, N), h, mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -198,8 +167,8 @@ def forward(
             )
         blocks = triton.cdiv(channels * N, 32)
         pass_states[(batch * blocks,)](
-            A, given(h0, A), states, sums, channels, chunks, blocks,
-            N=N, BLOCK=32, HAS_H0=h0 is not None, num_warps=1,
+            A, given(h0, A), h_last, sums, states, channels, chunks, chunks - 1, blocks,
+            N=N, BLOCK=32, REVERSE=False, HAS_START=h0 is not None, WRITE_END=False, num_warps=1,
         )  # fmt: skip
         outputs[(batch * chunks * channel_blocks,)](
             u, dt, A, B, C, given(D, A), given(z, u), given(bias, A), states, y, h_last, *sizes,

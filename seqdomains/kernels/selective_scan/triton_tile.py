@@ -1,4 +1,4 @@
-"""What the scan's Triton kernels share: tile shapes, places, rows of B and C, the step size.
+"""What the scan's Triton kernels share: tile shapes, places, rows of B and C, the step size, the pass over chunks.
 
 A tile of states is [N, channels] and never leaves the registers.
 """
@@ -14,9 +14,11 @@ from typing import Final, NamedTuple
 import triton
 import triton.language as tl
 
+from seqdomains.kernels.triton_parts import columns, from_columns
+
 # Integer arguments that change from call to call. Triton would compile again for 1 and for multiples of 16, and would
 # let the alignment of a row decide how channels are spread over the lanes.
-SIZES: Final = ["length", "channels", "chunk", "chunks", "channel_blocks", "first", "segment", "blocks"]
+SIZES: Final = ["length", "channels", "chunk", "chunks", "channel_blocks", "first", "segment", "known", "blocks"]
 
 
 class TileShape(NamedTuple):
@@ -105,3 +107,74 @@ def step_size(x, valid, SOFTPLUS: tl.constexpr):
     if SOFTPLUS:
         d = softplus(x)
     return tl.where(valid, d, 0.0)
+
+
+@triton.jit
+def four_chunks(sums_ptr, states_ptr, place, i, known, exists, A2, channels, N: tl.constexpr):
+    """Read the decays and the ends of four chunks as [BLOCK, 4] tiles; chunks past `known` have neither."""
+    mask = exists[:, None] & ((place >= 0) & (place < known))[None, :]
+    total = tl.load(sums_ptr + place[None, :] * channels + (i // N)[:, None], mask=mask, other=0.0)
+    ends = tl.load(states_ptr + place[None, :] * channels * N + i[:, None], mask=mask, other=0.0)
+    return tl.exp2(A2[:, None] * total), ends
+
+
+@triton.jit
+def through_four(h, decays, ends, BLOCK: tl.constexpr):
+    """Carry h through four chunks; return it and the [BLOCK, 4] states that enter them."""
+    a0, a1, a2, a3 = columns(decays, BLOCK)
+    e0, e1, e2, e3 = columns(ends, BLOCK)
+    h1 = a0 * h + e0
+    h2 = a1 * h1 + e1
+    h3 = a2 * h2 + e2
+    return a3 * h3 + e3, from_columns(h, h1, h2, h3, BLOCK)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pass_states(
+    A_ptr, start_ptr, end_ptr, sums_ptr, states_ptr, channels, chunks, known, blocks,
+    N: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr, HAS_START: tl.constexpr, WRITE_END: tl.constexpr,
+):  # fmt: skip
+    """Turn what each chunk adds to the carry into the carry that enters it, in place, in time order or reversed.
+
+    The carry enters chunk c + 1 as exp(A S_c) carry_c + added_c, with S the chunk's sum of d. A program owns BLOCK of a
+    batch row's D N states. Sixteen chunks are read before the first is written: the walk waits for memory only.
+    """
+    pid = tl.program_id(0)
+    batch = (pid // blocks).to(tl.int64)
+    i = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
+    exists = i < channels * N
+    A2 = tl.load(A_ptr + i, mask=exists, other=0.0).to(tl.float32) * 1.4426950408889634
+    carry = tl.zeros([BLOCK], tl.float32)
+    if HAS_START:
+        carry = tl.load(start_ptr + batch * channels * N + i, mask=exists, other=0.0).to(tl.float32)
+    states_ptr += batch * chunks * channels * N
+    sums_ptr += batch * chunks * channels
+    for c in range(0, chunks, 16):
+        p0 = (c + tl.arange(0, 4)).to(tl.int64)
+        if REVERSE:
+            p0 = chunks - 1 - p0
+        ahead = -4 if REVERSE else 4
+        p1 = p0 + ahead
+        p2 = p1 + ahead
+        p3 = p2 + ahead
+        a0, e0 = four_chunks(sums_ptr, states_ptr, p0, i, known, exists, A2, channels, N)
+        a1, e1 = four_chunks(sums_ptr, states_ptr, p1, i, known, exists, A2, channels, N)
+        a2, e2 = four_chunks(sums_ptr, states_ptr, p2, i, known, exists, A2, channels, N)
+        a3, e3 = four_chunks(sums_ptr, states_ptr, p3, i, known, exists, A2, channels, N)
+        carry, h0 = through_four(carry, a0, e0, BLOCK)
+        carry, h1 = through_four(carry, a1, e1, BLOCK)
+        carry, h2 = through_four(carry, a2, e2, BLOCK)
+        carry, h3 = through_four(carry, a3, e3, BLOCK)
+        write_four_chunks(states_ptr, p0, i, chunks, exists, h0, channels, N)
+        write_four_chunks(states_ptr, p1, i, chunks, exists, h1, channels, N)
+        write_four_chunks(states_ptr, p2, i, chunks, exists, h2, channels, N)
+        write_four_chunks(states_ptr, p3, i, chunks, exists, h3, channels, N)
+    if WRITE_END:
+        tl.store(end_ptr + batch * channels * N + i, carry, mask=exists)
+
+
+@triton.jit
+def write_four_chunks(states_ptr, place, i, chunks, exists, h, channels, N: tl.constexpr):
+    """Write the states entering four chunks."""
+    mask = exists[:, None] & ((place >= 0) & (place < chunks))[None, :]
+    tl.store(states_ptr + place[None, :] * channels * N + i[:, None], h, mask=mask)
