@@ -62,7 +62,6 @@ def run_train(
     where = choose_device(device)
     if preset is None:
         preset = choose_preset(great_apes=great_apes, gpu=where.type == "cuda")
-        logger.info("preset %s (--preset chooses another)", preset)
     given = _given(data, label_from, labels)
     if great_apes and data:
         given["data.classes"] = (SPECIES_NAMES, "--species great-apes")
@@ -79,10 +78,9 @@ def run_train(
     if RunFolder(folder).config.exists():
         # Refuse another configuration before minutes of reading or simulating.
         RunFolder.prepare(folder, _as_tree(resolved))
-    else:
-        logger.info("run folder %s: --out %s goes on with it if it is stopped", folder, folder)
     task = SpeciesTask(_with_genomes(config.data))
     run = RunFolder.prepare(folder, _as_tree(resolved))
+    logger.info("preset %s, run folder %s: repeat with --out %s if it is stopped", preset, folder, folder)
     with seeded(config.train.seed, device=where):
         model = SequenceClassifier(config.model.backbone(), classes=task.classes, pooling=config.model.pooling)
     training.train(model, task, config.train, run, device=where)
@@ -120,10 +118,7 @@ def run_evaluate(
             given[key] = (value, "the model")
         config = resolve(RunConfig, settings=settings, given=given).config
         task = GivenData(SpeciesTask(config.data), classes=_classifier(loaded).classes)
-        target = None
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            target = RunFolder(out)
+        target = RunFolder(_made(out)) if out is not None else None
         result = evaluation.evaluate(loaded.model, task, config.evaluate, target, device=where)
     sys.stdout.write(as_text(result))
 
@@ -235,6 +230,14 @@ def _classifier(loaded: LoadedModel) -> SequenceClassifier:
     if not isinstance(loaded.model, SequenceClassifier):
         raise InputError(f"the artefact is a {type(loaded.model).__name__}; this command needs a SequenceClassifier")
     return loaded.model
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from error
+    return folder
 
 
 def _given(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:

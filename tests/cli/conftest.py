@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from seqdomains.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line (or the one list of problems) that a user error leaves."""
+        assert "Traceback" not in self.err
+        errors = [line for line in self.err.splitlines() if line.startswith("seqdomains:")]
+        assert len(errors) == 1, self.err
+        return errors[0]
+
+
+def run_in_process(*arguments: object) -> Outcome:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as done:
+        app([str(argument) for argument in arguments], prog_name="seqdomains")
+    return Outcome(done.value.code or 0, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def seqdomains():
+    """The command line in this process: quick, but without signals and stdin."""
+    return run_in_process
+
+
+@pytest.fixture(scope="session")
+def start():
+    """The command line in a process of its own."""
+
+    def popen(*arguments, **options):
+        command = [sys.executable, "-m", "seqdomains", *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, env=environment, text=True, **(pipes | options))
+
+    return popen
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of the tests' own, so that nothing on the machine helps them."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQDOMAINS_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(seqdomains, tmp_path_factory):
+    """A run of the preset tiny on simulated great apes, trained and evaluated by the command."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    outcome = seqdomains("genomics", "train", "--species", "great-apes", "--preset", "tiny", "--out", folder)
+    assert outcome.code == 0, outcome.err
+    return folder, outcome
+
+
+@pytest.fixture(scope="session")
+def run(tiny_run):
+    """The folder of that run; tests leave it as it is."""
+    return tiny_run[0]
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    """Write records of random bases, each `name=length`, and return the file."""
+    import numpy as np
+
+    def write(name="reads.fa", **lengths):
+        letters = np.random.default_rng(len(lengths)).choice(list("ACGT"), size=max(lengths.values()))
+        path = tmp_path / name
+        path.write_text("".join(f">{record}\n{''.join(letters[:length])}\n" for record, length in lengths.items()))
+        return path
+
+    return write
