@@ -6,10 +6,10 @@ class s whose path from the root holds the branches P(s), with rates r per Mb,
 
     log p(window | s) = log p(cap | s) - log e(s) + sum over b in P(s) of (n_b log r_b - r_b m),
 
-and minus infinity if a marker of any other branch is there. e(s) is the factor by which markers lengthen the genome of s: a
-window that starts anywhere starts less often in sequence that is not a marker. p(cap | s) counts the start positions in
-the genome of s that give a window with as much cap. Priors are uniform. The oracle names the class of the largest
-posterior; ties are split evenly.
+and minus infinity if a marker of any other branch is there. e(s) is the factor by which markers lengthen the genome of
+s: the longer the rest, the rarer a window that starts here. p(cap | s) counts the start positions in the genome of s
+that give a window with as much cap. Priors are uniform. The oracle names the class of the largest posterior; ties are
+split evenly.
 
 It knows nothing of substitutions, indels and composition, which tell almost nothing of the species at loci never seen.
 """
@@ -139,8 +139,8 @@ def _look(windows: Sequence[Window], genomes: dict[str, dict[str, _Contig]], bra
     plain = np.zeros(len(windows))
     cap = np.zeros(len(windows), np.int64)
     groups: dict[tuple[str, str], list[int]] = {}
-    for index, (species, contig, _, _) in enumerate(windows):
-        groups.setdefault((species, contig), []).append(index)
+    for index, (species, name, _, _) in enumerate(windows):
+        groups.setdefault((species, name), []).append(index)
     for (species, name), members in groups.items():
         at = np.array(members)
         contig = genomes[species].get(name)
@@ -209,9 +209,9 @@ def marker_oracle(folder: Path, windows: Sequence[Window], classes: Sequence[str
     >>> import tempfile
     >>> from seqdomains.genomics.simulate import SimulationConfig, simulate
     >>> folder = Path(tempfile.mkdtemp()) / "apes"
-    >>> config = SimulationConfig(species=("human", "orangutan"), chromosomes=(5,), chromosome_length=100_000, density=64)
-    >>> simulate(config, folder)
-    >>> result = marker_oracle(folder, [("human", "chr5", 0, 90_000), ("orangutan", "chr5", 0, 90_000)], config.species)
+    >>> apes = ("human", "orangutan")
+    >>> simulate(SimulationConfig(species=apes, chromosomes=(5,), chromosome_length=100_000, density=64), folder)
+    >>> result = marker_oracle(folder, [(ape, "chr5", 0, 90_000) for ape in apes], apes)
     >>> result.accuracy, result.marked
     (1.0, 1.0)
     """

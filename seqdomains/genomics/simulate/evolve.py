@@ -201,7 +201,8 @@ def indels(
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     # An insertion near the left end may be longer than what stands before it: it repeats what there is.
     origin = np.repeat(at, lengths) - 1 - (np.repeat(lengths, lengths) - 1 - within) % np.repeat(at, lengths)
-    pieces = Pieces(at, lengths, lineage.codes[origin], lineage.masked[origin], columns.take(len(origin)))
+    masked = np.repeat(lineage.masked[at - 1], lengths)
+    pieces = Pieces(at, lengths, lineage.codes[origin], masked, columns.take(len(origin)))
     return splice(lineage, pieces, keep=keep)
 
 

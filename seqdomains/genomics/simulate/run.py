@@ -39,6 +39,11 @@ def _refuse_foreign_folder(folder: Path) -> None:
         )
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def simulate(
     config: SimulationConfig,
     folder: Path,
@@ -59,7 +64,7 @@ def simulate(
     folder : Path
         Where to write. An earlier simulation there is replaced; a folder that holds anything else is refused.
     workers : int, optional
-        Threads, one chromosome each; by default the number of usable cores. Memory is about 40 bytes per bp and thread.
+        Threads, one chromosome each; by default the number of usable cores. Memory is about 110 bytes per bp of a chromosome and thread.
     progress : callable, optional
         Called with the number of chromosomes written and the number of all.
 
@@ -76,10 +81,11 @@ def simulate(
     >>> sorted(path.name for path in folder.iterdir())[:3]
     ['bonobo.fa', 'bonobo.fa.fai', 'human.fa']
     """
-    _refuse_foreign_folder(folder)
-    threads = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
+    folder = folder.resolve()
+    threads = min(workers or usable_cores(), len(config.chromosomes))
     try:
-        with atomic_folder(folder) as partial, ThreadPoolExecutor(min(threads, len(config.chromosomes))) as pool:
+        _refuse_foreign_folder(folder)
+        with atomic_folder(folder) as partial, ThreadPoolExecutor(threads) as pool:
             _write_all(config, partial, pool, progress)
     except OSError as error:
         raise InputError(
