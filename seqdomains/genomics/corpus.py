@@ -67,13 +67,19 @@ class _Header:
     length: int
 
 
-def read_corpus(data: SpeciesData) -> Corpus:
+def read_corpus(data: SpeciesData, *, least_classes: int = 2) -> Corpus:
     """Read and label all records of a configuration.
+
+    Parameters
+    ----------
+    data : SpeciesData
+    least_classes : int
+        1 where the data are only scored: a user's files may all be of one class.
 
     Raises
     ------
     InputError
-        A file is bad, a record has no label, a class has no sequence, or there is only one class.
+        A file is bad, a record has no label, a class has no sequence, or there are too few classes.
     ConfigError
         There are no paths, or files that are neither labelled nor named after a species.
     """
@@ -82,7 +88,7 @@ def read_corpus(data: SpeciesData) -> Corpus:
     needs_headers = data.label_from is not None or data.group is not None
     headers, sequences = _load(files, data, needs_headers=needs_headers)
     labels = _labels(headers, data) if species_of is None else [species_of[header.file].name for header in headers]
-    classes = _classes(labels, data)
+    classes = _classes(labels, data, least_classes)
     homologues = [None if species_of is None else _homologue(header, species_of[header.file]) for header in headers]
     return Corpus(
         classes=classes,
@@ -184,7 +190,7 @@ def _labels(headers: Sequence[_Header], data: SpeciesData) -> list[str]:
     return [of_name[header.name] for header in headers]
 
 
-def _classes(labels: Sequence[str], data: SpeciesData) -> tuple[str, ...]:
+def _classes(labels: Sequence[str], data: SpeciesData, least: int) -> tuple[str, ...]:
     present = class_order(labels)
     if data.classes is not None:
         foreign = [label for label in present if label not in data.classes]
@@ -197,7 +203,7 @@ def _classes(labels: Sequence[str], data: SpeciesData) -> tuple[str, ...]:
         if empty:
             raise InputError(f"no sequence for {', '.join(map(repr, empty))} of data.classes: add records or remove it")
     classes = data.classes or present
-    if len(classes) < 2:
+    if len(classes) < least:
         raise InputError(f"the data have one class, {classes[0]!r}: at least two are needed to tell apart")
     return classes
 

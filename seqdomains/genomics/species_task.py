@@ -103,6 +103,8 @@ class SpeciesTask:
     ----------
     data : SpeciesData
         What to read and how to draw; `paths` must be set.
+    least_classes : int
+        1 where the data are only scored, else 2.
 
     Raises
     ------
@@ -122,9 +124,9 @@ class SpeciesTask:
     (('x', 'y'), (4, 16), [[0, 0, 0, 1], [1, 1]])
     """
 
-    def __init__(self, data: SpeciesData) -> None:
+    def __init__(self, data: SpeciesData, *, least_classes: int = 2) -> None:
         self.data = data
-        self.corpus: Corpus = read_corpus(data)
+        self.corpus: Corpus = read_corpus(data, least_classes=least_classes)
         self.split: Split = _split(self.corpus, data)
         self._check_every_class_has_windows()
         self._train = self._loci(self.split.train)
@@ -235,6 +237,8 @@ class SpeciesTask:
     def notes(self) -> tuple[str, ...]:
         """Sentences that must stand beside the results."""
         notes = list(self.split.notes)
+        if self.split.kind == "record" and self.data.label_from is None and self.data.labels is None:
+            notes.append("The human homologues of the contigs are not known: the same locus may be on both sides.")
         short = int((self._sequences.lengths < self.window).sum())
         if short:
             total = len(self.corpus.names)
@@ -354,8 +358,8 @@ class SpeciesTask:
 def _split(corpus: Corpus, data: SpeciesData) -> Split:
     kind = data.split
     if kind == "auto":
-        assembly = any(hsa is not None for hsa in corpus.homologues)
-        kind = "group" if corpus.groups is not None else "chromosome" if assembly else "record"
+        nuclear = any(hsa not in (None, "M") for hsa in corpus.homologues)
+        kind = "group" if corpus.groups is not None else "chromosome" if nuclear else "record"
     if kind == "chromosome":
         if not any(corpus.homologues):
             raise ConfigError("data.split: chromosome needs one assembly per species, and these are labelled records")

@@ -60,6 +60,7 @@ def test_one_class_is_no_task(tmp_path):
     path = write_fasta(tmp_path / "a.fa", [("a kind=x", "ACGT"), ("b kind=x", "ACGT")])
     with pytest.raises(InputError, match="one class, 'x': at least two"):
         read_corpus(SpeciesData(paths=(path,), label_from="header:kind"))
+    assert read_corpus(SpeciesData(paths=(path,), label_from="header:kind"), least_classes=1).classes == ("x",)
 
 
 def test_a_missing_group_is_named(tmp_path):

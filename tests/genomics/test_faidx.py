@@ -13,7 +13,8 @@ import pytest
 
 from seqdomains.errors import InputError
 from seqdomains.genomics.alphabet import decode
-from seqdomains.genomics.faidx import FastaFile
+from seqdomains.genomics.corpus import sequence_files
+from seqdomains.genomics.faidx import FastaFile, cache_folder
 
 NOBODY = 65534
 
@@ -192,9 +193,13 @@ def test_a_file_that_may_not_be_read_is_one_clear_line(read_only_folder):
     assert outcome.endswith("a.fa cannot be read: Permission denied")
 
 
-def test_cache_folder_follows_the_environment(monkeypatch):
-    from seqdomains.genomics.faidx import cache_folder
+def test_a_folder_that_may_not_be_listed_is_one_clear_line(read_only_folder):
+    data, _ = read_only_folder
+    data.chmod(0)
+    assert _unprivileged(lambda: sequence_files([data]))[0] == f"InputError: {data} cannot be read: permission denied"
 
+
+def test_cache_folder_follows_the_environment(monkeypatch):
     monkeypatch.setenv("SEQDOMAINS_CACHE", "/x")
     assert cache_folder() == Path("/x")
     monkeypatch.delenv("SEQDOMAINS_CACHE")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from seqdomains.errors import ConfigError, InputError
+from seqdomains.genomics import species_task
 from seqdomains.genomics.alphabet import PAD, N, decode, encode, reverse_complement
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.simulate import SimulationConfig, simulate
@@ -222,6 +223,19 @@ def test_records_are_held_out_where_there_are_two(tmp_path):
     assert task.notes() == ()
 
 
+def test_files_of_species_without_known_homology(tmp_path):
+    for number, name in enumerate(("human", "gorilla")):
+        write(tmp_path / f"{name}.fa", [(f"scaffold_{k}", letters(300, 10 * number + k)) for k in range(4)])
+    task = task_of(tmp_path, label_from=None, test_windows=5)
+    assert task.split.kind == "record"
+    assert task.notes() == ("The human homologues of the contigs are not known: the same locus may be on both sides.",)
+    for name, accession in (("human", "NC_012920.1"), ("gorilla", "NC_001645.1")):
+        write(tmp_path / f"{name}.fa", [(accession, letters(500, len(name)))])
+    mitochondria = task_of(tmp_path, label_from=None, test_windows=5)
+    assert mitochondria.corpus.homologues == ("M", "M")
+    assert mitochondria.split.kind == "none"
+
+
 def test_a_split_that_the_data_cannot_serve(genomes):
     with pytest.raises(ConfigError, match=r"data\.split: chromosome needs one assembly per species"):
         task_of(genomes[0], split="chromosome")
@@ -247,6 +261,24 @@ def test_baseline_sees_composition(tmp_path):
     assert baseline["accuracy"] > 0.95
     assert baseline["training_windows"] == 2000
     assert baseline["name"] == "6-mer logistic regression"
+
+
+def test_a_stretch_without_a_clean_window_stops_with_its_class(genomes, monkeypatch, tmp_path):
+    monkeypatch.setattr(species_task, "_MOST_DRAWS", 2)
+    path = write(tmp_path / "a.fa", [("a kind=x", letters(200, 1) + "N" * 1500), ("b kind=y", letters(1000, 3))])
+    with pytest.raises(InputError, match="class 'x': none of 2 windows"):
+        task_of(path).training_batch(0, 0, 200)
+
+
+def test_a_split_that_is_asked_for_is_taken(tmp_path):
+    records = [(f"{kind}{gene} kind={kind} gene={gene}", letters(100, gene)) for gene in range(20) for kind in "xy"]
+    path = write(tmp_path / "a.fa", records)
+    by_record = task_of(path, group="header:gene", split="record", test_windows=5)
+    assert by_record.split.kind == "record"
+    valid = task_of(path, group="header:gene", held="valid", test_windows=5)
+    test = task_of(path, group="header:gene", test_windows=5)
+    assert not (valid.split.held & test.split.held).any()
+    assert not (valid.split.train & test.split.held).any()
 
 
 @pytest.fixture(scope="module")
