@@ -123,8 +123,10 @@ def sequence_files(paths: Sequence[Path]) -> tuple[Path, ...]:
 def _files_of(path: Path) -> list[Path]:
     if not path.exists():
         raise InputError(f"{path} does not exist: give the path of a FASTA file or of a folder of them")
-    if not path.is_dir():
+    if path.is_file():
         return [path]
+    if not path.is_dir():
+        raise InputError(f"{path} is a pipe, and training reads its data more than once: give a file")
     inside = sorted(entry for entry in path.iterdir() if entry.is_file() and is_sequence_file(entry))
     if not inside:
         raise InputError(f"{path} holds no sequence file: expected .fa, .fasta, .fna (.gz) or .gb files")

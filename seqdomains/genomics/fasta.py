@@ -79,6 +79,18 @@ def source_name(source: Path | str) -> str:
     return "stdin" if str(source) == STDIN else str(source)
 
 
+def reads_once(source: Path | str) -> bool:
+    """Tell whether a source is stdin or a pipe, such as a shell's ``<(zcat a.fa.gz)``, which cannot be read again.
+
+    Examples
+    --------
+    >>> reads_once("-"), reads_once("refs.fasta")
+    (True, False)
+    """
+    path = Path(source)
+    return str(source) == STDIN or (path.exists() and not path.is_file() and not path.is_dir())
+
+
 def compression(path: Path) -> Compression:
     """Tell plain, gzip and bgzip files apart by their first bytes.
 
@@ -126,7 +138,7 @@ def stream_fasta(source: Path | str, *, policy: GapPolicy = "reject") -> Iterato
     Parameters
     ----------
     source : Path or str
-        A plain, gzip or bgzip file; `-` is stdin, compressed or not.
+        A plain, gzip or bgzip file; `-` is stdin. Stdin and pipes may be compressed too.
     policy : {"reject", "mask"}
         Whether `-`, `.` and `*` are an error or become the mask code.
 
@@ -150,7 +162,7 @@ def stream_fasta(source: Path | str, *, policy: GapPolicy = "reject") -> Iterato
     [('a', 'species=human', 6), ('b', '', 2)]
     """
     name = source_name(source)
-    if name != "stdin":
+    if not reads_once(source):
         if compression(Path(source)) == "gzip":
             _advise_bgzip(Path(source))
         check_index_age(Path(source))

@@ -1,7 +1,8 @@
 """A user's files as windows for prediction, in input order.
 
 Files are read twice: first they are surveyed as a whole, so that a bad file, a short record or an unknown contig is
-known before anything is predicted; then they are streamed, so that a chromosome is never held. Only stdin is read once.
+known before anything is predicted; then they are streamed, so that a chromosome is never held. Stdin and
+pipes are read once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from seqdomains.errors import InputError
 from seqdomains.genomics.alphabet import GapPolicy
 from seqdomains.genomics.contigs import aliases_beside, read_aliases, resolve_contig, unknown_contig
 from seqdomains.genomics.faidx import FastaFile
-from seqdomains.genomics.fasta import STDIN, Record, compression, source_name
+from seqdomains.genomics.fasta import Record, compression, reads_once, source_name
 from seqdomains.genomics.records import is_genbank, stream_records
 from seqdomains.genomics.windows import Region, count_windows, least_tail, tile
 from seqdomains.task import Span
@@ -41,9 +42,9 @@ class FileSpans:
     source : str
         Its path, or ``stdin``.
     windows : int or None
-        How many spans it yields; None for stdin, which is not known before it is read.
+        How many spans it yields; None for stdin and pipes, where that is not known before they are read.
     skipped : list of Skipped
-        Records shorter than the window. For stdin the list fills while the spans are read.
+        Records shorter than the window. For stdin and pipes the list fills while the spans are read.
     """
 
     source: str
@@ -105,7 +106,7 @@ class SpanPlan:
 
     @property
     def windows(self) -> int | None:
-        """How many spans there are in all; None where stdin is among the files."""
+        """How many spans there are in all; None where stdin or a pipe is among the files."""
         counts = [file.windows for file in self.files]
         return None if None in counts else sum(count for count in counts if count is not None)
 
@@ -160,7 +161,7 @@ def plan_spans(
     failures: list[tuple[str, InputError]] = []
     for path in paths:
         try:
-            surveys.append((path, None if _is_stdin(path) else _survey(Path(path), policy)))
+            surveys.append((path, None if reads_once(path) else _survey(Path(path), policy)))
         except InputError as error:
             failures.append((source_name(path), error))
     parts: list[tuple[Region, ...] | None] = (
@@ -209,10 +210,6 @@ def spans(
         raise plan.failures[0][1]
     for file in plan.files:
         yield from file.spans()
-
-
-def _is_stdin(path: Path | str) -> bool:
-    return str(path) == STDIN
 
 
 def _survey(path: Path, policy: GapPolicy) -> dict[str, int]:
@@ -289,7 +286,9 @@ def _regions_of_files(
         errors = []
         for (path, lengths), own in zip(surveys, found, strict=True):
             if lengths is None:
-                raise InputError("regions cannot be read from stdin, which has no positions: give a file")
+                raise InputError(
+                    f"regions cannot be read from {source_name(path)}, which has no positions: give a file"
+                )
             try:
                 contig = _resolve(region.contig, lengths, Path(path))
             except InputError as error:

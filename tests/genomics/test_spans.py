@@ -1,6 +1,8 @@
 import gzip
 import io
+import os
 import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from seqdomains.errors import InputError
 from seqdomains.genomics import fasta
 from seqdomains.genomics.alphabet import decode
+from seqdomains.genomics.corpus import sequence_files
 from seqdomains.genomics.spans import plan_spans, spans
 from seqdomains.genomics.windows import Region, count_windows, tile
 
@@ -86,6 +89,20 @@ def test_stdin_is_read_once_and_its_short_records_are_listed_in_the_end(tmp_path
     assert [skipped.reason for skipped in plan.skipped] == [
         "stdin: record 'tiny' has 4 bp, less than the window of 64 bp"
     ]
+
+
+def test_a_pipe_is_read_once_like_stdin(tmp_path):
+    content = gzip.compress(write(tmp_path / "a.fa", RECORDS).read_bytes())
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,), daemon=True)
+    writer.start()
+    plan = plan_spans([pipe], window=64)
+    assert plan.windows is None
+    assert rows(plan.files[0].spans()) == expected(RECORDS, 64)
+    writer.join(timeout=10)
+    with pytest.raises(InputError, match="is a pipe, and training"):
+        sequence_files([pipe])
 
 
 def test_stdin_without_a_long_record(monkeypatch):
