@@ -137,6 +137,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ------
     InputError
         A file is missing, has another size or SHA-256 than the manifest says, or a tensor is not finite.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = save_checkpoint(Path(tempfile.mkdtemp()), 7, {"model": {"weight": torch.ones(2)}}, {})
+    >>> _ = (path / "model.safetensors").write_bytes(b"cut")
+    >>> try:
+    ...     load_checkpoint(path)
+    ... except InputError as error:
+    ...     print(str(error).rpartition(": ")[2])
+    model.safetensors has 3 bytes, expected 80
     """
     manifest = _read_json(path, _read_bytes(path, MANIFEST), MANIFEST)
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -173,6 +184,15 @@ def load_latest(folder: Path) -> Checkpoint | None:
     ------
     InputError
         There are checkpoints, and each is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for step in (1, 2, 3):
+    ...     _ = save_checkpoint(folder, step, {}, {})
+    >>> load_latest(folder).step, len(list(folder.iterdir()))
+    (3, 2)
     """
     paths = _checkpoints(folder)
     problems = []

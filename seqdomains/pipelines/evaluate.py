@@ -79,6 +79,26 @@ def evaluate(
     ------
     InputError
         There are no test windows, or the model's classes are not those of the task.
+
+    Examples
+    --------
+    >>> from seqdomains.task import Batch
+    >>> class Coins:
+    ...     classes, simulated = ("tails", "heads"), True
+    ...     def test_batches(self, batch_size):
+    ...         yield Batch(np.array([[0, 0], [1, 1], [1, 0]]), np.array([0, 1, 1]), np.array([2, 2, 2]))
+    ...     def ceiling(self):
+    ...         return None
+    ...     def baseline(self):
+    ...         return {"name": "always heads", "accuracy": 2 / 3}
+    ...     def notes(self):
+    ...         return ("three coins",)
+    >>> class Last(nn.Module):
+    ...     def forward(self, tokens, lengths=None):
+    ...         return nn.functional.one_hot(tokens[:, -1], 2).float()
+    >>> result = evaluate(Last(), Coins(), EvaluateConfig(), progress=False)
+    >>> round(result["accuracy"], 3), result["confusion"]
+    (0.667, [[1, 0], [1, 1]])
     """
     device = torch.device(device)
     classes = task.classes
@@ -100,6 +120,7 @@ def evaluate(
             show(int(confusion.sum()), f"accuracy {np.trace(confusion) / confusion.sum():.3f}", False)
     if not confusion.any():
         raise InputError("there are no test windows to evaluate on")
+    _log.info("scored %d windows; now the reference and the ceiling on the same windows", confusion.sum())
     result = summarise(
         confusion,
         classes,

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from seqdomains.backbone import no_weight_decay
 from seqdomains.backbone.heads import Artefact
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines.batch_tensors import BatchTensors, as_tensors
@@ -25,6 +24,7 @@ from seqdomains.pipelines.checkpoint import load_latest, save_checkpoint
 from seqdomains.pipelines.environment import decisive_changes, session_facts
 from seqdomains.pipelines.interrupts import StoppedError, StopRequest, stop_on_signals
 from seqdomains.pipelines.metrics import Meter, MetricsLog
+from seqdomains.pipelines.optimizer import build_optimizer
 from seqdomains.pipelines.prefetch import prefetched
 from seqdomains.pipelines.progress import duration, progress_display
 from seqdomains.pipelines.run_folder import RunFolder
@@ -176,6 +176,28 @@ def train(
         Another process works in the folder, or the batch does not fit into the memory.
     InputError
         The data differs from that of the run, every checkpoint is damaged, or the folder cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from pathlib import Path
+    >>> from seqdomains.backbone import MambaConfig, SequenceClassifier
+    >>> from seqdomains.task import Batch
+    >>> class Coins:
+    ...     classes, vocab_size, window, simulated = ("tails", "heads"), 16, 4, True
+    ...     def signature(self):
+    ...         return {"domain": "coins"}
+    ...     def training_batch(self, seed, first, count):
+    ...         targets = np.arange(first, first + count) % 2
+    ...         return Batch(np.repeat(targets[:, None], 4, axis=1), targets, np.full(count, 4))
+    >>> config = TrainConfig(steps=2, batch=4)
+    >>> with seeded(config.seed):
+    ...     model = SequenceClassifier(MambaConfig(d_model=8, n_layer=1), classes=Coins.classes)
+    >>> run = RunFolder.prepare(Path(tempfile.mkdtemp()) / "run", {"train": config.model_dump(mode="json")})
+    >>> train(model, Coins(), config, run, progress=False).step
+    2
+    >>> train(model, Coins(), config, run, progress=False).already_complete
+    True
     """
     device = torch.device(device)
     with (
@@ -204,25 +226,6 @@ def train(
         return TrainOutcome(config.steps, session.resumed_from, already_complete=False, seconds=session.meter.seconds)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW with decay on matrices, and without on vectors and on what the backbone exempts.
-
-    Examples
-    --------
-    >>> optimizer = build_optimizer(nn.Linear(3, 2), TrainConfig(weight_decay=0.5))
-    >>> [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups]
-    [(0.5, 1), (0.0, 1)]
-    """
-    exempt = no_weight_decay(model)
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for name, p in trained if name not in exempt], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in trained if name in exempt], "weight_decay": 0.0},
-    ]
-    fused = all(parameter.device.type in ("cpu", "cuda") for _, parameter in trained)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
-
-
 @dataclass
 class _Session:
     """What the steps change and a checkpoint holds."""
@@ -245,7 +248,8 @@ def _begin(
     model: nn.Module, task: ClassificationTask, config: TrainConfig, run: RunFolder, device: torch.device
 ) -> _Session:
     """Set the run up from its last checkpoint, or from the beginning, and record this session's environment."""
-    optimizer, stream = build_optimizer(model, config), _stream_digest(task, config)
+    optimizer = build_optimizer(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    stream = _stream_digest(task, config)
     checkpoint = load_latest(run.checkpoints)
     if checkpoint is None:
         session = _Session(model, optimizer, Meter(), device, stream, start=0, resumed_from=None)

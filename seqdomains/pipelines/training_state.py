@@ -69,6 +69,15 @@ def restore(
     ------
     InputError
         The checkpoint lacks a tensor, has one too many, or one of another shape or dtype.
+
+    Examples
+    --------
+    >>> trained, fresh, cpu = nn.Linear(2, 1), nn.Linear(2, 1), torch.device("cpu")
+    >>> optimizer = torch.optim.AdamW(trained.parameters())
+    >>> checkpoint = Checkpoint(step=0, tensors=capture(trained, optimizer, device=cpu), state={})
+    >>> restore(checkpoint, fresh, torch.optim.AdamW(fresh.parameters()), device=cpu)
+    >>> torch.equal(trained.weight, fresh.weight)
+    True
     """
     where = f"checkpoint of step {checkpoint.step}"
     copy_weights(checkpoint.tensors.get("model", {}), model, where=where)

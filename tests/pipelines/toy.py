@@ -107,7 +107,10 @@ class ToyClassifier(Artefact):
         self.poison = poison
 
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        real = torch.ones(tokens.shape) if lengths is None else torch.arange(tokens.shape[1]) < lengths[:, None]
+        real = torch.arange(tokens.shape[1]) < (
+            torch.tensor([[tokens.shape[1]]]) if lengths is None else lengths[:, None]
+        )
+        real = real.to(tokens.device)
         vectors = self.embedding(tokens.long()) * real[:, :, None]
         pooled = vectors.sum(1) / real.sum(1, keepdim=True)
         logits = self.out(self.dropout(torch.tanh(self.hidden(pooled))))
