@@ -13,8 +13,8 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """Return AdamW with decay on matrices, and without on vectors and on what the backbone exempts.
 
-    The fused form is used where torch has it: 0.15 ms instead of 23 ms a step for a model of 2 blocks and
-    width 64 (torch 2.14, 2 busy cores, 2 threads).
+    The fused form is used where torch has it: 0.9 ms instead of 3.3 ms a step for 12 blocks of width 128 (torch 2.14,
+    one thread of an AMD EPYC).
 
     Parameters
     ----------
