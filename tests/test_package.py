@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -100,6 +101,17 @@ def test_flags_are_the_ones_we_promise():
         ],
         "report": ["run"],
     }
+
+
+def test_commands_in_the_readme_exist():
+    known = options(typer.main.get_command(app))
+    lines = re.findall(r"^seqdomains .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        words = line.split("#")[0].split()[1:]
+        command = max((path for path in known if words[: len(path.split())] == path.split()), key=len)
+        assert command, line
+        assert {word for word in words if word.startswith("-")} <= set(known[command]), line
 
 
 def test_tracked_files_are_small():
