@@ -1,0 +1,263 @@
+"""Laws of the Triton kernels in Triton's interpreter, which takes CPU tensors; run by test_triton_interpreter.py.
+
+The interpreter is chosen when Triton is imported, so these cases need a process of their own.
+"""
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
+
+from seqdomains.kernels import causal_conv1d, rms_norm, selective_scan
+from seqdomains.kernels.selective_scan import triton_backward, triton_forward
+from seqdomains.kernels.selective_scan.plan import TRITON_CHUNK
+
+pytestmark = pytest.mark.usefixtures("poisoned", "one_thread")
+# The interpreter cuts float32 off to bfloat16 where a GPU rounds: up to 2^-7 of a value, half of that on the average.
+FLOORS = {torch.float32: 1e-6, torch.float16: 4e-4, torch.bfloat16: 5e-3}
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def normal(generator, *shape):
+    return torch.randn(*shape, generator=generator)
+
+
+def scan_inputs(B, L, D, N, absent=(), seed=0):
+    g = torch.Generator().manual_seed(seed)
+    inputs = {
+        "u": normal(g, B, L, D),
+        "dt": normal(g, B, L, D),
+        "A": -torch.exp(0.8 * normal(g, D, N)),
+        "B": normal(g, B, L, N),
+        "C": normal(g, B, L, N),
+        "D": normal(g, D),
+        "z": normal(g, B, L, D),
+        "bias": normal(g, D) - 1,
+        "h0": normal(g, B, D, N),
+    }
+    return {name: None if name in absent else tensor for name, tensor in inputs.items()}
+
+
+def run(op, inputs, cotangents, **options):
+    """Call an op; return its outputs and the gradients of its tensors, in their dtypes."""
+    leaves = {name: None if x is None else x.detach().clone().requires_grad_() for name, x in inputs.items()}
+    outputs = op(**leaves, **options)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    present = {name: leaf for name, leaf in leaves.items() if leaf is not None}
+    seeds = [c.to(o.dtype) for c, o in zip(cotangents, outputs, strict=True)]
+    found = torch.autograd.grad(outputs, list(present.values()), seeds)
+    named = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
+    return named | {f"gradient of {name}": gradient for name, gradient in zip(present, found, strict=True)}
+
+
+@pytest.fixture
+def hold(monkeypatch, assert_close):
+    """Hold the Triton kernels to float64, with the float32 reference as the yardstick."""
+
+    def check(op, inputs, cotangents, **options):
+        results = {}
+        for name, dtype in (("triton", None), ("reference", torch.float32), ("auto", torch.float64)):
+            monkeypatch.setenv("SEQDOMAINS_KERNELS", name)
+            cast = {key: x if x is None or dtype is None else x.to(dtype) for key, x in inputs.items()}
+            results[name] = run(op, cast, cotangents, **options)
+        for key, exact in results["auto"].items():
+            found = results["triton"][key]
+            yardstick = results["reference"][key].to(found.dtype)
+            assert_close(found, yardstick, exact, key, floor=FLOORS[found.dtype])
+        return results["triton"]
+
+    return check
+
+
+def scan_cotangents(inputs, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return normal(g, *inputs["u"].shape), normal(g, inputs["u"].shape[0], *inputs["A"].shape)
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Chunks of 8 steps, so that a short sequence has many."""
+    monkeypatch.setattr(triton_forward, "TRITON_CHUNK", 8)
+    monkeypatch.setattr(triton_backward, "TRITON_CHUNK", 8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "absent", "softplus"),
+    [
+        ((2, 37, 5, 16), (), True),
+        ((1, 1, 3, 1), ("D", "z"), True),
+        ((2, 9, 40, 3), ("z", "h0"), True),
+        ((1, 16, 17, 20), ("bias", "D"), True),
+        ((1, 6, 3, 130), (), True),
+        ((1, 25, 4, 5), ("D", "z", "bias", "h0"), True),
+    ],
+    ids=str,
+)
+def test_scan_equals_float64(shape, absent, softplus, hold, short_chunks):
+    inputs = scan_inputs(*shape, absent=absent)
+    hold(selective_scan, inputs, scan_cotangents(inputs), softplus=softplus, return_state=True)
+
+
+def test_scan_without_softplus(hold, short_chunks):
+    inputs = scan_inputs(2, 12, 5, 4)
+    inputs["dt"], inputs["bias"] = 0.3 * inputs["dt"].abs(), 0.1 * inputs["bias"].abs()
+    hold(selective_scan, inputs, scan_cotangents(inputs), softplus=False, return_state=True)
+
+
+def test_scan_of_whole_chunks_and_a_tail(hold):
+    inputs = scan_inputs(1, TRITON_CHUNK + 3, 3, 2)
+    hold(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
+
+
+def test_scan_passes_states_over_many_chunks(hold, short_chunks):
+    """More than the sixteen chunks that `pass_states` reads at once, with memory that reaches over all of them."""
+    inputs = scan_inputs(1, 150, 3, 2)
+    inputs["dt"] = inputs["dt"] - 5
+    hold(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
+
+
+def test_scan_in_segments_of_one_chunk(hold, short_chunks, monkeypatch):
+    inputs = scan_inputs(2, 37, 5, 4)
+    whole = hold(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
+    monkeypatch.setattr(triton_backward, "SEGMENT_BYTES", 1)
+    pieces = hold(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
+    # Only sums over all of time are added in another order.
+    assert torch.equal(whole["gradient of B"], pieces["gradient of B"])
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        {"u": torch.bfloat16, "z": torch.bfloat16, "dt": torch.float32, "B": torch.float16, "C": torch.bfloat16},
+        {"u": torch.float32, "z": torch.float16, "dt": torch.bfloat16, "B": torch.bfloat16, "C": torch.float32},
+        {"u": torch.float16, "D": torch.bfloat16, "bias": torch.float16},
+    ],
+    ids=["bfloat16", "float32", "float16"],
+)
+def test_scan_of_mixed_dtypes(dtypes, hold, short_chunks):
+    inputs = {name: x.to(dtypes.get(name, x.dtype)) for name, x in scan_inputs(2, 19, 35, 4).items()}
+    g = torch.Generator().manual_seed(1)
+    dy = normal(g, *inputs["u"].shape).to(inputs["u"].dtype).float()
+    found = hold(selective_scan, inputs, (dy, normal(g, 2, 35, 4)), return_state=True)
+    assert all(found[f"gradient of {name}"].dtype == x.dtype for name, x in inputs.items())
+
+
+@pytest.mark.parametrize("cut", [1, 8, 13])
+def test_scan_split_with_carried_state(cut, assert_close, short_chunks, monkeypatch):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "triton")
+
+    def split(u, dt, A, B, C, D, z, bias, h0):
+        first = selective_scan(
+            u[:, :cut], dt[:, :cut], A, B[:, :cut], C[:, :cut], D, z[:, :cut], bias, h0=h0, return_state=True
+        )
+        second = selective_scan(
+            u[:, cut:], dt[:, cut:], A, B[:, cut:], C[:, cut:], D, z[:, cut:], bias, h0=first[1], return_state=True
+        )
+        return torch.cat([first[0], second[0]], 1), second[1]
+
+    inputs = scan_inputs(2, 21, 5, 3)
+    whole = run(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
+    for name, value in run(split, inputs, scan_cotangents(inputs)).items():
+        assert_close(value, whole[name], whole[name], name)
+
+
+def test_scan_of_zero_steps_is_the_identity(monkeypatch):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "triton")
+    inputs = scan_inputs(2, 11, 3, 4, absent=("bias",))
+    inputs["dt"] = torch.zeros_like(inputs["dt"])
+    _, h_last = selective_scan(**inputs, softplus=False, return_state=True)
+    assert torch.equal(h_last, inputs["h0"])
+
+
+def test_scan_around_the_threshold_of_softplus(hold):
+    inputs = scan_inputs(1, 8, 3, 2, absent=("bias", "D", "z"))
+    steps = torch.tensor([-100.0, -20.0, -7.0, 0.0, 19.99, 20.0, 20.01, 88.8])
+    inputs["dt"] = steps[None, :, None].expand(1, 8, 3).contiguous()
+    hold(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
+
+
+def test_scan_twice_is_bit_equal(short_chunks, monkeypatch):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "triton")
+    inputs = scan_inputs(2, 19, 35, 3)
+    first, second = (run(selective_scan, inputs, scan_cotangents(inputs), return_state=True) for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def conv_inputs(B, L, D, W, absent=(), seed=0):
+    g = torch.Generator().manual_seed(seed)
+    inputs = {
+        "x": normal(g, B, L, D),
+        "weight": normal(g, D, W),
+        "bias": normal(g, D),
+        "state": normal(g, B, W - 1, D),
+    }
+    return {name: None if name in absent else tensor for name, tensor in inputs.items()}
+
+
+def conv_cotangents(inputs):
+    g = torch.Generator().manual_seed(1)
+    batch, _, channels = inputs["x"].shape
+    return normal(g, *inputs["x"].shape), normal(g, batch, inputs["weight"].shape[1] - 1, channels)
+
+
+@pytest.mark.parametrize(
+    ("shape", "absent", "activation"),
+    [
+        ((2, 37, 5, 4), (), "silu"),
+        ((1, 1, 3, 2), ("bias",), "silu"),
+        ((1, 1, 3, 4), (), "silu"),
+        ((2, 2, 130, 3), (), None),
+        ((2, 130, 3, 4), ("state",), "silu"),
+        ((1, 131, 3, 2), ("bias", "state"), None),
+        ((1, 129, 2, 3), (), "silu"),
+    ],
+    ids=str,
+)
+def test_convolution_equals_float64(shape, absent, activation, hold):
+    inputs = conv_inputs(*shape, absent=absent)
+    hold(causal_conv1d, inputs, conv_cotangents(inputs), activation=activation, return_state=True)
+
+
+def test_convolution_of_mixed_dtypes(hold):
+    inputs = conv_inputs(2, 20, 5, 4)
+    inputs["x"], inputs["state"] = inputs["x"].bfloat16(), inputs["state"].bfloat16()
+    inputs["weight"] = inputs["weight"].half()
+    dy, dstate = conv_cotangents(inputs)
+    hold(
+        causal_conv1d,
+        inputs,
+        (dy.bfloat16().float(), dstate.bfloat16().float()),
+        activation="silu",
+        return_state=True,
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 37, 5), (1, 1, 1), (3, 400, 20), (1, 3, 2500)], ids=str)
+@pytest.mark.parametrize("given", [True, False], ids=["residual", "alone"])
+def test_norm_equals_float64(shape, given, hold):
+    g = torch.Generator().manual_seed(0)
+    inputs = {
+        "x": normal(g, *shape),
+        "weight": normal(g, shape[-1]),
+        "residual": normal(g, *shape) if given else None,
+    }
+    hold(rms_norm, inputs, (normal(g, *shape), normal(g, *shape)), return_residual=True)
+    hold(rms_norm, inputs, (normal(g, *shape),))
+
+
+def test_norm_in_bfloat16(hold):
+    g = torch.Generator().manual_seed(0)
+    inputs = {"x": normal(g, 2, 9, 33).bfloat16(), "weight": normal(g, 33), "residual": normal(g, 2, 9, 33)}
+    dy = normal(g, 2, 9, 33).bfloat16().float()
+    found = hold(rms_norm, inputs, (dy, normal(g, 2, 9, 33)), return_residual=True)
+    assert found["output 1"].dtype == torch.float32
