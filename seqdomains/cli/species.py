@@ -25,6 +25,7 @@ from seqdomains.genomics.spans import plan_spans
 from seqdomains.genomics.species import SPECIES_NAMES
 from seqdomains.genomics.species_task import SpeciesTask
 from seqdomains.genomics.windows import read_bed
+from seqdomains.kernels.dispatch import OPS, implementation
 from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines import predict as prediction
 from seqdomains.pipelines import train as training
@@ -176,7 +177,7 @@ def choose_device(name: str | None) -> torch.device:
     Raises
     ------
     ConfigError
-        torch has no such device, or it isn't here.
+        torch has no such device, it isn't here, or SEQDOMAINS_KERNELS asks for kernels that can't run on it.
 
     Examples
     --------
@@ -184,7 +185,7 @@ def choose_device(name: str | None) -> torch.device:
     device(type='cpu')
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "xpu", "mps"):
@@ -193,6 +194,8 @@ def choose_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name}: not usable here ({reason}); seqdomains doctor lists the devices") from None
+    for op in OPS:
+        implementation(op, device, torch.float32)
     return device
 
 

@@ -191,6 +191,14 @@ def test_bad_commands_and_configurations(seqdomains, tmp_path, monkeypatch, argu
     assert list(tmp_path.iterdir()) == []
 
 
+def test_kernels_that_cannot_run_are_refused_before_anything_is_written(seqdomains, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "numba")
+    outcome = seqdomains("genomics", "train", "--species", "great-apes", "--preset", "tiny", "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert "SEQDOMAINS_KERNELS" in outcome.error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_all_configuration_problems_at_once(seqdomains, tmp_path):
     outcome = seqdomains(
         *("genomics", "train", "--species", "great-apes", "--preset", "tiny", "--out", tmp_path / "run"),
