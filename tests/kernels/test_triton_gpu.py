@@ -282,6 +282,6 @@ def test_peak_memory_of_the_backward(monkeypatch):
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run(selective_scan, inputs, cotangents, return_state=True)
-    # The leaves are copies, the gradients are as large, y is 2 bytes; a state per chunk of 64 or more is at most 1 byte.
+    # The leaves are copies, the gradients are as large, y is 2 bytes; a state per 64 steps or more is at most 1 byte.
     allowed = 2 * given + 2 * elements + elements + triton_backward.SEGMENT_BYTES + elements
     assert torch.cuda.max_memory_allocated() - before <= 1.1 * allowed
