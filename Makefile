@@ -25,7 +25,7 @@ types: $(VENV)/.installed-dev
 check: lint types test
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks.block_cpu $(ARGS)
 
 $(BIN)/python:
 	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
