@@ -16,7 +16,7 @@ class InputError(SeqdomainsError):
 
 
 class ConfigError(SeqdomainsError):
-    """A bad command or configuration, all its problems at once. Exit code 2.
+    r"""A bad command or configuration, all its problems at once. Exit code 2.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class ConfigError(SeqdomainsError):
     Examples
     --------
     >>> str(ConfigError(["train.steps: -3 is below 1", "data.windw: unknown key; did you mean data.window?"]))
-    'train.steps: -3 is below 1\\ndata.windw: unknown key; did you mean data.window?'
+    'train.steps: -3 is below 1\ndata.windw: unknown key; did you mean data.window?'
     """
 
     exit_code = 2

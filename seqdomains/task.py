@@ -62,8 +62,11 @@ class ClassificationTask(Protocol):
     def signature(self) -> Mapping[str, Any]:
         """JSON-ready facts that an artefact carries and that an input must match (domain, alphabet, unit)."""
 
-    def training_batch(self, seed: int, first: int, count: int) -> Batch:
-        """Samples `first` to `first + count` of the stream that `seed` names; a pure function of its arguments."""
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch:
+        """Draw samples `first` to `first + count` of the stream that `seed` names; a pure function of its arguments.
+
+        `window` is their length in tokens: the task's own by default, or shorter.
+        """
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the fixed test windows in order."""

@@ -47,9 +47,9 @@ class GivenData:
         """Return the task's signature."""
         return self._task.signature()
 
-    def training_batch(self, seed: int, first: int, count: int) -> Batch:
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch:
         """Draw training windows, their targets in the model's order."""
-        return self._relabelled(self._task.training_batch(seed, first, count))
+        return self._relabelled(self._task.training_batch(seed, first, count, window=window))
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the windows with their targets in the model's order."""

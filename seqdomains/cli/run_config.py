@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from seqdomains.backbone import MambaConfig, Pooling
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.pipelines.evaluate import EvaluateConfig
-from seqdomains.pipelines.train import TrainConfig
+from seqdomains.pipelines.recipe import TrainConfig
 
 
 class ModelConfig(MambaConfig):

@@ -129,7 +129,7 @@ class SpeciesTask:
         self.corpus: Corpus = read_corpus(data, least_classes=least_classes)
         self.split: Split = _split(self.corpus, data)
         self._check_every_class_has_windows()
-        self._train = self._loci(self.split.train)
+        self._train = {self.window: self._loci(self.split.train)}
         self._clean = not self._sequences.may_hold_n
         self._check_training_windows_are_clean()
         self.test = self._draw_test_windows()
@@ -158,24 +158,25 @@ class SpeciesTask:
         """Return what an artefact carries: domain, alphabet and unit, which an input must match, and the window."""
         return {**SIGNATURE, "window": self.window}
 
-    def training_batch(self, seed: int, first: int, count: int) -> Batch:
-        """Draw samples `first` to `first + count` of the stream that `seed` names.
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch:
+        """Draw samples `first` to `first + count` of the stream that `seed` names, in windows of `window` bp.
 
         Raises
         ------
         InputError
             A record holds an illegal character (files that are read by position are checked as they are read).
         """
+        window = window or self.window
         draws = uniform(counter_words(seed, _DRAW_STREAM, first, count, words=_WORDS))
         targets = below(draws[:, _CLASS], len(self.classes))
-        tokens = self._draw_windows(seed, first, targets, draws)
+        tokens = self._draw_windows(seed, first, targets, draws, window)
         strand = draws[:, _STRAND] < self.data.reverse_complement
         tokens[strand] = reverse_complement(tokens[strand])
         if self.data.substitution:
             self._substitute(tokens, seed, first)
-        lengths = np.full(count, self.window, dtype=np.int64)
-        if self.data.window_min is not None:
-            lengths = self.data.window_min + below(draws[:, _LENGTH], self.window - self.data.window_min + 1)
+        lengths = np.full(count, window, dtype=np.int64)
+        if self.data.window_min is not None and self.data.window_min < window:
+            lengths = self.data.window_min + below(draws[:, _LENGTH], window - self.data.window_min + 1)
             tokens = _shorten(tokens, lengths, draws[:, _OFFSET])
         return Batch(tokens, targets, lengths)
 
@@ -253,10 +254,9 @@ class SpeciesTask:
     def _sequences(self) -> SequenceStore:
         return self.corpus.sequences
 
-    def _loci(self, usable: NDArray[np.bool_]) -> Loci:
-        return Loci(
-            usable, self.corpus.class_of, self._sequences.lengths, classes=len(self.classes), window=self.window
-        )
+    def _loci(self, usable: NDArray[np.bool_], window: int | None = None) -> Loci:
+        length = self.window if window is None else window
+        return Loci(usable, self.corpus.class_of, self._sequences.lengths, classes=len(self.classes), window=length)
 
     def _test_rows(self) -> Iterator[tuple[int, int, int]]:
         yield from zip(self.test.targets.tolist(), self.test.records.tolist(), self.test.starts.tolist(), strict=True)
@@ -283,7 +283,7 @@ class SpeciesTask:
             return
         for target, name in enumerate(self.classes):
             fraction = uniform(counter_words(self.data.seed, _PROBE_STREAM + target, 0, _PROBES, words=4))[:, 0]
-            records, starts = self._train.locate(np.full(_PROBES, target), fraction)
+            records, starts = self._train[self.window].locate(np.full(_PROBES, target), fraction)
             if float(_masked_share(self._sequences.windows(records, starts, self.window)).min()) > self.data.max_n:
                 raise self._too_many_n(name, _PROBES)
 
@@ -294,12 +294,13 @@ class SpeciesTask:
         )
 
     def _draw_windows(
-        self, seed: int, first: int, targets: NDArray[np.int64], draws: NDArray[np.float64]
+        self, seed: int, first: int, targets: NDArray[np.int64], draws: NDArray[np.float64], window: int
     ) -> NDArray[np.uint8]:
         """Draw a window for each target, and again where it holds too many N, from the redraw's own stream."""
         count = len(targets)
-        records, starts = self._train.locate(targets, draws[:, _POSITION])
-        tokens = self._sequences.windows(records, starts, self.window)
+        loci = self._train.setdefault(window, self._loci(self.split.train, window))
+        records, starts = loci.locate(targets, draws[:, _POSITION])
+        tokens = self._sequences.windows(records, starts, window)
         if self._clean:
             return tokens
         pending = np.flatnonzero(_masked_share(tokens) > self.data.max_n)
@@ -307,8 +308,8 @@ class SpeciesTask:
             if not pending.size:
                 return tokens
             again = uniform(counter_words(seed, _DRAW_STREAM + attempt, first, count, words=4))[pending, _POSITION]
-            records, starts = self._train.locate(targets[pending], again)
-            tokens[pending] = self._sequences.windows(records, starts, self.window)
+            records, starts = loci.locate(targets[pending], again)
+            tokens[pending] = self._sequences.windows(records, starts, window)
             pending = pending[_masked_share(tokens[pending]) > self.data.max_n]
         raise self._too_many_n(self.classes[int(targets[pending[0]])], _MOST_DRAWS)
 

@@ -8,10 +8,8 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -27,59 +25,14 @@ from seqdomains.pipelines.metrics import Meter, MetricsLog
 from seqdomains.pipelines.optimizer import build_optimizer
 from seqdomains.pipelines.prefetch import prefetched
 from seqdomains.pipelines.progress import duration, progress_display
+from seqdomains.pipelines.recipe import StepPlan, TrainConfig, learning_rate, plan_steps
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.training_state import capture, restore
 from seqdomains.task import ClassificationTask
 
 _log = logging.getLogger(__name__)
 
-Beta = Annotated[float, Field(ge=0, lt=1)]
 _Part = tuple[int, BatchTensors]
-
-
-class TrainConfig(BaseModel):
-    """How to train.
-
-    Examples
-    --------
-    >>> TrainConfig(steps=10, batch=8).windows_at_once
-    8
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    steps: int = Field(1000, ge=1, description="Optimizer steps.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the initial weights and of the stream of windows.")
-    batch: int = Field(32, ge=1, description="Windows per optimizer step.")
-    micro_batch: int | None = Field(
-        None, ge=1, description="Windows on the device at once; gradients of a batch are summed. null: the whole batch."
-    )
-    lr: float = Field(1e-3, gt=0, description="Learning rate after the warm-up.")
-    min_lr: float = Field(1e-5, ge=0, description="Learning rate at the end of the cosine.")
-    warmup: float = Field(0.05, ge=0, description="Warm-up; below 1 a fraction of the steps, else a number of steps.")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices; vectors and A_log have none.")
-    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's decay of the two moments, per step.")
-    clip: float = Field(1.0, ge=0, description="Longest gradient (L2 norm) that a step follows; 0 follows any.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16 autocast or fp32; auto is bf16 on a GPU that has it, fp32 elsewhere."
-    )
-    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice.")
-    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
-    keep: int = Field(2, ge=1, description="Checkpoints that stay; with 1 a damaged one has none before it.")
-    log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
-
-    @property
-    def windows_at_once(self) -> int:
-        """Windows on the device at once."""
-        return self.micro_batch or self.batch
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.micro_batch is not None and self.micro_batch > self.batch:
-            raise ValueError(f"micro_batch {self.micro_batch} is above batch {self.batch}")
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
-        return self
 
 
 class NonFiniteError(InputError):
@@ -106,29 +59,6 @@ class TrainOutcome:
     resumed_from: int | None
     already_complete: bool
     seconds: float
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the learning rate of one step: linear warm-up from 0, then half a cosine down to `min_lr`.
-
-    Parameters
-    ----------
-    step : int
-        Steps done before this one, from 0.
-    config : TrainConfig
-        Reads steps, warmup, lr and min_lr.
-
-    Examples
-    --------
-    >>> config = TrainConfig(steps=101, warmup=1, lr=1.0, min_lr=0.0)
-    >>> [round(learning_rate(step, config), 6) for step in (0, 1, 51, 100)]
-    [1.0, 1.0, 0.5, 0.000247]
-    """
-    warmup = round(config.warmup * config.steps) if config.warmup < 1 else round(config.warmup)
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    done = (step - warmup) / max(1, config.steps - warmup)
-    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * done)) / 2
 
 
 def train(
@@ -187,7 +117,7 @@ def train(
     ...     classes, vocab_size, window, simulated = ("tails", "heads"), 16, 4, True
     ...     def signature(self):
     ...         return {"domain": "coins"}
-    ...     def training_batch(self, seed, first, count):
+    ...     def training_batch(self, seed, first, count, *, window=None):
     ...         targets = np.arange(first, first + count) % 2
     ...         return Batch(np.repeat(targets[:, None], 4, axis=1), targets, np.full(count, 4))
     >>> config = TrainConfig(steps=2, batch=4)
@@ -281,7 +211,8 @@ def _steps(
 ) -> None:
     """Do the optimizer steps that are left, with metrics, checkpoints and an orderly stop."""
     start, meter, optimizer = session.start, session.meter, session.optimizer
-    source = _micro_batches(task, config, start, pin=session.device.type == "cuda")
+    plans = plan_steps(config, task.window)
+    source = _micro_batches(task, config.seed, plans[start:], pin=session.device.type == "cuda")
     with (
         MetricsLog(run.metrics, step=start) as metrics,
         prefetched(source) as micro_batches,
@@ -291,7 +222,7 @@ def _steps(
             lr = learning_rate(step, config)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            loss, norm, tokens = _gradients(session, micro_batches, step, config)
+            loss, norm, tokens = _gradients(session, micro_batches, step, plans[step], config)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -303,7 +234,11 @@ def _steps(
             show(done, f"loss {meter.loss:.4f}  lr {lr:.2e}  {rate:,.0f} tokens/s  {left} left", logged)
             if logged:
                 row = {"step": done, "loss": meter.loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(rate)}
-                row |= {"seconds": round(meter.seconds, 3), "samples": done * config.batch}
+                row |= {
+                    "window": plans[step].window,
+                    "seconds": round(meter.seconds, 3),
+                    "samples": plans[step].first + plans[step].windows,
+                }
                 if session.device.type == "cuda":
                     row["memory_mib"] = torch.cuda.max_memory_allocated(session.device) >> 20
                 metrics.append(row)
@@ -318,17 +253,15 @@ def _steps(
                 )
 
 
-def _micro_batches(task: ClassificationTask, config: TrainConfig, start: int, *, pin: bool) -> Iterator[_Part]:
-    """Yield index of the first sample and tensors of each part of a batch, from step `start` on, to be prefetched."""
-    for step in range(start, config.steps):
-        for offset in range(0, config.batch, config.windows_at_once):
-            first = step * config.batch + offset
-            count = min(config.windows_at_once, config.batch - offset)
-            yield first, as_tensors(task.training_batch(config.seed, first, count), pin=pin)
+def _micro_batches(task: ClassificationTask, seed: int, plans: list[StepPlan], *, pin: bool) -> Iterator[_Part]:
+    """Yield index of the first sample and tensors of each part of a batch, step by step, to be prefetched."""
+    for plan in plans:
+        for first, count in plan.parts():
+            yield first, as_tensors(task.training_batch(seed, first, count, window=plan.window), pin=pin)
 
 
 def _gradients(
-    session: _Session, micro_batches: Iterator[_Part], step: int, config: TrainConfig
+    session: _Session, micro_batches: Iterator[_Part], step: int, plan: StepPlan, config: TrainConfig
 ) -> tuple[float, float, int]:
     """Sum the gradients of one batch, part by part, and clip them; returns mean loss, gradient norm, tokens read.
 
@@ -338,12 +271,12 @@ def _gradients(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=_uses_bf16(config, device))
     parts: list[tuple[int, int, Tensor]] = []
     tokens = 0
-    for _ in range(0, config.batch, config.windows_at_once):
+    for _ in plan.parts():
         first, part = next(micro_batches)
         with autocast:
             logits = session.model(part.tokens.to(device, non_blocking=True), part.lengths)
         targets = part.targets.to(device, non_blocking=True)
-        loss = F.cross_entropy(logits.float(), targets, reduction="sum") / config.batch
+        loss = F.cross_entropy(logits.float(), targets, reduction="sum") / plan.windows
         loss.backward()  # type: ignore[no-untyped-call]
         parts.append((first, len(targets), loss.detach()))
         tokens += part.real_tokens
@@ -357,7 +290,7 @@ def _gradients(
     if not math.isfinite(norm_value):
         names = [n for n, p in session.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         found = f"the gradient of {', '.join(names[:3])}{' and others' if names[3:] else ''} is not finite"
-        raise NonFiniteError(_non_finite(found, step, step * config.batch, config.batch, config))
+        raise NonFiniteError(_non_finite(found, step, plan.first, plan.windows, config))
     if config.clip:
         clip_grads_with_norm_(parameters, config.clip, norm)
     return sum(losses), norm_value, tokens

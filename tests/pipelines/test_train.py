@@ -24,8 +24,9 @@ from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.interrupts import StoppedError
 from seqdomains.pipelines.metrics import read_metrics
+from seqdomains.pipelines.recipe import TrainConfig, learning_rate
 from seqdomains.pipelines.run_folder import RunFolder
-from seqdomains.pipelines.train import NonFiniteError, TrainConfig, learning_rate, train
+from seqdomains.pipelines.train import NonFiniteError, train
 
 SCRIPT = Path(__file__).with_name("toy.py")
 

@@ -20,8 +20,9 @@ from seqdomains.backbone.heads import Artefact
 from seqdomains.errors import SeqdomainsError
 from seqdomains.files import atomic_folder
 from seqdomains.pipelines.borrowed import seeded
+from seqdomains.pipelines.recipe import TrainConfig
 from seqdomains.pipelines.run_folder import RunFolder
-from seqdomains.pipelines.train import TrainConfig, TrainOutcome, train
+from seqdomains.pipelines.train import TrainOutcome, train
 from seqdomains.task import Batch
 
 CLASSES = ("low", "middle", "high")
@@ -54,11 +55,13 @@ class ToyTask:
     def signature(self) -> dict[str, object]:
         return {"domain": "toy", "window": self.window}
 
-    def training_batch(self, seed: int, first: int, count: int) -> Batch:
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch:
         time.sleep(self.delay)
         if self.hook:
             self.hook(first)
-        return self._batch(seed, range(first, first + count))
+        whole = self._batch(seed, range(first, first + count))
+        short = window or self.window
+        return Batch(whole.tokens[:, :short], whole.targets, np.minimum(whole.lengths, short))
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         for first in range(0, self.test_windows, batch_size):

@@ -1,0 +1,169 @@
+"""The recipe of a training run: what a user may choose, and what each step does with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from seqdomains.errors import ConfigError
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class LengthStage(BaseModel):
+    """A stage of training on shorter windows.
+
+    Short windows come first because a mark of a few hundred tokens is a large share of them: the paper's own recipe
+    (arXiv:2312.00752, section 4.3.2) doubles the length from epoch to epoch.
+
+    Examples
+    --------
+    >>> LengthStage(until=0.5, window=512).window
+    512
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    until: float = Field(gt=0, lt=1, description="Share of the steps at which the stage ends.")
+    window: int = Field(ge=1, description="Length of its windows in tokens; must divide the task's window.")
+
+
+class TrainConfig(BaseModel):
+    """How to train.
+
+    Examples
+    --------
+    >>> TrainConfig(steps=10, batch=8).windows_at_once
+    8
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(1000, ge=1, description="Optimizer steps.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the initial weights and of the stream of windows.")
+    batch: int = Field(32, ge=1, description="Windows of full length per optimizer step.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="Windows on the device at once; gradients of a batch are summed. null: the whole batch."
+    )
+    length_warmup: tuple[LengthStage, ...] = Field(
+        (), description="Stages of shorter windows before those of full length, with as many tokens per step."
+    )
+    lr: float = Field(1e-3, gt=0, description="Learning rate after the warm-up.")
+    min_lr: float = Field(1e-5, ge=0, description="Learning rate at the end of the cosine.")
+    warmup: float = Field(0.05, ge=0, description="Warm-up; below 1 a fraction of the steps, else a number of steps.")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices; vectors and A_log have none.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's decay of the two moments, per step.")
+    clip: float = Field(1.0, ge=0, description="Longest gradient (L2 norm) that a step follows; 0 follows any.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 autocast or fp32; auto is bf16 on a GPU that has it, fp32 elsewhere."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice.")
+    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
+    keep: int = Field(2, ge=1, description="Checkpoints that stay; with 1 a damaged one has none before it.")
+    log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+
+    @property
+    def windows_at_once(self) -> int:
+        """Windows on the device at once."""
+        return self.micro_batch or self.batch
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.micro_batch is not None and self.micro_batch > self.batch:
+            raise ValueError(f"micro_batch {self.micro_batch} is above batch {self.batch}")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
+        untils = [stage.until for stage in self.length_warmup]
+        if untils != sorted(set(untils)):
+            raise ValueError(f"length_warmup: the stages end at {untils}, which must rise")
+        return self
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one optimizer step reads.
+
+    Parameters
+    ----------
+    first : int
+        Index of its first sample in the stream.
+    windows : int
+        Number of windows.
+    at_once : int
+        Windows on the device at once.
+    window : int
+        Their length in tokens.
+    """
+
+    first: int
+    windows: int
+    at_once: int
+    window: int
+
+    def parts(self) -> Iterator[tuple[int, int]]:
+        """Yield first sample and number of windows of each part that is on the device at once."""
+        for offset in range(0, self.windows, self.at_once):
+            yield self.first + offset, min(self.at_once, self.windows - offset)
+
+
+def plan_steps(config: TrainConfig, window: int) -> list[StepPlan]:
+    """Return what each step reads, for a task whose full length is `window`.
+
+    A stage with windows a k-th as long has k times as many of them, so that a step costs the same throughout.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Reads steps, batch, micro_batch and length_warmup.
+    window : int
+        Full length in tokens.
+
+    Raises
+    ------
+    ConfigError
+        A stage's window does not divide the full length.
+
+    Examples
+    --------
+    >>> config = TrainConfig(steps=4, batch=2, length_warmup=({"until": 0.5, "window": 8},))
+    >>> [(plan.first, plan.windows, plan.window) for plan in plan_steps(config, 16)]
+    [(0, 4, 8), (4, 4, 8), (8, 2, 16), (10, 2, 16)]
+    """
+    for stage in config.length_warmup:
+        if window % stage.window:
+            raise ConfigError(f"train.length_warmup: {stage.window} does not divide data.window {window}")
+    plans: list[StepPlan] = []
+    first = 0
+    for step in range(config.steps):
+        length = next((stage.window for stage in config.length_warmup if step < stage.until * config.steps), window)
+        scale = window // length
+        plans.append(StepPlan(first, config.batch * scale, config.windows_at_once * scale, length))
+        first += config.batch * scale
+    return plans
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Return the learning rate of one step: linear warm-up from 0, then half a cosine down to `min_lr`.
+
+    Parameters
+    ----------
+    step : int
+        Steps done before this one, from 0.
+    config : TrainConfig
+        Reads steps, warmup, lr and min_lr.
+
+    Examples
+    --------
+    >>> config = TrainConfig(steps=101, warmup=1, lr=1.0, min_lr=0.0)
+    >>> [round(learning_rate(step, config), 6) for step in (0, 1, 51, 100)]
+    [1.0, 1.0, 0.5, 0.000247]
+    """
+    warmup = round(config.warmup * config.steps) if config.warmup < 1 else round(config.warmup)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, config.steps - warmup)
+    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * done)) / 2
