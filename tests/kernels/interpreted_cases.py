@@ -186,6 +186,28 @@ def test_scan_around_the_threshold_of_softplus(hold):
     hold(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
 
 
+@pytest.mark.parametrize("name", ["u", "dt", "z"])
+def test_nan_stays_in_its_channel_and_after_its_step(name, short_chunks, monkeypatch):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "triton")
+    inputs = scan_inputs(2, 20, 5, 3)
+    inputs[name][1, 9, 2] = torch.nan
+    expected = torch.zeros(2, 20, 5, dtype=torch.bool)
+    expected[1, 9 : 10 if name == "z" else 20, 2] = True
+    assert torch.equal(selective_scan(**inputs).isnan(), expected)
+
+
+def test_scan_of_extreme_steps(monkeypatch):
+    """A step of any size gives the state that the formula has: none below, all of it gone above."""
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "triton")
+    inputs = scan_inputs(1, 6, 2, 2, absent=("D", "z", "bias"))
+    inputs["dt"] = torch.tensor([-torch.inf, -200.0, -100.0, 30.0, 200.0, 1e4]).repeat(2, 1).t()[None].contiguous()
+    found = run(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "auto")
+    exact = {name: None if x is None else x.double() for name, x in inputs.items()}
+    for name, value in run(selective_scan, exact, scan_cotangents(inputs), return_state=True).items():
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-6)
+
+
 def test_scan_twice_is_bit_equal(short_chunks, monkeypatch):
     monkeypatch.setenv("SEQDOMAINS_KERNELS", "triton")
     inputs = scan_inputs(2, 19, 35, 3)
