@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from types import UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -168,7 +169,9 @@ def resolve(
 def _schema_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]]:
     """Yield every dotted key of the tree and whether it is a section, optional ones (`Section | None`) included."""
     for name, field in schema.model_fields.items():
-        kinds = (field.annotation, *get_args(field.annotation))
+        kinds: tuple[Any, ...] = (field.annotation,)
+        if get_origin(field.annotation) in (Union, UnionType):
+            kinds = get_args(field.annotation)
         sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         yield prefix + name, bool(sections)
         for section in sections:
@@ -202,13 +205,7 @@ def _problems(error: ValidationError, known: Mapping[str, bool]) -> list[str]:
     """One line per key, in the order of the schema's errors; the alternatives of a union share a line."""
     found: dict[str, list[str]] = {}
     for detail in error.errors(include_url=False):
-        key = ""
-        for part in detail["loc"]:
-            longer = f"{key}.{part}" if key else str(part)
-            # Below a leaf, pydantic names the alternatives of a union and the places in a list: not keys.
-            if longer not in known and detail["type"] != "extra_forbidden":
-                break
-            key = longer
+        key = _key_of(detail["loc"], known, unknown_key=detail["type"] == "extra_forbidden")
         found.setdefault(key, []).append(_explain(key, detail, known))
     lines = []
     for key, explanations in found.items():
@@ -217,10 +214,22 @@ def _problems(error: ValidationError, known: Mapping[str, bool]) -> list[str]:
     return lines
 
 
+def _key_of(place: Sequence[int | str], known: Mapping[str, bool], *, unknown_key: bool) -> str:
+    """Write the place of an error as a dotted key, with [number] for the items of a list."""
+    key = ""
+    for part in place:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif unknown_key or "[" in key or (f"{key}.{part}" if key else part) in known:
+            key = f"{key}.{part}" if key else part
+        # What is left names the alternatives of a union: not a key.
+    return key
+
+
 def _explain(key: str, detail: Any, known: Mapping[str, bool]) -> str:
     kind, message, value = detail["type"], detail["msg"], detail["input"]
     if kind == "extra_forbidden":
-        return f"unknown key{_did_you_mean(_nearest(key, known))}"
+        return "unknown key" if "[" in key else f"unknown key{_did_you_mean(_nearest(key, known))}"
     if kind == "missing":
         return "no value given and there is no default"
     if kind == "value_error":

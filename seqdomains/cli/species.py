@@ -118,7 +118,7 @@ def run_evaluate(
         for key, value in (("data.window", base.window), ("data.max_n", base.max_n), ("data.split", "none")):
             given[key] = (value, "the model")
         config = resolve(RunConfig, settings=settings, given=given).config
-        task = GivenData(SpeciesTask(config.data), classes=_classifier(loaded).classes)
+        task = GivenData(SpeciesTask(config.data, least_classes=1), classes=_classifier(loaded).classes)
         target = RunFolder(_made(out)) if out is not None else None
         result = evaluation.evaluate(loaded.model, task, config.evaluate, target, device=where)
     sys.stdout.write(as_text(result))

@@ -29,7 +29,13 @@ class Data(Section):
     simulation: Simulation | None = None
 
 
+class Stage(Section):
+    until: float
+    window: int
+
+
 class Train(Section):
+    stages: tuple[Stage, ...] = ()
     steps: int = Field(100, ge=1)
     rate: float = 1e-3
     warm_up: int = 10
@@ -99,7 +105,7 @@ def test_all_problems_are_gathered(preset):
     [
         (["window=3"], "window: unknown key; did you mean data.window?"),
         (["zebra=3"], "zebra: unknown key"),
-        (["train=3"], "train: is a section with keys such as train.steps; found 3"),
+        (["train=3"], "train: is a section with keys such as train.stages; found 3"),
         (["train.steps=3"], "train: warm_up 10 is longer than the 3 steps; lower it"),
         (["data.window=true"], "data.window: expected a number; found true"),
         (["train.rate=nan"], "train.rate: expected a finite number; found 'nan'"),
@@ -108,7 +114,9 @@ def test_all_problems_are_gathered(preset):
         (["train..steps=3"], "--set train..steps=3: expected KEY=VALUE"),
         (["data.simulation.densty=3"], "data.simulation.densty: unknown key; did you mean data.simulation.density?"),
         (["data.simulation=3"], "data.simulation: is a section with keys such as data.simulation.density; found 3"),
-        (["data.files=[1]"], "data.files: input should be a valid string; found 1"),
+        (["train.stages=[{until: 1}]"], "train.stages[0].window: no value given and there is no default"),
+        (["train.stages=[{until: 1, window: 2, size: 3}]"], "train.stages[0].size: unknown key"),
+        (["data.files=[1]"], "data.files[0]: input should be a valid string; found 1"),
     ],
 )
 def test_each_problem_is_one_clear_line(settings, expected):
@@ -128,7 +136,10 @@ def test_words_for_truth_are_read_where_truth_is_expected():
 
 
 def test_shown_configuration_is_a_preset_with_the_same_values(tmp_path):
-    resolved = resolve(Run, settings=["train.rate=1e-5", "data.files=['012', no]", "model.rank=8"])
+    resolved = resolve(
+        Run,
+        settings=["train.rate=1e-5", "data.files=['012', no]", "model.rank=8", "train.stages=[{until: 1, window: 2}]"],
+    )
     text = resolved.as_yaml(sources=True)
     assert "  steps: 100                             # default" in text
     assert "  rate: 1.0e-05                          # --set" in text

@@ -249,3 +249,14 @@ def test_evaluate_puts_classes_in_the_models_order(seqdomains, run, tmp_path):
     assert result["classes"] == APES
     assert np.array(result["confusion"]).sum(axis=1).tolist() == [5, 0, 0, 0, 5]
     assert result["baseline"] is None
+
+
+def test_evaluate_on_a_single_class(seqdomains, run, fasta, tmp_path):
+    (tmp_path / "labels.tsv").write_text("r1\tgorilla\nr2\tgorilla\n")
+    outcome = seqdomains(
+        *("genomics", "evaluate", run, "--data", fasta(r1=300, r2=400), "--labels", tmp_path / "labels.tsv"),
+        *("--set", "data.test_windows=6", "--out", tmp_path / "scored"),
+    )
+    assert outcome.code == 0, outcome.err
+    result = json.loads((tmp_path / "scored" / "evaluation.json").read_text())
+    assert np.array(result["confusion"]).sum(axis=1).tolist() == [0, 0, 0, 6, 0]
