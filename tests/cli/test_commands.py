@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +39,15 @@ def test_presets_hold_only_differences_from_the_defaults(name):
         # These name the model and its job; a reader looks for them in the preset.
         if key not in ("model.d_model", "model.n_layer", "model.pooling", "data.window"):
             assert value != default, key
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_readme_tells_each_presets_size(name):
+    config = resolve(RunConfig, preset=name).config
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{name}` |")]
+    assert f"| {config.model.d_model} x {config.model.n_layer}" in row
+    assert f"{config.data.window:,} bp |" in row
 
 
 def test_great_apes_gpu_is_the_papers_model():
