@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numba.extending import register_jitable
 from torch import Tensor
 
 from seqdomains.kernels.compilation import flat, kernel, run_tasks, sum_rows
@@ -29,9 +30,10 @@ from seqdomains.kernels.simd import (
     sigmoid,
     softplus,
     splat,
+    spread,
     store,
     store_part,
-    total,
+    totals,
 )
 
 CHUNK: Final = CPU_CHUNK
@@ -39,7 +41,9 @@ CHUNK: Final = CPU_CHUNK
 BLOCK: Final = 64
 _GROUPS: Final = BLOCK // WIDTH
 _LN2: Final = np.float32(math.log(2.0))
-_ONE: Final = np.float32(1.0)
+# Scratch arrays a multiple of 4 KiB apart share the address bits by which a load is held against the stores before it,
+# and wait for nothing; 320 bytes between them made backward 12 % faster.
+_SKEW: Final = 80
 
 
 @kernel
@@ -88,9 +92,9 @@ def _advance(first, last, scratch, shape, flags, u, dt, A, B, C, D, z, bias, h0,
                     for n in range(N):
                         at = base + n * WIDTH
                         a = exp2(d * load(scratch, decays + at))
-                        h = muladd(a, load(scratch, at), dx * splat(B[column + n]))
+                        h = muladd(a, load(scratch, at), dx * spread(B, column + n))
                         store(scratch, at, h)
-                        out = muladd(splat(C[column + n]), h, out)
+                        out = muladd(spread(C, column + n), h, out)
                     if has_z:
                         gate = load_part(z, row, count)
                         out = out * (gate * sigmoid(gate))
@@ -137,6 +141,40 @@ def _scaled(A: Tensor) -> Tensor:
     return (A.detach().float() * math.log2(math.e)).t()
 
 
+@register_jitable
+def _layout(N: int) -> tuple[int, ...]:
+    """Return where the arrays of `_retreat` begin in its scratch, and its size."""
+    tile = N * WIDTH
+    at_q = 0
+    at_A = at_q + _GROUPS * tile + _SKEW
+    at_dA = at_A + _GROUPS * tile + _SKEW
+    at_sums = at_dA + _GROUPS * tile + _SKEW
+    at_part = at_sums + 2 * _GROUPS * WIDTH
+    at_a = at_part + tile + _SKEW
+    at_h = at_a + CHUNK * tile + _SKEW
+    at_dB = at_h + (CHUNK + 1) * tile + _SKEW
+    at_dC = at_dB + CHUNK * tile + _SKEW
+    # totals() reads whole groups of 16 states: past the end of dC where N is no multiple of 16.
+    at_d = at_dC + CHUNK * tile + WIDTH * WIDTH
+    at_slope = at_d + CHUNK * WIDTH
+    at_gated = at_slope + CHUNK * WIDTH
+    return (
+        at_q,
+        at_A,
+        at_dA,
+        at_sums,
+        at_part,
+        at_a,
+        at_h,
+        at_dB,
+        at_dC,
+        at_d,
+        at_slope,
+        at_gated,
+        at_gated + CHUNK * WIDTH,
+    )
+
+
 @kernel
 def _retreat(
     first,
@@ -170,19 +208,9 @@ def _retreat(
     blocks = (channels + BLOCK - 1) // BLOCK
     chunks = (length + CHUNK - 1) // CHUNK
     tile = N * WIDTH
-    at_q = 0
-    at_A = at_q + _GROUPS * tile
-    at_dA = at_A + _GROUPS * tile
-    at_sums = at_dA + _GROUPS * tile
-    at_a = at_sums + 2 * _GROUPS * WIDTH
-    at_h = at_a + CHUNK * tile
-    at_dB = at_h + (CHUNK + 1) * tile
-    at_dC = at_dB + CHUNK * tile
-    at_d = at_dC + CHUNK * tile
-    at_slope = at_d + CHUNK * WIDTH
-    at_gated = at_slope + CHUNK * WIDTH
+    at_q, at_A, at_dA, at_sums, at_part, at_a, at_h, at_dB, at_dC, at_d, at_slope, at_gated, _ = _layout(N)
     zero = splat(np.float32(0))
-    one = splat(_ONE)
+    one = splat(np.float32(1))
     for task in range(first, last):
         b, block = task // blocks, task % blocks
         c0 = block * BLOCK
@@ -216,11 +244,12 @@ def _retreat(
                 shift = zero
                 if has_bias:
                     shift = load_part(bias, c, count)
-                sum_D = load(scratch, at_sums + 2 * g * WIDTH)
-                sum_bias = load(scratch, at_sums + (2 * g + 1) * WIDTH)
+                # Sums over time are taken per chunk first: one sum over 2**20 steps would lose three digits.
+                sum_D, sum_bias = zero, zero
                 for n in range(N):
                     at = ((b * chunks + k) * N + n) * channels + c
                     store(scratch, at_h + n * WIDTH, load_part(states, at, count))
+                    store(scratch, at_part + n * WIDTH, zero)
                 for i in range(steps):
                     row = (b * length + t0 + i) * channels + c
                     column = (b * length + t0 + i) * N
@@ -236,10 +265,10 @@ def _retreat(
                     for n in range(N):
                         at = i * tile + n * WIDTH
                         a = exp2(d * load(scratch, at_A + base + n * WIDTH))
-                        h = muladd(a, load(scratch, at_h + at), dx * splat(B[column + n]))
+                        h = muladd(a, load(scratch, at_h + at), dx * spread(B, column + n))
                         store(scratch, at_a + at, a)
                         store(scratch, at_h + tile + at, h)
-                        out = muladd(splat(C[column + n]), h, out)
+                        out = muladd(spread(C, column + n), h, out)
                     gated = load_part(dy, row, count)
                     if has_z:
                         gate = load_part(z, row, count)
@@ -260,13 +289,13 @@ def _retreat(
                     for n in range(N):
                         at = i * tile + n * WIDTH
                         own = base + n * WIDTH
-                        gh = muladd(gated, splat(C[column + n]), load(scratch, at_q + own))
+                        gh = muladd(gated, spread(C, column + n), load(scratch, at_q + own))
                         q = gh * load(scratch, at_a + at)
                         store(scratch, at_q + own, q)
                         s = q * load(scratch, at_h + at)
-                        store(scratch, at_dA + own, muladd(s, d, load(scratch, at_dA + own)))
+                        store(scratch, at_part + n * WIDTH, muladd(s, d, load(scratch, at_part + n * WIDTH)))
                         through = muladd(s, load(scratch, at_A + own), through)
-                        rate = muladd(gh, splat(B[column + n]), rate)
+                        rate = muladd(gh, spread(B, column + n), rate)
                         store(scratch, at_dB + at, muladd(gh, dx, load(scratch, at_dB + at)))
                         h = load(scratch, at_h + tile + at)
                         store(scratch, at_dC + at, muladd(gated, h, load(scratch, at_dC + at)))
@@ -274,14 +303,18 @@ def _retreat(
                     change = muladd(rate, x, through * splat(_LN2)) * load(scratch, at_slope + i * WIDTH)
                     store_part(ddt, row, change, count)
                     sum_bias = sum_bias + change
-                store(scratch, at_sums + 2 * g * WIDTH, sum_D)
-                store(scratch, at_sums + (2 * g + 1) * WIDTH, sum_bias)
+                for n in range(N):
+                    at = at_dA + base + n * WIDTH
+                    store(scratch, at, load(scratch, at) + load(scratch, at_part + n * WIDTH))
+                at = at_sums + 2 * g * WIDTH
+                store(scratch, at, load(scratch, at) + sum_D)
+                store(scratch, at + WIDTH, load(scratch, at + WIDTH) + sum_bias)
             for i in range(steps):
                 column = ((block * batch + b) * length + t0 + i) * N
-                for n in range(N):
+                for n in range(0, N, WIDTH):
                     at = i * tile + n * WIDTH
-                    dB[column + n] = total(load(scratch, at_dB + at))
-                    dC[column + n] = total(load(scratch, at_dC + at))
+                    store_part(dB, column + n, totals(scratch, at_dB + at), N - n)
+                    store_part(dC, column + n, totals(scratch, at_dC + at), N - n)
         for g in range(groups):
             c = c0 + g * WIDTH
             count = channels - c
@@ -323,7 +356,7 @@ def backward(
     run_tasks(
         _retreat,
         batch * blocks,
-        (3 * _GROUPS + 4 * CHUNK + 1) * N * WIDTH + (2 * _GROUPS + 3 * CHUNK) * WIDTH,
+        _layout(N)[-1],
         (batch, length, channels, N),
         flags,
         *(flat(tensor) for tensor in (*inputs, du, ddt, dA, dB, dC, dD, dz, dbias, dh0)),
