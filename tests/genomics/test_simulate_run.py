@@ -92,8 +92,9 @@ def test_mutations_are_the_published_ones(facts):
 
 def test_composition_is_the_published_one(facts):
     for found in facts["species"].values():
-        assert 0.40 < found["gc"] < 0.43
-        assert 0.195 < found["cpg_ratio"] < 0.25
+        # A dozen isochores: their mean has a standard deviation of 1.3 %.
+        assert 0.38 < found["gc"] < 0.45
+        assert 0.19 < found["cpg_ratio"] < 0.25
         assert 0.22 < found["masked"] < 0.35
     ratios = [found["cpg_ratio"] for found in facts["species"].values()]
     assert max(ratios) - min(ratios) < 0.015

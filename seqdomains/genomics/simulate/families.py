@@ -8,11 +8,13 @@ simulations with different seeds, share it, as real genomes share theirs:
 - L1: 6,000 bp, GC 42 %, 40 % A on the sense strand.
 - SVA: (CCCTCT)n, an Alu-like part, 37-bp tandem repeats (VNTR) of variable number, 490 bp of SINE-R.
 - PtERV1 (Pan and gorilla) and HERV-K (human): two LTRs of 0.4 and 0.97 kb around an internal part, or a solo LTR.
-- LTR: 450 bp, an extinct family that all apes share; it leaves old copies only.
+- L1M (the older L1 of mammals) and LTR (450 bp): extinct families, of which all apes share the old copies.
 
 A lineage's subfamily is the family consensus with the lineage's diagnostic sites. Alu: 8 substitutions and one tandem
 duplication of 7 bp (as in Yb8), 5 substitutions (as in Ya5) for the two short Pan branches. Other families: 0.35 % of
-sites per million years of the branch. Chimpanzee and bonobo subfamilies carry the sites of the Pan stem as well.
+sites per million years of the branch (assumed: a few per cent). In L1 they are three times as dense in the untranslated
+ends as in the reading frames, which are the conserved part (Khan 2006, doi:10.1101/gr.4001406; the factor is assumed).
+Chimpanzee and bonobo subfamilies carry the sites of the Pan stem as well.
 """
 
 from __future__ import annotations
@@ -20,17 +22,23 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seqdomains.genomics.simulate.sequence import Codes
 
+Weights = NDArray[np.float64]
+
 FAMILY_KEY = 0x5EED_0F_A9E5
-FAMILIES = ("Alu", "L1", "SVA", "PtERV1", "HERVK", "LTR")
+FAMILIES = ("Alu", "L1", "SVA", "PtERV1", "HERVK", "LTR", "L1M")
 
 BRANCH_MY = {"human": 6.7, "pan": 4.7, "chimpanzee": 2.0, "bonobo": 2.0, "gorilla": 9.1, "orangutan": 15.2}
 """Length in million years of the branches that carry insertions (splits at 2.0, 6.7, 9.1 and 15.2 million years)."""
 
 DIAGNOSTIC_PER_MY = 0.0035
-ALU_LENGTH, L1_LENGTH = 282, 6_000
+L1_LENGTH = 6_000
+L1_UTR = (900, 600)
+L1_UTR_RATE = 3.0
+"""Lengths of the two untranslated ends of L1, and how much faster they evolve than the reading frames (assumed)."""
 LTR_LENGTH = {"PtERV1": 400, "HERVK": 970}
 INTERNAL_LENGTH = {"PtERV1": 7_000, "HERVK": 7_500}
 VNTR_UNIT, SINE_R = 37, 490
@@ -44,12 +52,18 @@ def _draw(rng: np.random.Generator, length: int, frequencies: tuple[float, float
     return rng.choice(4, length, p=frequencies).astype(np.uint8)
 
 
-def _diverge(rng: np.random.Generator, codes: Codes, sites: int) -> Codes:
-    """Change `sites` different positions to another base each."""
-    at = rng.choice(len(codes), sites, replace=False)
+def _diverge(rng: np.random.Generator, codes: Codes, sites: int, *, weight: Weights | None = None) -> Codes:
+    """Change `sites` different positions, drawn by `weight`, to another base each."""
+    at = rng.choice(len(codes), sites, replace=False, p=weight)
     changed = codes.copy()
     changed[at] = (codes[at] + rng.integers(1, 4, sites)) % 4
     return changed
+
+
+def _l1_weights() -> Weights:
+    weight = np.ones(L1_LENGTH)
+    weight[: L1_UTR[0]] = weight[-L1_UTR[1] :] = L1_UTR_RATE
+    return np.asarray(weight / weight.sum())
 
 
 @cache
@@ -68,7 +82,7 @@ def family_parts(family: str) -> dict[str, Codes]:
         right = _diverge(rng, arm, 24)
         extra = _draw(rng, 31, (0.25, 0.28, 0.30, 0.17))
         return {"body": np.concatenate([arm, linker, right[:60], extra, right[60:]])}
-    if family == "L1":
+    if family in ("L1", "L1M"):
         return {"body": _draw(rng, L1_LENGTH, (0.40, 0.21, 0.21, 0.18))}
     if family == "LTR":
         return {"body": _draw(rng, 450, (0.27, 0.23, 0.22, 0.28))}
@@ -116,7 +130,8 @@ def subfamily_parts(branch: str, family: str) -> dict[str, Codes]:
             at = int(rng.integers(20, len(own) - 20))
             parts[name] = own if short else np.concatenate([own[:at], own[at - 7 : at], own[at:]])
         else:
-            parts[name] = _diverge(rng, codes, round(DIAGNOSTIC_PER_MY * BRANCH_MY[branch] * len(codes)))
+            sites = round(DIAGNOSTIC_PER_MY * BRANCH_MY[branch] * len(codes))
+            parts[name] = _diverge(rng, codes, sites, weight=_l1_weights() if family == "L1" else None)
     return parts
 
 

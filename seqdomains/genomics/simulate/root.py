@@ -3,7 +3,7 @@
 Isochores of 100 to 300 kb with a GC content of 35 to 55 % (mean 41 %). Within an isochore bases are independent but for
 CpG: most CpGs are turned into TpG or CpA, as methylation has done, to an observed/expected ratio of 0.34, which the
 23-fold rate brings down to the published 0.20-0.25 in the living species. Old repeats as dense as in the human genome:
-380 Alus, 160 L1 fragments and 100 LTRs per Mb, 6 to 25 substitutions per 100 sites old, over 28 % of the sequence.
+380 Alus, 160 L1 fragments and 100 LTRs per Mb, 4 to 30 substitutions per 100 sites old, over 28 % of the sequence.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from seqdomains.genomics.simulate.sequence import Codes, ColumnCounter, Lineage,
 ROOT_CPG_RATIO = 0.34
 ISOCHORE = (100_000, 300_000)
 GC_RANGE = (0.35, 0.55)
-OLD_PER_MB = {"Alu": 380, "L1": 160, "LTR": 100}
-OLD_AGE = {"Alu": (0.06, 0.16), "L1": (0.08, 0.25), "LTR": (0.10, 0.25)}
+OLD_PER_MB = {"Alu": 380, "L1": 30, "L1M": 130, "LTR": 100}
+"""Old copies per Mb. Of the L1 copies a fifth are of the primate lineage that the young ones descend from (L1PA)."""
+OLD_AGE = {"Alu": (0.06, 0.16), "L1": (0.04, 0.12), "L1M": (0.12, 0.30), "LTR": (0.10, 0.25)}
 
 
 def background(rng: np.random.Generator, length: int) -> Codes:
@@ -65,7 +66,7 @@ def root_chromosome(rng: np.random.Generator, length: int, columns: ColumnCounte
         for _ in range(int(rng.poisson(per_mb * length / 1e6))):
             codes = old_subfamily(family, int(rng.integers(1, 4)))
             codes = truncated(rng, codes, 0.8, 180, 60) if family == "Alu" else codes
-            codes = truncated(rng, codes, 0.02, 900, 150) if family == "L1" else codes
+            codes = truncated(rng, codes, 0.02, 900, 150) if "L1" in family else codes
             copies.append(reverse_complement(codes) if rng.random() < 0.5 else codes)
             ages.append(rng.uniform(*OLD_AGE[family]))
     order = rng.permutation(len(copies))

@@ -64,7 +64,7 @@ def simulate(
     folder : Path
         Where to write. An earlier simulation there is replaced; a folder that holds anything else is refused.
     workers : int, optional
-        Threads, one chromosome each; by default the number of usable cores. Memory is about 110 bytes per bp of a chromosome and thread.
+        Threads, one chromosome each; by default the number of usable cores. Each takes about 110 bytes per bp.
     progress : callable, optional
         Called with the number of chromosomes written and the number of all.
 
