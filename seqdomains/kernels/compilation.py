@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numba
 import numpy as np
@@ -124,6 +124,8 @@ def _aligned(size: int) -> NDArray[np.float32]:
     return memory[skip : skip + size]
 
 
+# Elements that one thread adds at a time.
+_RUN: Final = 4096
 _ABSENT = np.zeros(0, np.float32)
 
 
@@ -134,9 +136,20 @@ def flat(tensor: Tensor | None) -> NDArray[np.float32]:
     return tensor.detach().float().reshape(-1).numpy()
 
 
+@kernel
+def _add_rows(first: Any, last: Any, scratch: Any, size: Any, parts: Any, out: Any) -> None:
+    for start in range(first * _RUN, min(last * _RUN, size), _RUN):
+        stop = min(start + _RUN, size)
+        for i in range(start, stop):
+            out[i] = parts[i]
+        for row in range(size, parts.size, size):
+            for i in range(start, stop):
+                out[i] += parts[row + i]
+
+
 def sum_rows(parts: Tensor) -> Tensor:
-    """Add over the first axis one by one, so that the result does not depend on threads."""
-    result = parts[0].clone()
-    for part in parts[1:]:
-        result += part
-    return result
+    """Add over the first axis row by row, so that the result does not depend on the number of threads."""
+    out = torch.empty(parts.shape[1:])
+    size = out.numel()
+    run_tasks(_add_rows, -(-size // _RUN), 0, size, flat(parts), flat(out))
+    return out
