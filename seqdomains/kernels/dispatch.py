@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import torch
 from torch import Tensor
@@ -127,14 +128,44 @@ def require_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], devi
         raise ValueError(f"{name} is on {tensor.device}, expected {device} as the first argument")
 
 
-def keep_dtypes_under_autocast(*names: str) -> None:
-    """Register the autocast rule of ops: dtypes stay as given, since the kernels widen to float32 themselves."""
+def define_op(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Register an op for all devices and return it.
+
+    `torch.library.custom_op` would do it in one call, but its first run imports torch's compiler: 1.4 s of a command
+    that predicts on one short record.
+
+    Parameters
+    ----------
+    schema : str
+        Name, arguments and results in torch's schema language.
+    run : callable
+        The op's body.
+    fake : callable
+        Shapes, dtypes and devices of its results, for tracing.
+
+    Returns
+    -------
+    callable
+        The op. Under autocast it keeps the dtypes that it is given, since the kernels widen to float32 themselves.
+    """
+    name = schema.partition("(")[0]
+    library: Any = _LIBRARY
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(name, run, "CompositeExplicitAutograd")
     for key in ("AutocastCPU", "AutocastCUDA"):
-        for name in names:
-            _LIBRARY.impl(name, torch.library.fallthrough_kernel, key)  # type: ignore[no-untyped-call]
+        library.impl(name, torch.library.fallthrough_kernel, key)
+    torch.library.register_fake(f"seqdomains::{name}", fake, lib=library)
+    return getattr(torch.ops.seqdomains, name).default
 
 
-def refuse_double_backward(op: str) -> None:
+def differentiate_op(name: str, backward: Callable[..., Any], save: Callable[..., Any]) -> None:
+    """Register the gradient of an op, and that the op ``<name>_backward`` which it calls has none itself."""
+    torch.library.register_autograd(f"seqdomains::{name}", backward, setup_context=save, lib=_LIBRARY)
+    refuse = partial(refuse_double_backward, name)
+    torch.library.register_autograd(f"seqdomains::{name}_backward", refuse, lib=_LIBRARY)
+
+
+def refuse_double_backward(op: str, *_: object) -> None:
     """Raise the error of a second differentiation."""
     raise RuntimeError(
         f"seqdomains::{op} has no second derivative; differentiate seqdomains.kernels.{op}.reference.{op} instead, "

@@ -10,10 +10,10 @@ from torch import Tensor
 from seqdomains.kernels.dispatch import (
     Implementation,
     backward_module,
+    define_op,
+    differentiate_op,
     forward_module,
     implementation,
-    keep_dtypes_under_autocast,
-    refuse_double_backward,
     require_shape,
     widest,
 )
@@ -122,29 +122,24 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-@torch.library.custom_op(
-    "seqdomains::causal_conv1d",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? state, bool silu) -> Tensor",
-)
-def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
+def _run(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
     module = forward_module("causal_conv1d", _chosen(x, weight, bias, state))
     y: Tensor = module.forward(*_contiguous(x, weight, bias, state), silu)
     return y
 
 
-@_conv.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op(
-    "seqdomains::causal_conv1d_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor x, Tensor weight, Tensor? bias, Tensor? state, bool silu) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+_conv = define_op(
+    "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, Tensor? state, bool silu) -> Tensor",
+    _run,
+    _fake,
 )
-def _conv_backward(
+
+
+def _run_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool
 ) -> tuple[Tensor, ...]:
     module = backward_module("causal_conv1d", _chosen(x, weight, bias, state))
@@ -153,12 +148,19 @@ def _conv_backward(
     return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
-@_conv_backward.register_fake
-def _(
+def _fake_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool
 ) -> tuple[Tensor, ...]:
     inputs = (x, weight, bias, state)
     return tuple(x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in inputs)
+
+
+_conv_backward = define_op(
+    "causal_conv1d_backward(Tensor dy, Tensor x, Tensor weight, Tensor? bias, Tensor? state, bool silu) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _run_backward,
+    _fake_backward,
+)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -174,7 +176,4 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return (*wanted, None)
 
 
-_conv.register_autograd(_gradients, setup_context=_save)
-_conv_backward.register_autograd(lambda ctx, *gradients: refuse_double_backward("causal_conv1d"))
-
-keep_dtypes_under_autocast("causal_conv1d", "causal_conv1d_backward")
+differentiate_op("causal_conv1d", _gradients, _save)

@@ -10,10 +10,10 @@ from torch import Tensor
 from seqdomains.kernels.dispatch import (
     Implementation,
     backward_module,
+    define_op,
+    differentiate_op,
     forward_module,
     implementation,
-    keep_dtypes_under_autocast,
-    refuse_double_backward,
     require_shape,
     widest,
 )
@@ -102,32 +102,27 @@ def _chosen(*tensors: Tensor | None) -> Implementation:
     return implementation("rms_norm", tensors[0].device, widest(tensors))  # type: ignore[union-attr]
 
 
-@torch.library.custom_op(
-    "seqdomains::rms_norm",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? residual, float eps) -> (Tensor, Tensor, Tensor)",
-)
-def _norm(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _run(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     module = forward_module("rms_norm", _chosen(x, weight, residual))
     added = residual if residual is None else residual.contiguous()
     result: tuple[Tensor, Tensor, Tensor] = module.forward(x.contiguous(), weight.contiguous(), added, eps)
     return result
 
 
-@_norm.register_fake
-def _(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     dtype = widest((x, weight, residual))
     rows = x.shape[0] * x.shape[1]
     return x.new_empty(x.shape), x.new_empty(x.shape, dtype=dtype), x.new_empty((rows,), dtype=dtype)
 
 
-@torch.library.custom_op(
-    "seqdomains::rms_norm_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor? dresidual_out, Tensor residual_out, Tensor weight, Tensor rstd, ScalarType x_dtype) "
-    "-> (Tensor, Tensor)",
+_norm = define_op(
+    "rms_norm(Tensor x, Tensor weight, Tensor? residual, float eps) -> (Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
 )
-def _norm_backward(
+
+
+def _run_backward(
     dy: Tensor, dresidual_out: Tensor | None, residual_out: Tensor, weight: Tensor, rstd: Tensor, x_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     module = backward_module("rms_norm", _chosen(dy, weight, residual_out))
@@ -138,11 +133,18 @@ def _norm_backward(
     return result
 
 
-@_norm_backward.register_fake
-def _(
+def _fake_backward(
     dy: Tensor, dresidual_out: Tensor | None, residual_out: Tensor, weight: Tensor, rstd: Tensor, x_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     return residual_out.new_empty(residual_out.shape), weight.new_empty(weight.shape)
+
+
+_norm_backward = define_op(
+    "rms_norm_backward(Tensor dy, Tensor? dresidual_out, Tensor residual_out, Tensor weight, Tensor rstd, "
+    "ScalarType x_dtype) -> (Tensor, Tensor)",
+    _run_backward,
+    _fake_backward,
+)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -162,7 +164,4 @@ def _gradients(ctx: Any, dy: Tensor | None, dtotal: Tensor | None, _: Tensor | N
     return dx.to(ctx.x_dtype), dweight, dx if ctx.has_residual else None, None
 
 
-_norm.register_autograd(_gradients, setup_context=_save)
-_norm_backward.register_autograd(lambda ctx, *gradients: refuse_double_backward("rms_norm"))
-
-keep_dtypes_under_autocast("rms_norm", "rms_norm_backward")
+differentiate_op("rms_norm", _gradients, _save)

@@ -10,10 +10,10 @@ from torch import Tensor
 from seqdomains.kernels.dispatch import (
     Implementation,
     backward_module,
+    define_op,
+    differentiate_op,
     forward_module,
     implementation,
-    keep_dtypes_under_autocast,
-    refuse_double_backward,
     require_shape,
     widest,
 )
@@ -184,13 +184,7 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-@torch.library.custom_op(
-    "seqdomains::selective_scan",
-    mutates_args=(),
-    schema="(Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? bias, Tensor? h0, "
-    "bool softplus) -> (Tensor, Tensor, Tensor)",
-)
-def _scan(
+def _run(
     u: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -207,8 +201,7 @@ def _scan(
     return result
 
 
-@_scan.register_fake
-def _(
+def _fake(
     u: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -231,14 +224,15 @@ def _(
     )
 
 
-@torch.library.custom_op(
-    "seqdomains::selective_scan_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor? dh_last, Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
-    "Tensor? bias, Tensor? h0, Tensor chunk_states, bool softplus) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+_scan = define_op(
+    "selective_scan(Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? bias, Tensor? h0, "
+    "bool softplus) -> (Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
 )
-def _scan_backward(
+
+
+def _run_backward(
     dy: Tensor,
     dh_last: Tensor | None,
     u: Tensor,
@@ -259,8 +253,7 @@ def _scan_backward(
     return tuple(u.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
-@_scan_backward.register_fake
-def _(
+def _fake_backward(
     dy: Tensor,
     dh_last: Tensor | None,
     u: Tensor,
@@ -279,6 +272,15 @@ def _(
     return tuple(u.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in inputs)
 
 
+_scan_backward = define_op(
+    "selective_scan_backward(Tensor dy, Tensor? dh_last, Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
+    "Tensor? z, Tensor? bias, Tensor? h0, Tensor chunk_states, bool softplus) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _run_backward,
+    _fake_backward,
+)
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, softplus = inputs
     ctx.softplus = softplus
@@ -295,7 +297,4 @@ def _gradients(ctx: Any, dy: Tensor | None, dh_last: Tensor | None, _: Tensor | 
     return (*wanted, None)
 
 
-_scan.register_autograd(_gradients, setup_context=_save)
-_scan_backward.register_autograd(lambda ctx, *gradients: refuse_double_backward("selective_scan"))
-
-keep_dtypes_under_autocast("selective_scan", "selective_scan_backward")
+differentiate_op("selective_scan", _gradients, _save)
