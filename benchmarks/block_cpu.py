@@ -28,7 +28,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def tests_pass() -> bool:
     """Run the kernels' tests in a process of their own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", str(ROOT / "tests" / "kernels"), "-k", "not triton"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        str(ROOT / "tests" / "kernels"),
+        "-k",
+        "not triton and not sm90",
+    ]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 

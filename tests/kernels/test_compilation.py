@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from seqdomains.kernels import compilation
+from seqdomains.kernels import compilation, rms_norm
 
 ROOT = Path(compilation.__file__).parents[2]
 
@@ -42,6 +43,20 @@ def test_an_error_in_a_thread_is_raised(has_openmp, threads, monkeypatch):
     threads(2)
     with pytest.raises(ArithmeticError, match="task"):
         compilation.run_tasks(fail, 10, 0)
+
+
+@pytest.mark.parametrize("has_openmp", [True, False])
+def test_threads_of_the_caller_may_run_kernels_at_once(has_openmp, threads, monkeypatch):
+    if not has_openmp:
+        monkeypatch.setattr(compilation, "_torch_threads", lambda: None)
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "cpu")
+    threads(2)
+    inputs = [torch.randn(4, 100, 20, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    expected = [rms_norm(x, torch.ones(20)) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            found = list(pool.map(lambda x: rms_norm(x, torch.ones(20)), inputs))
+            assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_flat_does_not_copy_float32():
