@@ -38,6 +38,10 @@ def narrow(wide):
     return torch.from_numpy(wide[-1, ..., -LAST:].copy())
 
 
+def ravel(arrays):
+    return tuple(array.ravel() for array in arrays)
+
+
 def inputs():
     torch.manual_seed(0)
     wide = {name: torch.randn(1, L, LAST) for name in ("u", "dt", "z", "dy")}
@@ -58,15 +62,16 @@ def test_scan():
     task = B * -(-D // scan.BLOCK) - 1
     scratch = np.empty(scan._layout(N)[-1], np.float32)
     shape, flags = (B, L, D, N), (True, False, True, True, False)
-    passed = [array.ravel() for array in (u, dt, scaled, Bw, Cw, none, z, shift, none, y_wide, h_wide, states_wide)]
-    scan._advance(task, task + 1, scratch, shape, flags, *passed)
+    given, written = (u, dt, scaled, Bw, Cw, none, z, shift, none), (y_wide, h_wide, states_wide)
+    scan._advance(task, task + 1, scratch, shape, flags, ravel(given), ravel(written))
     assert torch.equal(narrow(y_wide), y[0])
     assert torch.equal(narrow(h_wide).T, h_last[0])
     du, ddt, dz = sparse(B, L, D), sparse(B, L, D), sparse(B, L, D)
     dA, dh0, dD, dbias = sparse(B, N, D), sparse(B, N, D), sparse(B, D), sparse(B, D)
     dB, dC = sparse(D // scan.BLOCK, B, L, N), sparse(D // scan.BLOCK, B, L, N)
-    arrays = (dy, none, u, dt, scaled, Bw, Cw, none, z, shift, states_wide, du, ddt, dA, dB, dC, dD, dz, dbias, dh0)
-    scan._retreat(task, task + 1, scratch, shape, flags, *(array.ravel() for array in arrays))
+    given = (dy, none, u, dt, scaled, Bw, Cw, none, z, shift, states_wide)
+    written = (du, ddt, dA, dB, dC, dD, dz, dbias, dh0)
+    scan._retreat(task, task + 1, scratch, shape, flags, ravel(given), ravel(written))
     found = (narrow(du), narrow(ddt), narrow(dA).T, torch.from_numpy(dB[-1, -1]), torch.from_numpy(dC[-1, -1]))
     expected = (gradients[0][0], gradients[1][0], gradients[2], gradients[3][0], gradients[4][0])
     for one, other in zip((*found, narrow(dz), narrow(dbias)), (*expected, gradients[6][0], gradients[7]), strict=True):

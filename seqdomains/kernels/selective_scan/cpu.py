@@ -47,7 +47,9 @@ _SKEW: Final = 80
 
 
 @kernel
-def _advance(first, last, scratch, shape, flags, u, dt, A, B, C, D, z, bias, h0, y, h_last, states):
+def _advance(first, last, scratch, shape, flags, inputs, outputs):
+    u, dt, A, B, C, D, z, bias, h0 = inputs
+    y, h_last, states = outputs
     _, length, channels, N = shape
     steps_softplus, has_D, has_z, has_bias, has_h0 = flags
     blocks = (channels + BLOCK - 1) // BLOCK
@@ -131,7 +133,8 @@ def forward(
         2 * _GROUPS * N * WIDTH,
         (batch, length, channels, N),
         flags,
-        *(flat(tensor) for tensor in (*inputs, y, h_last, states)),
+        tuple(flat(tensor) for tensor in inputs),
+        tuple(flat(tensor) for tensor in (y, h_last, states)),
     )
     return y.to(u.dtype), h_last.transpose(1, 2).contiguous(), states
 
@@ -142,8 +145,8 @@ def _scaled(A: Tensor) -> Tensor:
 
 
 @register_jitable
-def _layout(N: int) -> tuple[int, ...]:
-    """Return where the arrays of `_retreat` begin in its scratch, and its size."""
+def _layout(N: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Return where arrays begin in the scratch of backward: those carried over chunks, those of one; and its size."""
     tile = N * WIDTH
     at_q = 0
     at_A = at_q + _GROUPS * tile + _SKEW
@@ -158,166 +161,158 @@ def _layout(N: int) -> tuple[int, ...]:
     at_d = at_dC + CHUNK * tile + WIDTH * WIDTH
     at_slope = at_d + CHUNK * WIDTH
     at_gated = at_slope + CHUNK * WIDTH
-    return (
-        at_q,
-        at_A,
-        at_dA,
-        at_sums,
-        at_part,
-        at_a,
-        at_h,
-        at_dB,
-        at_dC,
-        at_d,
-        at_slope,
-        at_gated,
-        at_gated + CHUNK * WIDTH,
-    )
+    end = at_gated + CHUNK * WIDTH
+    carried, kept = (at_q, at_A, at_dA, at_sums), (at_part, at_a, at_h, at_dB, at_dC, at_d, at_slope, at_gated)
+    return carried, kept, end
 
 
 @kernel
-def _retreat(
-    first,
-    last,
-    scratch,
-    shape,
-    flags,
-    dy,
-    dh,
-    u,
-    dt,
-    A,
-    B,
-    C,
-    D,
-    z,
-    bias,
-    states,
-    du,
-    ddt,
-    dA,
-    dB,
-    dC,
-    dD,
-    dz,
-    dbias,
-    dh0,
-):
-    batch, length, channels, N = shape
-    steps_softplus, has_D, has_z, has_bias, has_dh = flags
-    blocks = (channels + BLOCK - 1) // BLOCK
+def _recompute(scratch, shape, flags, place, inputs, outputs):
+    """Run one chunk of 16 channels forward from its stored state, keeping states, decays and steps; write dz.
+
+    Returns the chunk's part of the gradient of D.
+    """
+    dy, _, u, dt, _, B, C, D, z, bias, states = inputs
+    dz = outputs[6]
+    _, length, channels, N = shape
+    steps_softplus, has_D, has_z, has_bias, _ = flags
+    b, k, c, base = place
+    (_, at_A, _, _), (_, at_a, at_h, _, _, at_d, at_slope, at_gated), _ = _layout(N)
     chunks = (length + CHUNK - 1) // CHUNK
+    count = channels - c
     tile = N * WIDTH
-    at_q, at_A, at_dA, at_sums, at_part, at_a, at_h, at_dB, at_dC, at_d, at_slope, at_gated, _ = _layout(N)
+    one, sum_D = splat(np.float32(1)), splat(np.float32(0))
+    skip, shift = splat(np.float32(0)), splat(np.float32(0))
+    if has_D:
+        skip = load_part(D, c, count)
+    if has_bias:
+        shift = load_part(bias, c, count)
+    for n in range(N):
+        store(scratch, at_h + n * WIDTH, load_part(states, ((b * chunks + k) * N + n) * channels + c, count))
+    for i in range(min(CHUNK, length - k * CHUNK)):
+        t = b * length + k * CHUNK + i
+        row = t * channels + c
+        d, slope = load_part(dt, row, count) + shift, one
+        if steps_softplus:
+            d, slope = softplus(d)
+        store(scratch, at_d + i * WIDTH, d)
+        store(scratch, at_slope + i * WIDTH, slope)
+        x = load_part(u, row, count)
+        dx = d * x
+        out = skip * x
+        for n in range(N):
+            at = i * tile + n * WIDTH
+            a = exp2(d * load(scratch, at_A + base + n * WIDTH))
+            h = muladd(a, load(scratch, at_h + at), dx * spread(B, t * N + n))
+            store(scratch, at_a + at, a)
+            store(scratch, at_h + tile + at, h)
+            out = muladd(spread(C, t * N + n), h, out)
+        gated = load_part(dy, row, count)
+        if has_z:
+            gate = load_part(z, row, count)
+            s = sigmoid(gate)
+            store_part(dz, row, gated * out * s * muladd(gate, one - s, one), count)
+            gated = gated * gate * s
+        store(scratch, at_gated + i * WIDTH, gated)
+        sum_D = muladd(gated, x, sum_D)
+    return sum_D
+
+
+@kernel
+def _step_back(scratch, shape, flags, place, inputs, outputs):
+    """Walk one chunk of 16 channels back through the states of `_recompute`; write du and ddt, add to dA, dB and dC.
+
+    Returns the chunk's part of the gradient of the bias.
+    """
+    _, _, u, _, _, B, C, D, _, _, _ = inputs
+    du, ddt = outputs[0], outputs[1]
+    _, length, channels, N = shape
+    b, k, c, base = place
+    (at_q, at_A, at_dA, _), (at_part, at_a, at_h, at_dB, at_dC, at_d, at_slope, at_gated), _ = _layout(N)
+    count = channels - c
+    tile = N * WIDTH
+    zero, skip, sum_bias = splat(np.float32(0)), splat(np.float32(0)), splat(np.float32(0))
+    if flags[1]:
+        skip = load_part(D, c, count)
+    # Sums over time are taken per chunk first: one sum over 2**20 steps would lose three digits.
+    for n in range(N):
+        store(scratch, at_part + n * WIDTH, zero)
+    for i in range(min(CHUNK, length - k * CHUNK) - 1, -1, -1):
+        t = b * length + k * CHUNK + i
+        row = t * channels + c
+        d = load(scratch, at_d + i * WIDTH)
+        gated = load(scratch, at_gated + i * WIDTH)
+        x = load_part(u, row, count)
+        dx = d * x
+        rate, through = zero, zero
+        for n in range(N):
+            at = i * tile + n * WIDTH
+            own = base + n * WIDTH
+            gh = muladd(gated, spread(C, t * N + n), load(scratch, at_q + own))
+            q = gh * load(scratch, at_a + at)
+            store(scratch, at_q + own, q)
+            s = q * load(scratch, at_h + at)
+            store(scratch, at_part + n * WIDTH, muladd(s, d, load(scratch, at_part + n * WIDTH)))
+            through = muladd(s, load(scratch, at_A + own), through)
+            rate = muladd(gh, spread(B, t * N + n), rate)
+            store(scratch, at_dB + at, muladd(gh, dx, load(scratch, at_dB + at)))
+            h = load(scratch, at_h + tile + at)
+            store(scratch, at_dC + at, muladd(gated, h, load(scratch, at_dC + at)))
+        store_part(du, row, muladd(rate, d, gated * skip), count)
+        change = muladd(rate, x, through * splat(_LN2)) * load(scratch, at_slope + i * WIDTH)
+        store_part(ddt, row, change, count)
+        sum_bias = sum_bias + change
+    for n in range(N):
+        at = at_dA + base + n * WIDTH
+        store(scratch, at, load(scratch, at) + load(scratch, at_part + n * WIDTH))
+    return sum_bias
+
+
+@kernel
+def _retreat(first, last, scratch, shape, flags, inputs, outputs):
+    _, dh, _, _, A, _, _, _, _, _, _ = inputs
+    _, _, dA, dB, dC, dD, _, dbias, dh0 = outputs
+    batch, length, channels, N = shape
+    blocks = (channels + BLOCK - 1) // BLOCK
+    tile = N * WIDTH
+    (at_q, at_A, at_dA, at_sums), (_, _, _, at_dB, at_dC, _, _, _), _ = _layout(N)
     zero = splat(np.float32(0))
-    one = splat(np.float32(1))
     for task in range(first, last):
         b, block = task // blocks, task % blocks
         c0 = block * BLOCK
         groups = (min(BLOCK, channels - c0) + WIDTH - 1) // WIDTH
         for g in range(groups):
-            c = c0 + g * WIDTH
-            count = channels - c
+            c, count = c0 + g * WIDTH, channels - c0 - g * WIDTH
             for n in range(N):
                 at = g * tile + n * WIDTH
-                store(scratch, at_A + at, load_part(A, n * channels + c, count))
                 q = zero
-                if has_dh:
+                if flags[4]:
                     q = load_part(dh, (b * N + n) * channels + c, count)
                 store(scratch, at_q + at, q)
+                store(scratch, at_A + at, load_part(A, n * channels + c, count))
                 store(scratch, at_dA + at, zero)
             store(scratch, at_sums + 2 * g * WIDTH, zero)
             store(scratch, at_sums + (2 * g + 1) * WIDTH, zero)
-        for k in range(chunks - 1, -1, -1):
-            t0 = k * CHUNK
-            steps = min(CHUNK, length - t0)
+        for k in range((length - 1) // CHUNK, -1, -1):
+            steps = min(CHUNK, length - k * CHUNK)
             for at in range(0, steps * tile, WIDTH):
                 store(scratch, at_dB + at, zero)
                 store(scratch, at_dC + at, zero)
             for g in range(groups):
-                c = c0 + g * WIDTH
-                count = channels - c
-                base = g * tile
-                skip = zero
-                if has_D:
-                    skip = load_part(D, c, count)
-                shift = zero
-                if has_bias:
-                    shift = load_part(bias, c, count)
-                # Sums over time are taken per chunk first: one sum over 2**20 steps would lose three digits.
-                sum_D, sum_bias = zero, zero
-                for n in range(N):
-                    at = ((b * chunks + k) * N + n) * channels + c
-                    store(scratch, at_h + n * WIDTH, load_part(states, at, count))
-                    store(scratch, at_part + n * WIDTH, zero)
-                for i in range(steps):
-                    row = (b * length + t0 + i) * channels + c
-                    column = (b * length + t0 + i) * N
-                    d = load_part(dt, row, count) + shift
-                    slope = one
-                    if steps_softplus:
-                        d, slope = softplus(d)
-                    store(scratch, at_d + i * WIDTH, d)
-                    store(scratch, at_slope + i * WIDTH, slope)
-                    x = load_part(u, row, count)
-                    dx = d * x
-                    out = skip * x
-                    for n in range(N):
-                        at = i * tile + n * WIDTH
-                        a = exp2(d * load(scratch, at_A + base + n * WIDTH))
-                        h = muladd(a, load(scratch, at_h + at), dx * spread(B, column + n))
-                        store(scratch, at_a + at, a)
-                        store(scratch, at_h + tile + at, h)
-                        out = muladd(spread(C, column + n), h, out)
-                    gated = load_part(dy, row, count)
-                    if has_z:
-                        gate = load_part(z, row, count)
-                        s = sigmoid(gate)
-                        store_part(dz, row, gated * out * s * muladd(gate, one - s, one), count)
-                        gated = gated * gate * s
-                    store(scratch, at_gated + i * WIDTH, gated)
-                    sum_D = muladd(gated, x, sum_D)
-                for i in range(steps - 1, -1, -1):
-                    row = (b * length + t0 + i) * channels + c
-                    column = (b * length + t0 + i) * N
-                    d = load(scratch, at_d + i * WIDTH)
-                    gated = load(scratch, at_gated + i * WIDTH)
-                    x = load_part(u, row, count)
-                    dx = d * x
-                    rate = zero
-                    through = zero
-                    for n in range(N):
-                        at = i * tile + n * WIDTH
-                        own = base + n * WIDTH
-                        gh = muladd(gated, spread(C, column + n), load(scratch, at_q + own))
-                        q = gh * load(scratch, at_a + at)
-                        store(scratch, at_q + own, q)
-                        s = q * load(scratch, at_h + at)
-                        store(scratch, at_part + n * WIDTH, muladd(s, d, load(scratch, at_part + n * WIDTH)))
-                        through = muladd(s, load(scratch, at_A + own), through)
-                        rate = muladd(gh, spread(B, column + n), rate)
-                        store(scratch, at_dB + at, muladd(gh, dx, load(scratch, at_dB + at)))
-                        h = load(scratch, at_h + tile + at)
-                        store(scratch, at_dC + at, muladd(gated, h, load(scratch, at_dC + at)))
-                    store_part(du, row, muladd(rate, d, gated * skip), count)
-                    change = muladd(rate, x, through * splat(_LN2)) * load(scratch, at_slope + i * WIDTH)
-                    store_part(ddt, row, change, count)
-                    sum_bias = sum_bias + change
-                for n in range(N):
-                    at = at_dA + base + n * WIDTH
-                    store(scratch, at, load(scratch, at) + load(scratch, at_part + n * WIDTH))
+                place = (b, k, c0 + g * WIDTH, g * tile)
                 at = at_sums + 2 * g * WIDTH
-                store(scratch, at, load(scratch, at) + sum_D)
-                store(scratch, at + WIDTH, load(scratch, at + WIDTH) + sum_bias)
+                part = _recompute(scratch, shape, flags, place, inputs, outputs)
+                store(scratch, at, load(scratch, at) + part)
+                part = _step_back(scratch, shape, flags, place, inputs, outputs)
+                store(scratch, at + WIDTH, load(scratch, at + WIDTH) + part)
             for i in range(steps):
-                column = ((block * batch + b) * length + t0 + i) * N
+                column = ((block * batch + b) * length + k * CHUNK + i) * N
                 for n in range(0, N, WIDTH):
                     at = i * tile + n * WIDTH
                     store_part(dB, column + n, totals(scratch, at_dB + at), N - n)
                     store_part(dC, column + n, totals(scratch, at_dC + at), N - n)
         for g in range(groups):
-            c = c0 + g * WIDTH
-            count = channels - c
+            c, count = c0 + g * WIDTH, channels - c0 - g * WIDTH
             for n in range(N):
                 at = g * tile + n * WIDTH
                 store_part(dA, (b * N + n) * channels + c, load(scratch, at_dA + at), count)
@@ -359,7 +354,8 @@ def backward(
         _layout(N)[-1],
         (batch, length, channels, N),
         flags,
-        *(flat(tensor) for tensor in (*inputs, du, ddt, dA, dB, dC, dD, dz, dbias, dh0)),
+        tuple(flat(tensor) for tensor in inputs),
+        tuple(flat(tensor) for tensor in (du, ddt, dA, dB, dC, dD, dz, dbias, dh0)),
     )
     return (
         du.to(u.dtype),
