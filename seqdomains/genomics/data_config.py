@@ -49,8 +49,6 @@ class SpeciesData(BaseModel):
         Probability per base of a random substitution in a training window, for individuals that differ.
     transitions : float
         Share of those substitutions that are transitions (A-G, C-T); 1/3 is no preference.
-    window_min : int or None
-        Shortest training window in bp; lengths are then uniform from here to `window`. None: always `window`.
     max_n : float
         A window with a larger share of N or masked bases is dropped: runs of N mark an assembly, not a species.
     gap_policy : {"reject", "mask"}
@@ -82,7 +80,6 @@ class SpeciesData(BaseModel):
     reverse_complement: Annotated[float, Field(ge=0, le=1)] = 0.5
     substitution: Annotated[float, Field(ge=0, le=0.75)] = 0.0
     transitions: Annotated[float, Field(ge=0, le=1)] = 2 / 3
-    window_min: Annotated[int, Field(ge=8)] | None = None
     max_n: Annotated[float, Field(ge=0, le=1)] = 0.01
     gap_policy: GapPolicy = "reject"
     memory_mb: Annotated[int, Field(ge=0)] = 512
@@ -90,8 +87,6 @@ class SpeciesData(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> SpeciesData:
-        if self.window_min is not None and self.window_min > self.window:
-            raise ValueError(f"window_min {self.window_min} is above window {self.window}")
         if self.label_from is not None and self.labels is not None:
             raise ValueError("label_from and labels are both given: labels come from one of them")
         if self.split == "group" and self.group is None:

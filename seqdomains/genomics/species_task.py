@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.genomics.alphabet import PAD, SIGNATURE, VOCAB_SIZE, N, reverse_complement
+from seqdomains.genomics.alphabet import SIGNATURE, VOCAB_SIZE, N, reverse_complement
 from seqdomains.genomics.corpus import Corpus, read_corpus
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.sampling import below, counter_words, uniform
@@ -25,8 +25,9 @@ _DRAW_STREAM = 0
 _SUBSTITUTION_STREAM = 2 << 32
 _TEST_STREAM = 3 << 32
 _PROBE_STREAM = 4 << 32
+# More words than draws, so that one more kind of draw leaves the samples of a seed as they are.
 _WORDS = 8
-_CLASS, _POSITION, _STRAND, _LENGTH, _OFFSET = range(5)
+_CLASS, _POSITION, _STRAND = range(3)
 # Of a class with 1 clean window in 20, 500 draws in a row all miss once in 10^11 samples.
 _MOST_DRAWS = 500
 _PROBES = 64
@@ -97,7 +98,7 @@ class SpeciesTask:
     r"""Windows of DNA labelled by class: a `seqdomains.task.ClassificationTask`.
 
     A training sample takes a class uniformly, then a start uniformly over all starts of the class's training records,
-    then its strand, length and substitutions; all of it is a function of the seed and the sample's index.
+    then its strand and substitutions; all of it is a function of the seed and the sample's index.
 
     Parameters
     ----------
@@ -174,11 +175,7 @@ class SpeciesTask:
         tokens[strand] = reverse_complement(tokens[strand])
         if self.data.substitution:
             self._substitute(tokens, seed, first)
-        lengths = np.full(count, window, dtype=np.int64)
-        if self.data.window_min is not None and self.data.window_min < window:
-            lengths = self.data.window_min + below(draws[:, _LENGTH], window - self.data.window_min + 1)
-            tokens = _shorten(tokens, lengths, draws[:, _OFFSET])
-        return Batch(tokens, targets, lengths)
+        return Batch(tokens, targets, np.full(count, window, dtype=np.int64))
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the test windows, class by class."""
@@ -378,13 +375,3 @@ def _split(corpus: Corpus, data: SpeciesData) -> Split:
 
 def _masked_share(tokens: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.asarray((tokens >= N).mean(axis=1), dtype=np.float64)
-
-
-def _shorten(tokens: NDArray[np.uint8], lengths: NDArray[np.int64], fraction: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Cut a piece of `lengths[i]` out of row i at a random offset and pad it to the window."""
-    window = tokens.shape[1]
-    offsets = below(fraction, window - lengths + 1)
-    columns = np.arange(window)
-    cut = np.take_along_axis(tokens, np.minimum(offsets[:, None] + columns, window - 1), axis=1)
-    cut[columns >= lengths[:, None]] = PAD
-    return cut

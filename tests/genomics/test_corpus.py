@@ -168,7 +168,6 @@ def test_sequence_files(tmp_path, assemblies):
 
 def test_config_refuses_what_does_not_fit_together():
     for values, message in [
-        ({"window": 64, "window_min": 65}, "window_min 65 is above window 64"),
         ({"label_from": "header:x", "labels": "y.tsv"}, "both given"),
         ({"split": "group"}, "group is not set"),
         ({"classes": ("a", "a")}, "named twice"),

@@ -5,7 +5,7 @@ import pytest
 
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics import species_task
-from seqdomains.genomics.alphabet import PAD, N, decode, encode, reverse_complement
+from seqdomains.genomics.alphabet import N, decode, encode, reverse_complement
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.simulate import SimulationConfig, simulate
 from seqdomains.genomics.species_task import SpeciesTask
@@ -36,7 +36,7 @@ def same(first, second):
     return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ("tokens", "targets", "lengths"))
 
 
-@pytest.mark.parametrize("options", [{}, {"substitution": 0.1, "window_min": 16}], ids=["plain", "augmented"])
+@pytest.mark.parametrize("options", [{}, {"substitution": 0.1}], ids=["plain", "augmented"])
 def test_how_the_stream_is_cut_does_not_matter(genomes, options):
     task = task_of(genomes[0], **options)
     whole = task.training_batch(3, 100, 60)
@@ -110,22 +110,18 @@ def test_substitutions_at_the_rate_and_with_the_share_of_transitions_asked_for(g
     assert abs(kinds[1] / kinds[[1, 3]].sum() - 0.5) < 0.1
 
 
-def test_substitution_leaves_n_and_padding(tmp_path):
+def test_substitution_leaves_ambiguous_bases(tmp_path):
     path = write(tmp_path / "a.fa", [("a kind=x", "N" * 64), ("b kind=y", "R" * 64)])
-    task = task_of(path, substitution=0.75, max_n=1, window_min=16, test_windows=1)
-    batch = task.training_batch(0, 0, 64)
-    assert set(np.unique(batch.tokens)) == {*encode("RYN").tolist(), PAD}
+    batch = task_of(path, substitution=0.75, max_n=1, test_windows=1).training_batch(0, 0, 64)
+    assert set(np.unique(batch.tokens)) == set(encode("RYN").tolist())
 
 
-def test_shorter_windows_are_pieces_padded_behind(genomes):
-    path, texts = genomes
-    batch = task_of(path, window_min=16, reverse_complement=0).training_batch(0, 0, 600)
-    assert batch.tokens.shape == (600, 64)
-    assert (batch.lengths.min(), batch.lengths.max()) == (16, 64)
-    assert abs(batch.lengths.mean() - 40) < 3
-    for row, length, target in zip(batch.tokens, batch.lengths, batch.targets, strict=True):
-        assert decode(row[:length]) in texts["xy"[target]]
-        assert (row[length:] == PAD).all()
+def test_shorter_windows_on_demand_start_anywhere_in_a_record(tmp_path):
+    text = "A" + "C" * 8 + "G"  # 1 start of a 10 bp window, 3 starts of an 8 bp window
+    path = write(tmp_path / "a.fa", [("a kind=x", text), ("b kind=y", "T" * 10)])
+    batch = task_of(path, window=10, reverse_complement=0, test_windows=1).training_batch(0, 0, 300, window=8)
+    assert batch.lengths.tolist() == [8] * 300
+    assert {decode(row) for row in batch.tokens[batch.targets == 0]} == {text[0:8], text[1:9], text[2:10]}
 
 
 @pytest.mark.parametrize("memory_mb", [512, 0], ids=["held", "indexed"])
