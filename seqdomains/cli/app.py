@@ -7,6 +7,7 @@ answers at once.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -56,6 +57,9 @@ app.add_typer(genomics.app, name="genomics")
 
 def main() -> NoReturn:
     """Run the command line; SIGTERM unwinds like an error, so that temporary files go, and exits with 143."""
+    # Read once, when torch loads libgomp, whose threads otherwise spin for the cores that they wait for: beside other
+    # work on 2 cores a step took 2 to 4 s instead of 0.2 s, and alone it takes as long either way (docs/lab-log.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     signal.signal(signal.SIGTERM, _terminate)
     app(prog_name="seqdomains")
     raise SystemExit(0)

@@ -29,7 +29,7 @@ class LengthStage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     until: float = Field(gt=0, lt=1, description="Share of the steps at which the stage ends.")
-    window: int = Field(ge=1, description="Length of its windows in tokens; must divide the task's window.")
+    window: int = Field(ge=1, description="Length of its windows in tokens; divides the task's window.")
 
 
 class TrainConfig(BaseModel):
@@ -51,6 +51,9 @@ class TrainConfig(BaseModel):
     )
     length_warmup: tuple[LengthStage, ...] = Field(
         (), description="Stages of shorter windows before those of full length, with as many tokens per step."
+    )
+    length_cycle: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Window lengths that the steps after the warm-up take in turn; empty: the task's window."
     )
     lr: float = Field(1e-3, gt=0, description="Learning rate after the warm-up.")
     min_lr: float = Field(1e-5, ge=0, description="Learning rate at the end of the cosine.")
@@ -118,14 +121,14 @@ def plan_steps(config: TrainConfig, window: int) -> list[StepPlan]:
     Parameters
     ----------
     config : TrainConfig
-        Reads steps, batch, micro_batch and length_warmup.
+        Reads steps, batch, micro_batch, length_warmup and length_cycle.
     window : int
         Full length in tokens.
 
     Raises
     ------
     ConfigError
-        A stage's window does not divide the full length.
+        A shorter window does not divide the full length.
 
     Examples
     --------
@@ -133,13 +136,20 @@ def plan_steps(config: TrainConfig, window: int) -> list[StepPlan]:
     >>> [(plan.first, plan.windows, plan.window) for plan in plan_steps(config, 16)]
     [(0, 4, 8), (4, 4, 8), (8, 2, 16), (10, 2, 16)]
     """
-    for stage in config.length_warmup:
-        if window % stage.window:
-            raise ConfigError(f"train.length_warmup: {stage.window} does not divide data.window {window}")
+    stages = [("length_warmup", stage.window) for stage in config.length_warmup]
+    problems = [
+        f"train.{key}: {length} does not divide data.window {window}"
+        for key, length in stages + [("length_cycle", length) for length in config.length_cycle]
+        if window % length
+    ]
+    if problems:
+        raise ConfigError(problems)
+    cycle = config.length_cycle or (window,)
     plans: list[StepPlan] = []
     first = 0
     for step in range(config.steps):
-        length = next((stage.window for stage in config.length_warmup if step < stage.until * config.steps), window)
+        usual = cycle[step % len(cycle)]
+        length = next((stage.window for stage in config.length_warmup if step < stage.until * config.steps), usual)
         scale = window // length
         plans.append(StepPlan(first, config.batch * scale, config.windows_at_once * scale, length))
         first += config.batch * scale

@@ -28,6 +28,14 @@ def test_a_stage_must_divide_the_window():
         plan_steps(TrainConfig(length_warmup=({"until": 0.5, "window": 5},)), 24)
 
 
+def test_lengths_take_turns_after_the_warm_up():
+    plans = plan_steps(TrainConfig(steps=6, batch=1, length_warmup=STAGES[:1], length_cycle=(8, 24)), 24)
+    assert [plan.window for plan in plans] == [6, 6, 6, 24, 8, 24]
+    assert [plan.first for plan in plans] == [0, 4, 8, 12, 13, 16]
+    with pytest.raises(ConfigError, match="length_cycle: 7 does not divide"):
+        plan_steps(TrainConfig(length_cycle=(7,)), 24)
+
+
 def test_stages_must_follow_each_other():
     with pytest.raises(ValidationError, match="must rise"):
         TrainConfig(length_warmup=({"until": 0.5, "window": 5}, {"until": 0.4, "window": 10}))
