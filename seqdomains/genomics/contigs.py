@@ -85,8 +85,8 @@ def homologue(name: str, *, description: str = "", species: Species | None = Non
     --------
     >>> homologue("chr4_hap1_hsa5"), homologue("chr12_pat_hsa2a"), homologue("chr4_pat_hsa17x5"), homologue("chr7")
     ('5', '2A', '17x5', '7')
-    >>> from seqdomains.genomics.species import species_named
-    >>> homologue("chr4", species=species_named("chimpanzee"), length=178_964_043)
+    >>> from seqdomains.genomics.species import find_species
+    >>> homologue("chr4", species=find_species("chimpanzee"), length=178_964_043)
     '5'
     >>> homologue("chr18_hap1_hsa16_random_utig4-1074") is None
     True

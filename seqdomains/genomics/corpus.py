@@ -19,11 +19,11 @@ from seqdomains.genomics.fasta import compression
 from seqdomains.genomics.labels import header_key, header_value, labels_from_headers, labels_from_table
 from seqdomains.genomics.records import is_genbank, is_sequence_file, stream_records
 from seqdomains.genomics.sequences import EncodedSequences, IndexedSequences, SequenceStore
+from seqdomains.genomics.simulate.run import RECORD
 from seqdomains.genomics.species import SPECIES_NAMES, Species, class_order, find_species
 
 logger = logging.getLogger(__name__)
 
-SIMULATION_RECORD = "simulation.json"
 # gzip holds DNA in about 2.3 bits a base; 4 bases a byte is a safe guess of what a compressed file unpacks to.
 _UNPACKED = {"plain": 1, "gzip": 4, "bgzip": 4}
 
@@ -242,5 +242,5 @@ def _groups(headers: Sequence[_Header], source: str) -> tuple[str, ...]:
 
 
 def _simulated_folder(files: Sequence[Path]) -> Path | None:
-    folders = {file.parent for file in files if (file.parent / SIMULATION_RECORD).exists()}
+    folders = {file.parent for file in files if (file.parent / RECORD).exists()}
     return next(iter(folders)) if len(folders) == 1 else None

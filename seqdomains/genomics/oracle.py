@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
+from seqdomains.genomics.simulate.run import RECORD
 
 Window = tuple[str, str, int, int]
 """Species, contig, start and end, 0-based half-open."""
@@ -177,9 +178,9 @@ def _cap_likelihood(seen: _Seen, contigs: dict[str, _Contig]) -> NDArray[np.floa
 
 
 def _read_record(folder: Path, classes: Sequence[str]) -> dict[str, Any]:
-    path = folder / "simulation.json"
+    path = folder / RECORD
     if not path.is_file():
-        raise InputError(f"{folder} has no simulation.json: only simulated genomes come with the truth an oracle needs")
+        raise InputError(f"{folder} has no {RECORD}: only simulated genomes come with the truth an oracle needs")
     record: dict[str, Any] = json.loads(path.read_text())
     missing = [name for name in classes if name not in record["rates"]["branches"]]
     if missing:

@@ -182,36 +182,6 @@ def plan_spans(
     return SpanPlan(tuple(files), tuple(failures))
 
 
-def spans(
-    paths: Sequence[Path | str],
-    *,
-    window: int,
-    stride: int | None = None,
-    regions: Sequence[Region] | None = None,
-    policy: GapPolicy = "reject",
-) -> Iterator[Span]:
-    r"""Yield the windows of files in input order; any bad file is an error. `plan_spans` goes on without it.
-
-    Raises
-    ------
-    InputError
-        As `plan_spans`, and for the first bad file.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "one.fa"
-    >>> _ = path.write_text(">a\nACGTACGT\n")
-    >>> [(span.start, span.end, span.tokens.tolist()) for span in spans([path], window=4, stride=2)]
-    [(0, 4, [0, 1, 2, 3]), (2, 6, [2, 3, 0, 1]), (4, 8, [0, 1, 2, 3])]
-    """
-    plan = plan_spans(paths, window=window, stride=stride, regions=regions, policy=policy)
-    if plan.failures:
-        raise plan.failures[0][1]
-    for file in plan.files:
-        yield from file.spans()
-
-
 def _survey(path: Path, policy: GapPolicy) -> dict[str, int]:
     """Read a whole file for its record lengths; everything that is wrong with it is found here."""
     return {record.name: sum(len(piece) for piece in record.pieces) for record in stream_records(path, policy=policy)}

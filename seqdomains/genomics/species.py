@@ -135,11 +135,6 @@ def find_species(text: str) -> Species | None:
     return found[0] if found else None
 
 
-def species_named(name: str) -> Species | None:
-    """Return the species whose class name is `name`, or None."""
-    return next((species for species in GREAT_APES if species.name == name), None)
-
-
 def class_order(labels: Iterable[str]) -> tuple[str, ...]:
     """Order class names: as in the registry when all are great apes, else alphabetically.
 

@@ -2,7 +2,7 @@ import pytest
 
 from seqdomains.errors import InputError
 from seqdomains.genomics.contigs import aliases_beside, canonical, homologue, read_aliases, resolve_contig
-from seqdomains.genomics.species import GREAT_APES, species_named
+from seqdomains.genomics.species import GREAT_APES, find_species
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_simulated_headers_tell_the_human_homologue():
 
 
 def test_length_overrules_the_number_of_a_t2t_chromosome():
-    gorilla, human = species_named("gorilla"), species_named("human")
+    gorilla, human = find_species("gorilla"), find_species("human")
     assert homologue("chr13", species=gorilla, length=134_695_396) == "9"
     assert homologue("NC_073230.2", species=gorilla, length=134_695_396) == "9"
     assert homologue("chr13", species=gorilla, length=134_695_397) == "13"

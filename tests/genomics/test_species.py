@@ -1,7 +1,7 @@
 import pytest
 
 from seqdomains.errors import InputError
-from seqdomains.genomics.species import GREAT_APES, SPECIES_NAMES, class_order, find_species, species_named
+from seqdomains.genomics.species import GREAT_APES, SPECIES_NAMES, class_order, find_species
 from seqdomains.genomics.splits import TEST_HOMOLOGUES, TRANSLOCATED
 
 # genomics notes 1.7: lengths of the test group hsa 5, 7, 9, 10, 11 and sums over all chromosomes of the assemblies.
@@ -23,7 +23,7 @@ TOTALS = {
 
 @pytest.mark.parametrize("name", SPECIES_NAMES)
 def test_chromosome_lengths_are_locked(name):
-    lengths = species_named(name).homologue_of_length
+    lengths = find_species(name).homologue_of_length
     for hsa, length in zip(("5", "7", "9", "10", "11"), TEST_LENGTHS[name], strict=True):
         if length is None:
             assert hsa not in lengths.values()

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.genomics.simulate.families import (
-    BRANCH_MY,
     draw_copy,
     reverse_complement,
     subfamily_name,
@@ -59,8 +58,6 @@ FAMILY_COUNTS: dict[str, dict[str, float]] = {
     "orangutan": {"Alu": _ORANG_ALU, "L1": RATE_PER_MB["orangutan"] * GENOME_MB - _ORANG_ALU},
 }
 """Families of each branch's insertions, in proportion."""
-
-BRANCHES = tuple(BRANCH_MY)
 
 
 @dataclass(frozen=True)

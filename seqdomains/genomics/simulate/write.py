@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from seqdomains.genomics.simulate.sequence import Codes, Flags
 
 LINE = 60
 UPPER = np.frombuffer(b"ACGT", np.uint8)
-LOWER = np.frombuffer(b"acgt", np.uint8)
 
 
 def fasta_lines(codes: Codes, masked: Flags) -> bytes:
@@ -34,34 +32,25 @@ def fasta_lines(codes: Codes, masked: Flags) -> bytes:
     return lines.tobytes() + rest
 
 
-@dataclass
-class SpeciesFiles:
-    """The growing files of one species."""
-
-    folder: Path
-    species: str
-
-    def append(self, hsa: int, chromosome: SpeciesChromosome) -> None:
-        """Add a chromosome to FASTA, index and BED."""
-        name = f"chr{hsa}"
-        header = f">{name} hsa={hsa} species={self.species} simulated\n".encode()
-        fasta = self.folder / f"{self.species}.fa"
-        with fasta.open("ab") as handle:
-            handle.write(header)
-            offset = handle.tell()
-            handle.write(fasta_lines(chromosome.codes, chromosome.masked))
-        with fasta.with_suffix(".fa.fai").open("a") as handle:
-            handle.write(f"{name}\t{len(chromosome.codes)}\t{offset}\t{LINE}\t{LINE + 1}\n")
-        with (self.folder / f"markers.{self.species}.bed").open("a") as handle:
-            for row in chromosome.markers:
-                score = round(1000 * row.identity)
-                handle.write(f"{name}\t{row.start}\t{row.end}\t{row.name}\t{score}\t{row.strand}\n")
-
-
 def append_chromosome(folder: Path, chromosome: Chromosome) -> None:
-    """Add one chromosome to the files of all its species."""
+    """Add one chromosome to the FASTA, index and BED files of all its species."""
     for species, item in chromosome.species.items():
-        SpeciesFiles(folder, species).append(chromosome.hsa, item)
+        _append(folder, species, chromosome.hsa, item)
+
+
+def _append(folder: Path, species: str, hsa: int, chromosome: SpeciesChromosome) -> None:
+    name = f"chr{hsa}"
+    fasta = folder / f"{species}.fa"
+    with fasta.open("ab") as handle:
+        handle.write(f">{name} hsa={hsa} species={species} simulated\n".encode())
+        offset = handle.tell()
+        handle.write(fasta_lines(chromosome.codes, chromosome.masked))
+    with fasta.with_suffix(".fa.fai").open("a") as handle:
+        handle.write(f"{name}\t{len(chromosome.codes)}\t{offset}\t{LINE}\t{LINE + 1}\n")
+    with (folder / f"markers.{species}.bed").open("a") as handle:
+        for row in chromosome.markers:
+            score = round(1000 * row.identity)
+            handle.write(f"{name}\t{row.start}\t{row.end}\t{row.name}\t{score}\t{row.strand}\n")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
