@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, atomic folders, hashes."""
+"""Files that are either whole or absent: atomic writes, atomic folders, hashes; and the cache folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Return where files that can be made again are kept: ``$SEQDOMAINS_CACHE``, else seqdomains/ in the XDG cache.
+
+    Examples
+    --------
+    >>> before = os.environ.get("SEQDOMAINS_CACHE")
+    >>> os.environ["SEQDOMAINS_CACHE"] = "somewhere"
+    >>> cache_folder().name
+    'somewhere'
+    >>> _ = os.environ.pop("SEQDOMAINS_CACHE") if before is None else os.environ.update(SEQDOMAINS_CACHE=before)
+    """
+    own = os.environ.get("SEQDOMAINS_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdomains"
 
 
 def sync(path: Path) -> None:

@@ -6,32 +6,15 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 
 from seqdomains.errors import InputError
+from seqdomains.files import cache_folder
 from seqdomains.genomics import simulate as simulator
 from seqdomains.genomics.simulate import SimulationConfig, simulate
 from seqdomains.pipelines.progress import progress_display
 
 logger = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Return where seqdomains keeps what it can make again: $SEQDOMAINS_CACHE, else seqdomains/ in the XDG cache.
-
-    Examples
-    --------
-    >>> import os
-    >>> os.environ["SEQDOMAINS_CACHE"] = "somewhere"
-    >>> cache_folder().name
-    'somewhere'
-    >>> del os.environ["SEQDOMAINS_CACHE"]
-    """
-    own = os.environ.get("SEQDOMAINS_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdomains"
 
 
 def simulation_key(config: SimulationConfig) -> str:

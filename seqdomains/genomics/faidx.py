@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pysam.utils import SamtoolsError
 
 from seqdomains.errors import InputError
+from seqdomains.files import cache_folder
 from seqdomains.genomics.alphabet import GapPolicy, encode, first_illegal, illegal_character, soft_mask
 from seqdomains.genomics.contigs import unknown_contig
 from seqdomains.genomics.fasta import check_index_age, compression, index_paths, stream_fasta
@@ -141,12 +142,6 @@ class FastaFile:
             finally:
                 pysam.set_verbosity(before)
         return self._handles[key]
-
-
-def cache_folder() -> Path:
-    """Return the folder for files that can be made again: ``$SEQDOMAINS_CACHE``, else ``~/.cache/seqdomains``."""
-    chosen = os.environ.get("SEQDOMAINS_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "seqdomains"
 
 
 def _find_or_build_index(path: Path) -> tuple[Path, Path | None]:

@@ -18,13 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqdomains.files import cache_folder
+
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile with numba at the first call, without the GIL, and keep the machine code on disk for later processes.
 
     numba looks for stale code by the age of the function's own file alone, yet a kernel is made of several, so the
-    cache folder is named after all of them. It lies in ``NUMBA_CACHE_DIR``, else beside the source, else in the user's
-    cache folder; where none can be written, each process compiles again.
+    cache folder is named after all of them. It lies in ``NUMBA_CACHE_DIR``, else beside the source, else in
+    `seqdomains.files.cache_folder`; where none can be written, each process compiles again.
     """
     config: Any = numba.config
     before = config.CACHE_DIR
@@ -42,15 +44,14 @@ def _cache_folder(chosen: str) -> str:
     here = Path(__file__).parent
     sources = [Path(__file__), here / "simd.py", *sorted(here.glob("*/cpu.py")), *sorted(here.glob("*/plan.py"))]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdomains"
-    for folder in (Path(chosen) if chosen else here / "__pycache__", user):
+    for folder in (Path(chosen) if chosen else here / "__pycache__", cache_folder()):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
         if os.access(folder, os.W_OK):
             return str(folder / f"kernels-{digest}")
-    return str(user)
+    return str(cache_folder())
 
 
 def run_tasks(compiled: Callable[..., None], tasks: int, scratch: int, *arguments: Any) -> None:

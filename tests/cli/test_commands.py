@@ -82,17 +82,6 @@ def test_default_run_folder_is_named_and_told(seqdomains, tmp_path, monkeypatch,
     assert f"--out runs/{folder.name}" in outcome.err
 
 
-def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("SEQDOMAINS_CACHE", str(tmp_path / "own"))
-    assert simulated.cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("SEQDOMAINS_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert simulated.cache_folder() == tmp_path / "xdg" / "seqdomains"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert simulated.cache_folder() == tmp_path / "home" / ".cache" / "seqdomains"
-
-
 def test_simulations_are_made_once_per_configuration(monkeypatch, tmp_path):
     monkeypatch.setenv("SEQDOMAINS_CACHE", str(tmp_path))
     config = SimulationConfig(chromosomes=(5,), chromosome_length=10_000)

@@ -14,7 +14,7 @@ import pytest
 from seqdomains.errors import InputError
 from seqdomains.genomics.alphabet import decode
 from seqdomains.genomics.corpus import sequence_files
-from seqdomains.genomics.faidx import FastaFile, cache_folder
+from seqdomains.genomics.faidx import FastaFile
 
 NOBODY = 65534
 
@@ -197,14 +197,6 @@ def test_a_folder_that_may_not_be_listed_is_one_clear_line(read_only_folder):
     data, _ = read_only_folder
     data.chmod(0)
     assert _unprivileged(lambda: sequence_files([data]))[0] == f"InputError: {data} cannot be read: permission denied"
-
-
-def test_cache_folder_follows_the_environment(monkeypatch):
-    monkeypatch.setenv("SEQDOMAINS_CACHE", "/x")
-    assert cache_folder() == Path("/x")
-    monkeypatch.delenv("SEQDOMAINS_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/y")
-    assert cache_folder() == Path("/y/seqdomains")
 
 
 def test_building_logs_nothing_where_the_folder_can_be_written(path, caplog):

@@ -78,7 +78,7 @@ from seqdomains.kernels import rms_norm
 assert rms_norm(torch.ones(1, 1, 4), torch.ones(4)).sum().item() > 3.9
 print("ran")
 """
-    paths = {"NUMBA_CACHE_DIR": str(blocked / "a"), "XDG_CACHE_HOME": str(blocked / "b"), "HOME": str(blocked / "c")}
+    paths = {"NUMBA_CACHE_DIR": str(blocked / "a"), "SEQDOMAINS_CACHE": str(blocked / "b")}
     environment = {**os.environ, **paths, "PYTHONPATH": str(ROOT), "SEQDOMAINS_KERNELS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "ran\n", done.stderr
@@ -87,7 +87,7 @@ print("ran")
 def test_cache_folder_is_the_first_that_can_be_made(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("SEQDOMAINS_CACHE", str(tmp_path / "user"))
     choose = compilation._cache_folder.__wrapped__
     assert Path(choose(str(tmp_path / "chosen"))).parent == tmp_path / "chosen"
-    assert Path(choose(str(blocked / "chosen"))).parent == tmp_path / "user" / "seqdomains"
+    assert Path(choose(str(blocked / "chosen"))).parent == tmp_path / "user"
