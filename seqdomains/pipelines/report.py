@@ -9,7 +9,6 @@ from typing import Any
 
 import jinja2
 import yaml
-from markupsafe import Markup
 
 from seqdomains.errors import InputError
 from seqdomains.files import atomic_file
@@ -65,7 +64,7 @@ def write_report(run: RunFolder | Path) -> Path:
         complete=run.complete,
         sessions=sessions,
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-        figures={name: Markup(_inline(svg)) for name, svg in figures.items()},  # noqa: S704 - drawn here, text escaped
+        figures={name: _inline(svg) for name, svg in figures.items()},
     )
     try:
         run.figures.mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ def test_config_show_tells_where_values_come_from(seqdomains, name):
         section = key if not key.startswith(" ") else section
         lines[f"{section}.{key.strip()}"] = line
     assert lines["train.seed"].split() == ["seed:", "7", "#", "--set"]
-    assert lines["model.d_model"].endswith(f"# preset {name}")
+    assert lines["model.n_layer"].endswith(f"# preset {name}")
     assert lines["model.d_state"].endswith("# default")
 
 
