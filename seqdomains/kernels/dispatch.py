@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -104,16 +104,36 @@ def widest(tensors: Iterable[Tensor | None]) -> torch.dtype:
     return torch.float64 if doubles else torch.float32
 
 
-def forward_module(op: str, name: Implementation) -> ModuleType:
-    """Import the module that holds `forward` of one implementation."""
-    suffix = "triton_forward" if name == "triton" else name
-    return import_module(f"seqdomains.kernels.{op}.{suffix}")
+def contiguous(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
+    """Copy the tensors that have gaps; implementations read memory in order."""
+    return [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-def backward_module(op: str, name: Implementation) -> ModuleType:
-    """Import the module that holds `backward` of one implementation."""
-    suffix = "triton_backward" if name == "triton" else name
-    return import_module(f"seqdomains.kernels.{op}.{suffix}")
+def chosen(op: str, tensors: Sequence[Tensor | None]) -> Implementation:
+    """Name the implementation that runs for these tensors, the first of which is there."""
+    (first, *_) = (tensor for tensor in tensors if tensor is not None)
+    return implementation(op, first.device, widest(tensors))
+
+
+def module_of(op: str, name: Implementation, direction: Literal["forward", "backward"]) -> ModuleType:
+    """Import the module that holds `forward` or `backward` of one implementation."""
+    return import_module(f"seqdomains.kernels.{op}.{f'triton_{direction}' if name == 'triton' else name}")
+
+
+def without_none(gradients: Iterable[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
+    """Put an empty tensor for each gradient of an absent input, since an op cannot return None."""
+    return tuple(like.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+def gradients_like(inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Return unwritten gradients of the inputs, for tracing."""
+    first = next(tensor for tensor in inputs if tensor is not None)
+    return without_none((None if tensor is None else tensor.new_empty(tensor.shape) for tensor in inputs), first)
+
+
+def of_present(inputs: Sequence[Tensor | None], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    """Drop what `without_none` put in."""
+    return [None if tensor is None else gradient for tensor, gradient in zip(inputs, gradients, strict=True)]
 
 
 def require_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], device: torch.device) -> None:

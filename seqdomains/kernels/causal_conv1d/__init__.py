@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from seqdomains.kernels.dispatch import (
-    Implementation,
-    backward_module,
+    chosen,
+    contiguous,
     define_op,
     differentiate_op,
-    forward_module,
-    implementation,
+    gradients_like,
+    module_of,
+    of_present,
     require_shape,
-    widest,
+    without_none,
 )
 
 __all__ = ["causal_conv1d"]
@@ -114,21 +115,14 @@ def causal_conv1d(
     return y, torch.cat([before, x[:, -(width - 1) :]], 1)[:, -(width - 1) :].contiguous()
 
 
-def _chosen(*tensors: Tensor | None) -> Implementation:
-    return implementation("causal_conv1d", tensors[0].device, widest(tensors))  # type: ignore[union-attr]
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
-def _run(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
-    module = forward_module("causal_conv1d", _chosen(x, weight, bias, state))
-    y: Tensor = module.forward(*_contiguous(x, weight, bias, state), silu)
+def _run(*arguments: Any) -> Tensor:
+    *tensors, silu = arguments
+    module = module_of("causal_conv1d", chosen("causal_conv1d", tensors), "forward")
+    y: Tensor = module.forward(*contiguous(tensors), silu)
     return y
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
+def _fake(x: Tensor, *arguments: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
@@ -139,20 +133,15 @@ _conv = define_op(
 )
 
 
-def _run_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool
-) -> tuple[Tensor, ...]:
-    module = backward_module("causal_conv1d", _chosen(x, weight, bias, state))
-    gradients = module.backward(*_contiguous(dy, x, weight, bias, state), silu)
-    # An op cannot return None: an absent input's gradient is an empty tensor, dropped again in _gradients.
-    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+def _run_backward(dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *inputs, silu = arguments
+    module = module_of("causal_conv1d", chosen("causal_conv1d", inputs), "backward")
+    return without_none(module.backward(*contiguous((dy, *inputs)), silu), dy)
 
 
-def _fake_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool
-) -> tuple[Tensor, ...]:
-    inputs = (x, weight, bias, state)
-    return tuple(x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in inputs)
+def _fake_backward(dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *inputs, _ = arguments
+    return gradients_like(inputs)
 
 
 _conv_backward = define_op(
@@ -172,8 +161,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     inputs = ctx.saved_tensors
     gradients = _conv_backward(dy, *inputs, ctx.silu)
-    wanted = [None if tensor is None else gradient for tensor, gradient in zip(inputs, gradients, strict=True)]
-    return (*wanted, None)
+    return (*of_present(inputs, gradients), None)
 
 
 differentiate_op("causal_conv1d", _gradients, _save)

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from seqdomains.kernels.dispatch import (
-    Implementation,
-    backward_module,
+    chosen,
+    contiguous,
     define_op,
     differentiate_op,
-    forward_module,
-    implementation,
+    module_of,
     require_shape,
     widest,
 )
@@ -98,14 +97,10 @@ def rms_norm(
     return (y, total) if return_residual else y
 
 
-def _chosen(*tensors: Tensor | None) -> Implementation:
-    return implementation("rms_norm", tensors[0].device, widest(tensors))  # type: ignore[union-attr]
-
-
 def _run(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    module = forward_module("rms_norm", _chosen(x, weight, residual))
-    added = residual if residual is None else residual.contiguous()
-    result: tuple[Tensor, Tensor, Tensor] = module.forward(x.contiguous(), weight.contiguous(), added, eps)
+    tensors = (x, weight, residual)
+    module = module_of("rms_norm", chosen("rms_norm", tensors), "forward")
+    result: tuple[Tensor, Tensor, Tensor] = module.forward(*contiguous(tensors), eps)
     return result
 
 
@@ -125,11 +120,9 @@ _norm = define_op(
 def _run_backward(
     dy: Tensor, dresidual_out: Tensor | None, residual_out: Tensor, weight: Tensor, rstd: Tensor, x_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    module = backward_module("rms_norm", _chosen(dy, weight, residual_out))
-    through = dresidual_out if dresidual_out is None else dresidual_out.contiguous()
-    result: tuple[Tensor, Tensor] = module.backward(
-        dy.contiguous(), through, residual_out, weight.contiguous(), rstd, x_dtype
-    )
+    module = module_of("rms_norm", chosen("rms_norm", (dy, weight, residual_out)), "backward")
+    tensors = contiguous((dy, dresidual_out, residual_out, weight, rstd))
+    result: tuple[Tensor, Tensor] = module.backward(*tensors, x_dtype)
     return result
 
 

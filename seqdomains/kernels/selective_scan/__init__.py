@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from seqdomains.kernels.dispatch import (
-    Implementation,
-    backward_module,
+    chosen,
+    contiguous,
     define_op,
     differentiate_op,
-    forward_module,
-    implementation,
+    gradients_like,
+    module_of,
+    of_present,
     require_shape,
     widest,
+    without_none,
 )
 from seqdomains.kernels.selective_scan.plan import states_shape
 
@@ -176,50 +178,22 @@ def _nothing(u: Tensor, A: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
     return u.clone(), u.new_zeros((u.shape[0], u.shape[2], A.shape[1]), dtype=widest((u, A)))
 
 
-def _chosen(*tensors: Tensor | None) -> Implementation:
-    return implementation("selective_scan", tensors[0].device, widest(tensors))  # type: ignore[union-attr]
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
-def _run(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    h0: Tensor | None,
-    softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    module = forward_module("selective_scan", _chosen(u, dt, A, B, C, D, z, bias, h0))
-    result: tuple[Tensor, Tensor, Tensor] = module.forward(*_contiguous(u, dt, A, B, C, D, z, bias, h0), softplus)
+def _run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, softplus = arguments
+    module = module_of("selective_scan", chosen("selective_scan", tensors), "forward")
+    result: tuple[Tensor, Tensor, Tensor] = module.forward(*contiguous(tensors), softplus)
     return result
 
 
-def _fake(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    h0: Tensor | None,
-    softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (u, dt, A, B, C, D, z, bias, h0)
-    batch, length, channels = u.shape
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, _ = arguments
+    u, _, A = tensors[:3]
+    (batch, length, channels), N = u.shape, A.shape[1]
     dtype = widest(tensors)
-    states = states_shape(batch, length, channels, A.shape[1], _chosen(*tensors))
+    states = states_shape(batch, length, channels, N, chosen("selective_scan", tensors))
     return (
-        u.new_empty((batch, length, channels)),
-        u.new_empty((batch, channels, A.shape[1]), dtype=dtype),
+        u.new_empty(u.shape),
+        u.new_empty((batch, channels, N), dtype=dtype),
         u.new_empty(states, dtype=dtype),
     )
 
@@ -232,44 +206,16 @@ _scan = define_op(
 )
 
 
-def _run_backward(
-    dy: Tensor,
-    dh_last: Tensor | None,
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    h0: Tensor | None,
-    chunk_states: Tensor,
-    softplus: bool,
-) -> tuple[Tensor, ...]:
-    module = backward_module("selective_scan", _chosen(u, dt, A, B, C, D, z, bias, h0))
-    gradients = module.backward(*_contiguous(dy, dh_last, u, dt, A, B, C, D, z, bias, h0, chunk_states), softplus)
-    # An op cannot return None: an absent input's gradient is an empty tensor, dropped again in _gradients.
-    return tuple(u.new_empty(0) if gradient is None else gradient for gradient in gradients)
+def _run_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    *inputs, chunk_states, softplus = arguments
+    module = module_of("selective_scan", chosen("selective_scan", inputs), "backward")
+    gradients = module.backward(*contiguous((dy, dh_last, *inputs, chunk_states)), softplus)
+    return without_none(gradients, dy)
 
 
-def _fake_backward(
-    dy: Tensor,
-    dh_last: Tensor | None,
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    h0: Tensor | None,
-    chunk_states: Tensor,
-    softplus: bool,
-) -> tuple[Tensor, ...]:
-    inputs = (u, dt, A, B, C, D, z, bias, h0)
-    return tuple(u.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in inputs)
+def _fake_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    *inputs, _, _ = arguments
+    return gradients_like(inputs)
 
 
 _scan_backward = define_op(
@@ -293,8 +239,7 @@ def _gradients(ctx: Any, dy: Tensor | None, dh_last: Tensor | None, _: Tensor | 
     if dy is None:
         dy = torch.zeros_like(inputs[0])
     gradients = _scan_backward(dy, dh_last, *inputs, chunk_states, ctx.softplus)
-    wanted = [None if tensor is None else gradient for tensor, gradient in zip(inputs, gradients, strict=True)]
-    return (*wanted, None)
+    return (*of_present(inputs, gradients), None)
 
 
 differentiate_op("selective_scan", _gradients, _save)
