@@ -1,18 +1,19 @@
 """The scan's backward in Triton: two sweeps over each chunk, with a state kept every 8 steps between them.
 
-With dy_t = dout_t silu(z_t), g_t = dy_t C_t and q_t = a_t (g_t + q_{t+1}), the gradient of h_t is g_t + q_{t+1}.
+Symbols are those of README.md, "The adjoint": gated_t = dy_t silu(z_t) is the gradient of the ungated output,
+gh_t = gated_t C_t + q_{t+1} that of h_t, and q_t = a_t gh_t what step t hands to step t - 1, the carry of this pass.
 
-1. `sweep_forward`, in time order from the state entering the chunk: dz, dC, a state every `STRIDE` steps, and
-   qa = sum of E_t g_t (E_t the decay since the chunk's start), which is what the chunk adds to the reverse carry: it
-   comes out of a forward sweep, so no further pass over the decays is needed.
+1. `sweep_forward`, in time order from the state entering the chunk: dz, dC, dD, a state every `STRIDE` steps, and what
+   the chunk adds to the carry. Unrolled, the q that leaves a chunk is E_end q_in + sum of E_t gated_t C_t, with E_t the
+   decay from the chunk's start to step t: the sum needs no q, so a forward sweep can take it, and E_end = exp(A S).
 2. `pass_states`, over chunks backwards: the q entering each chunk from its end.
 3. `sweep_backward`, in reverse order: recomputes 8 steps from their state, then du, ddt, dA, dB, dbias.
 4. `add_blocks`: dB and dC over the blocks of channels in a fixed order, so that two runs are bit-equal.
 
 Time is cut into segments, last to first, that hand q on: the states between the sweeps never take more than a fixed
 amount of memory. The gradient through a_t is summed from q_t h_{t-1} directly. Forms that never hold both (running sums
-over time of h_t g_t - (g_t + q_{t+1}) b_t) are no faster here and were wrong by up to 3e-5 in ddt and 4e-6 in dbias in
-float32, the direct sum by 2e-7.
+over time of h_t gated_t C_t - gh_t b_t with b_t = d_t u_t B_t) are no faster here and were wrong by up to 3e-5 in ddt
+and 4e-6 in dbias in float32, the direct sum by 2e-7.
 """
 
 # Kernel arguments are pointers, tiles and integers of Triton's own typing.
@@ -53,19 +54,19 @@ SEGMENT_BYTES = 1 << 28
 
 
 @triton.jit
-def forward_step(h, E, qa, d, u, dy, A2, B_t, C_t):
-    """Advance sweep 1 by one step; also return C.h and the channel block's part of dC."""
+def forward_step(h, E, added, d, u, gated, A2, B_t, C_t):
+    """Advance sweep 1 by one step; also return C . h and the channel block's part of dC."""
     a = tl.exp2(d[None, :] * A2)
     h = a * h + B_t[:, None] * (d * u)[None, :]
     E = a * E
-    qa += E * (C_t[:, None] * dy[None, :])
-    return h, E, qa, tl.sum(C_t[:, None] * h, 0), tl.sum(dy[None, :] * h, 1)
+    added += E * (C_t[:, None] * gated[None, :])
+    return h, E, added, tl.sum(C_t[:, None] * h, 0), tl.sum(gated[None, :] * h, 1)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def sweep_forward(
     u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, dy_ptr, states_ptr,
-    dz_ptr, kept_ptr, dC_ptr, qa_ptr, sums_ptr, dD_ptr,
+    dz_ptr, kept_ptr, dC_ptr, added_ptr, sums_ptr, dD_ptr,
     length, channels, chunk, chunks, channel_blocks, first, segment,
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STRIDE: tl.constexpr,
     SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -92,7 +93,7 @@ def sweep_forward(
     kept_ptr += flat * (chunk // STRIDE) * channels * N
     h = tl.load(states_ptr + (batch * chunks + first + c) * channels * N + state, mask=state_mask, other=0.0)
     E = tl.full([BN, BD], 1.0, tl.float32)
-    qa = tl.zeros([BN, BD], tl.float32)
+    added = tl.zeros([BN, BD], tl.float32)
     total = tl.zeros([BD], tl.float32)
     dD = tl.zeros([BD], tl.float32)
     for t in range(0, steps, 4):
@@ -101,15 +102,15 @@ def sweep_forward(
         offsets = step[None, :] * channels + channel[:, None]
         u = four_rows(u_ptr, offsets, mask)
         d = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
-        dout = four_rows(dy_ptr, offsets, mask)
-        dy = dout
+        dy = four_rows(dy_ptr, offsets, mask)
+        gated = dy
         if HAS_Z:
             z = four_rows(z_ptr, offsets, mask)
             gate = sigmoid(z)
-            dy = dout * z * gate
+            gated = dy * z * gate
         d0, d1, d2, d3 = columns(d, BD)
         u0, u1, u2, u3 = columns(u, BD)
-        v0, v1, v2, v3 = columns(dy, BD)
+        g0, g1, g2, g3 = columns(gated, BD)
         B0 = one_row(B_ptr + t * N, n, N, t < steps)
         C0 = one_row(C_ptr + t * N, n, N, t < steps)
         B1 = one_row(B_ptr + (t + 1) * N, n, N, t + 1 < steps)
@@ -121,30 +122,33 @@ def sweep_forward(
         if t % STRIDE == 0:
             tl.store(kept_ptr + state, h, mask=state_mask)
             kept_ptr += channels * N
-        h, E, qa, y0, dC0 = forward_step(h, E, qa, d0, u0, v0, A2, B0, C0)
-        h, E, qa, y1, dC1 = forward_step(h, E, qa, d1, u1, v1, A2, B1, C1)
-        h, E, qa, y2, dC2 = forward_step(h, E, qa, d2, u2, v2, A2, B2, C2)
-        h, E, qa, y3, dC3 = forward_step(h, E, qa, d3, u3, v3, A2, B3, C3)
+        h, E, added, y0, dC0 = forward_step(h, E, added, d0, u0, g0, A2, B0, C0)
+        h, E, added, y1, dC1 = forward_step(h, E, added, d1, u1, g1, A2, B1, C1)
+        h, E, added, y2, dC2 = forward_step(h, E, added, d2, u2, g2, A2, B2, C2)
+        h, E, added, y3, dC3 = forward_step(h, E, added, d3, u3, g3, A2, B3, C3)
         total += (d0 + d1) + (d2 + d3)
-        dD += (v0 * u0 + v1 * u1) + (v2 * u2 + v3 * u3)
+        dD += (g0 * u0 + g1 * u1) + (g2 * u2 + g3 * u3)
         if HAS_Z:
             y = from_columns(y0, y1, y2, y3, BD) + skip[:, None] * u
-            tl.store(dz_ptr + offsets, dout * y * gate * (1.0 + z * (1.0 - gate)), mask=mask)
+            tl.store(dz_ptr + offsets, dy * y * gate * (1.0 + z * (1.0 - gate)), mask=mask)
         # The buffer holds whole chunks, so rows past the end may be written: add_blocks does not read them.
         tl.store(dC_ptr + t * N + n, dC0, mask=n < N)
         tl.store(dC_ptr + (t + 1) * N + n, dC1, mask=n < N)
         tl.store(dC_ptr + (t + 2) * N + n, dC2, mask=n < N)
         tl.store(dC_ptr + (t + 3) * N + n, dC3, mask=n < N)
-    tl.store(qa_ptr + flat * channels * N + state, qa, mask=state_mask)
+    tl.store(added_ptr + flat * channels * N + state, added, mask=state_mask)
     tl.store(sums_ptr + flat * channels + channel, total, mask=exists)
     if HAS_D:
         tl.store(dD_ptr + (batch * chunks + first + c) * channels + channel, dD, mask=exists)
 
 
 @triton.jit
-def backward_step(q, dA, a, p, d, u, dy, A2, B_t, C_t):
-    """Step sweep 2 back, with p = a_t h_{t-1}; also return du without its skip, dd, and the block's part of dB."""
-    gh = q + C_t[:, None] * dy[None, :]
+def backward_step(q, dA, a, p, d, u, gated, A2, B_t, C_t):
+    """Step sweep 2 back from q_{t+1} to q_t; also return du without its skip, dd, and the block's part of dB.
+
+    With p = a_t h_{t-1} the README's q_t h_{t-1} is p gh_t. A2 is A log2(e), so its sum is scaled back by log(2).
+    """
+    gh = q + C_t[:, None] * gated[None, :]
     through_decay = p * gh
     dA += d[None, :] * through_decay
     rate = tl.sum(B_t[:, None] * gh, 0)
@@ -154,14 +158,14 @@ def backward_step(q, dA, a, p, d, u, dy, A2, B_t, C_t):
 
 @triton.jit
 def four_steps_back(
-    h, q, dA, t, steps, d, u, dy, A2, B_ptr, C_ptr, dB_ptr,
+    h, q, dA, t, steps, d, u, gated, A2, B_ptr, C_ptr, dB_ptr,
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Recompute steps t to t + 3 from h = h_{t-1}, then walk back over them; return q, dA, du without skip, and dd."""
     n = tl.arange(0, BN)
     d0, d1, d2, d3 = columns(d, BD)
     u0, u1, u2, u3 = columns(u, BD)
-    v0, v1, v2, v3 = columns(dy, BD)
+    g0, g1, g2, g3 = columns(gated, BD)
     B0 = one_row(B_ptr + t * N, n, N, t < steps)
     C0 = one_row(C_ptr + t * N, n, N, t < steps)
     B1 = one_row(B_ptr + (t + 1) * N, n, N, t + 1 < steps)
@@ -178,10 +182,10 @@ def four_steps_back(
     p1 = a1 * (p0 + B0[:, None] * (d0 * u0)[None, :])
     p2 = a2 * (p1 + B1[:, None] * (d1 * u1)[None, :])
     p3 = a3 * (p2 + B2[:, None] * (d2 * u2)[None, :])
-    q, dA, du3, dd3, dB3 = backward_step(q, dA, a3, p3, d3, u3, v3, A2, B3, C3)
-    q, dA, du2, dd2, dB2 = backward_step(q, dA, a2, p2, d2, u2, v2, A2, B2, C2)
-    q, dA, du1, dd1, dB1 = backward_step(q, dA, a1, p1, d1, u1, v1, A2, B1, C1)
-    q, dA, du0, dd0, dB0 = backward_step(q, dA, a0, p0, d0, u0, v0, A2, B0, C0)
+    q, dA, du3, dd3, dB3 = backward_step(q, dA, a3, p3, d3, u3, g3, A2, B3, C3)
+    q, dA, du2, dd2, dB2 = backward_step(q, dA, a2, p2, d2, u2, g2, A2, B2, C2)
+    q, dA, du1, dd1, dB1 = backward_step(q, dA, a1, p1, d1, u1, g1, A2, B1, C1)
+    q, dA, du0, dd0, dB0 = backward_step(q, dA, a0, p0, d0, u0, g0, A2, B0, C0)
     tl.store(dB_ptr + t * N + n, dB0, mask=n < N)
     tl.store(dB_ptr + (t + 1) * N + n, dB1, mask=n < N)
     tl.store(dB_ptr + (t + 2) * N + n, dB2, mask=n < N)
@@ -193,20 +197,20 @@ def four_steps_back(
 def read_four(
     u_ptr, dt_ptr, z_ptr, dy_ptr, offsets, mask, shift, SOFTPLUS: tl.constexpr, HAS_Z: tl.constexpr
 ):  # fmt: skip
-    """Read four steps; return u, d, dt + bias, and the gradient dy of the ungated output."""
+    """Read four steps; return u, d, x = dt + bias, and gated."""
     u = four_rows(u_ptr, offsets, mask)
     x = four_rows(dt_ptr, offsets, mask) + shift[:, None]
-    dy = four_rows(dy_ptr, offsets, mask)
+    gated = four_rows(dy_ptr, offsets, mask)
     if HAS_Z:
         z = four_rows(z_ptr, offsets, mask)
-        dy = dy * z * sigmoid(z)
-    return u, step_size(x, mask, SOFTPLUS), x, dy
+        gated = gated * z * sigmoid(z)
+    return u, step_size(x, mask, SOFTPLUS), x, gated
 
 
 @triton.jit
-def write_four(du_ptr, ddt_ptr, offsets, mask, du, dd, dy, x, skip, SOFTPLUS: tl.constexpr):
+def write_four(du_ptr, ddt_ptr, offsets, mask, du, dd, gated, x, skip, SOFTPLUS: tl.constexpr):
     """Write du and ddt of four steps; return ddt summed over them."""
-    tl.store(du_ptr + offsets, du + skip[:, None] * dy, mask=mask)
+    tl.store(du_ptr + offsets, du + skip[:, None] * gated, mask=mask)
     if SOFTPLUS:
         dd = dd * sigmoid(x)
     tl.store(ddt_ptr + offsets, dd, mask=mask)
@@ -221,7 +225,11 @@ def sweep_backward(
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STRIDE: tl.constexpr,
     SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Sweep 2 over one chunk, last step first; the chunk's dA takes the place of its q."""
+    """Sweep 2 over one chunk, last step first, 8 steps at a time: each 8 begin at a kept state.
+
+    The states of the first 4 lead to the one in the middle; the last 4 are then walked back before the first 4. The
+    chunk's dA takes the place of its q.
+    """
     tl.static_assert(STRIDE == 8)
     flat, batch, c, block, channel, exists = program_place(channels, segment, channel_blocks, BD)
     n = tl.arange(0, BN)
@@ -242,7 +250,7 @@ def sweep_backward(
     skip = channel_values(D_ptr, channel, exists, HAS_D)
     state_mask = (n[:, None] < N) & exists[None, :]
     state = state_offsets(channel, n, N)
-    rounds = (steps + STRIDE - 1) // STRIDE
+    rounds = tl.cdiv(steps, STRIDE)
     kept_ptr += (flat * (chunk // STRIDE) + rounds) * channels * N
     q_ptr += flat * channels * N + state
     q = tl.load(q_ptr, mask=state_mask, other=0.0)
@@ -258,22 +266,22 @@ def sweep_backward(
         early = early * channels + channel[:, None]
         late = late * channels + channel[:, None]
         h = tl.load(kept_ptr + state, mask=state_mask, other=0.0)
-        u, d, x, dy = read_four(u_ptr, dt_ptr, z_ptr, dy_ptr, early, early_mask, shift, SOFTPLUS, HAS_Z)
+        u, d, x, gated = read_four(u_ptr, dt_ptr, z_ptr, dy_ptr, early, early_mask, shift, SOFTPLUS, HAS_Z)
         d0, d1, d2, d3 = columns(d, BD)
         u0, u1, u2, u3 = columns(u, BD)
         middle = advance(h, d0, u0, one_row(B_ptr + t * N, n, N, t < steps), A2)
         middle = advance(middle, d1, u1, one_row(B_ptr + (t + 1) * N, n, N, t + 1 < steps), A2)
         middle = advance(middle, d2, u2, one_row(B_ptr + (t + 2) * N, n, N, t + 2 < steps), A2)
         middle = advance(middle, d3, u3, one_row(B_ptr + (t + 3) * N, n, N, t + 3 < steps), A2)
-        u_late, d_late, x_late, dy_late = read_four(
+        u_late, d_late, x_late, gated_late = read_four(
             u_ptr, dt_ptr, z_ptr, dy_ptr, late, late_mask, shift, SOFTPLUS, HAS_Z
         )
         q, dA, du, dd = four_steps_back(
-            middle, q, dA, t + 4, steps, d_late, u_late, dy_late, A2, B_ptr, C_ptr, dB_ptr, N, BN, BD
+            middle, q, dA, t + 4, steps, d_late, u_late, gated_late, A2, B_ptr, C_ptr, dB_ptr, N, BN, BD
         )
-        dbias += write_four(du_ptr, ddt_ptr, late, late_mask, du, dd, dy_late, x_late, skip, SOFTPLUS)
-        q, dA, du, dd = four_steps_back(h, q, dA, t, steps, d, u, dy, A2, B_ptr, C_ptr, dB_ptr, N, BN, BD)
-        dbias += write_four(du_ptr, ddt_ptr, early, early_mask, du, dd, dy, x, skip, SOFTPLUS)
+        dbias += write_four(du_ptr, ddt_ptr, late, late_mask, du, dd, gated_late, x_late, skip, SOFTPLUS)
+        q, dA, du, dd = four_steps_back(h, q, dA, t, steps, d, u, gated, A2, B_ptr, C_ptr, dB_ptr, N, BN, BD)
+        dbias += write_four(du_ptr, ddt_ptr, early, early_mask, du, dd, gated, x, skip, SOFTPLUS)
     tl.debug_barrier()  # all warps have read q
     tl.store(q_ptr, dA, mask=state_mask)
     if HAS_BIAS:
