@@ -25,6 +25,48 @@ def assert_close():
 
 
 @pytest.fixture
+def run():
+    """Call an op; return its outputs and the gradients of its tensors, in their dtypes."""
+
+    def call(op, inputs, cotangents, **options):
+        leaves = {name: None if x is None else x.detach().clone().requires_grad_() for name, x in inputs.items()}
+        outputs = op(**leaves, **options)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        present = {name: leaf for name, leaf in leaves.items() if leaf is not None}
+        seeds = [c.to(o.dtype) for c, o in zip(cotangents, outputs, strict=True)]
+        found = torch.autograd.grad(outputs, list(present.values()), seeds)
+        named = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
+        return named | {f"gradient of {name}": gradient for name, gradient in zip(present, found, strict=True)}
+
+    return call
+
+
+@pytest.fixture
+def floors():
+    """Errors by dtype that are allowed whatever the float32 reference's is, where they exceed 1e-6."""
+    return {}
+
+
+@pytest.fixture
+def hold(monkeypatch, assert_close, run, floors):
+    """Hold the Triton kernels to float64, with the float32 reference as the yardstick."""
+
+    def check(op, inputs, cotangents, **options):
+        results = {}
+        for name, dtype in (("triton", None), ("reference", torch.float32), ("auto", torch.float64)):
+            monkeypatch.setenv("SEQDOMAINS_KERNELS", name)
+            cast = {key: x if x is None or dtype is None else x.to(dtype) for key, x in inputs.items()}
+            results[name] = run(op, cast, cotangents, **options)
+        for key, exact in results["auto"].items():
+            found = results["triton"][key]
+            yardstick = results["reference"][key].to(found.dtype)
+            assert_close(found, yardstick, exact, key, floor=floors.get(found.dtype, 1e-6))
+        return results["triton"]
+
+    return check
+
+
+@pytest.fixture
 def poisoned(monkeypatch):
     """Fill memory that is promised to nobody with NaN, so that reading what was never written shows."""
     torch_empty, torch_empty_like, numpy_empty = torch.empty, torch.empty_like, np.empty

@@ -44,36 +44,6 @@ def scan_cotangents(inputs):
     return dy, draw(dy.shape[0], *inputs["A"].shape)
 
 
-def run(op, inputs, cotangents, **options):
-    """Call an op; return its outputs and the gradients of its tensors, in their dtypes."""
-    leaves = {name: None if x is None else x.detach().clone().requires_grad_() for name, x in inputs.items()}
-    outputs = op(**leaves, **options)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    present = {name: leaf for name, leaf in leaves.items() if leaf is not None}
-    seeds = [c.to(o.dtype) for c, o in zip(cotangents, outputs, strict=True)]
-    found = torch.autograd.grad(outputs, list(present.values()), seeds)
-    named = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
-    return named | {f"gradient of {name}": gradient for name, gradient in zip(present, found, strict=True)}
-
-
-@pytest.fixture
-def hold(monkeypatch, assert_close):
-    """Hold the Triton kernels to float64, with the float32 reference as the yardstick."""
-
-    def check(op, inputs, cotangents, **options):
-        results = {}
-        for name, dtype in (("triton", None), ("reference", torch.float32), ("auto", torch.float64)):
-            monkeypatch.setenv("SEQDOMAINS_KERNELS", name)
-            cast = {key: x if x is None or dtype is None else x.to(dtype) for key, x in inputs.items()}
-            results[name] = run(op, cast, cotangents, **options)
-        for key, exact in results["auto"].items():
-            found = results["triton"][key]
-            assert_close(found, results["reference"][key].to(found.dtype), exact, key)
-        return results["triton"]
-
-    return check
-
-
 @pytest.mark.parametrize(
     ("shape", "low", "absent"),
     [
@@ -115,7 +85,7 @@ def test_scan_without_softplus(hold):
 
 
 @pytest.mark.parametrize("cut", [1, 128, 999])
-def test_scan_split_with_carried_state(cut, assert_close):
+def test_scan_split_with_carried_state(cut, assert_close, run):
     def split(u, dt, A, B, C, D, z, bias, h0):
         first = selective_scan(
             u[:, :cut], dt[:, :cut], A, B[:, :cut], C[:, :cut], D, z[:, :cut], bias, h0=h0, return_state=True
@@ -131,7 +101,7 @@ def test_scan_split_with_carried_state(cut, assert_close):
         assert_close(value, whole[name], whole[name], name)
 
 
-def test_scan_in_segments(monkeypatch, assert_close):
+def test_scan_in_segments(monkeypatch, assert_close, run):
     """The backward's memory is bounded by cutting time; the cuts change nothing but the order of the sums over time."""
     from seqdomains.kernels.selective_scan import triton_backward
 
@@ -143,7 +113,7 @@ def test_scan_in_segments(monkeypatch, assert_close):
 
 
 @pytest.mark.parametrize("low", [None, *LOW], ids=str)
-def test_runs_are_bit_equal(low):
+def test_runs_are_bit_equal(low, run):
     inputs = scan_inputs(4, 2049, 416, 16, low=low)
     first, second = (run(selective_scan, inputs, scan_cotangents(inputs), return_state=True) for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -251,7 +221,7 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.seqdomains.rms_norm.default, (x, weight[:, 0], x.detach(), 1e-5))
 
 
-def test_compiles_to_one_graph():
+def test_compiles_to_one_graph(run):
     torch._dynamo.reset()
     inputs = scan_inputs(2, 70, 5, 3)
     expected = run(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
@@ -261,7 +231,7 @@ def test_compiles_to_one_graph():
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
-def test_runs_on_the_tensors_device():
+def test_runs_on_the_tensors_device(run):
     inputs = scan_inputs(1, 100, 32, 16)
     expected = run(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
     moved = {name: x.to("cuda:1") for name, x in inputs.items()}
@@ -269,7 +239,7 @@ def test_runs_on_the_tensors_device():
     assert all(torch.equal(value, found[name].to("cuda:0")) for name, value in expected.items())
 
 
-def test_peak_memory_of_the_backward(monkeypatch):
+def test_peak_memory_of_the_backward(monkeypatch, run):
     """Beside inputs and gradients the backward takes at most a segment and a state per chunk."""
     from seqdomains.kernels.selective_scan import triton_backward
 
