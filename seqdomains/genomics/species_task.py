@@ -25,7 +25,6 @@ _DRAW_STREAM = 0
 _SUBSTITUTION_STREAM = 2 << 32
 _TEST_STREAM = 3 << 32
 _PROBE_STREAM = 4 << 32
-# More words than draws, so that one more kind of draw leaves the samples of a seed as they are.
 _WORDS = 4
 _CLASS, _POSITION, _STRAND, _RATE = range(4)
 # Of a class with 1 clean window in 20, 500 draws in a row all miss once in 10^11 samples.

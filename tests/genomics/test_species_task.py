@@ -114,6 +114,16 @@ def test_substitutions_at_the_rate_and_with_the_share_of_transitions_asked_for(g
     assert abs(spread - np.hypot(0.1 / np.sqrt(12), one_rate)) < 0.15 * spread
 
 
+def test_substitutions_know_nothing_of_the_class(genomes):
+    """16 bp take as many random words as a draw does: from one stream, the class would decide what base 3 becomes."""
+    plain = task_of(genomes[0], window=16).training_batch(0, 0, 4000)
+    changed = task_of(genomes[0], window=16, substitution=0.3).training_batch(0, 0, 4000)
+    different = plain.tokens != changed.tokens
+    for target in (0, 1):
+        share = different[plain.targets == target].mean(axis=0)
+        assert abs(share - 0.3).max() < 0.06  # 2,000 windows: 0.3 +- 0.01
+
+
 def test_substitution_leaves_ambiguous_bases(tmp_path):
     path = write(tmp_path / "a.fa", [("a kind=x", "N" * 64), ("b kind=y", "R" * 64)])
     batch = task_of(path, substitution=0.375, max_n=1, test_windows=1).training_batch(0, 0, 64)

@@ -203,6 +203,26 @@ def test_non_finite_batch_is_named_before_the_weights_take_it(toy, tmp_path, poi
     assert not run.complete
 
 
+def test_logged_loss_is_the_mean_over_windows(toy, tmp_path):
+    toy.toy_train(tmp_path / "run", toy.toy_config(steps=1, micro_batch=3))
+    ((_, loss, _, _),) = logged(tmp_path / "run")
+    assert loss == pytest.approx(np.log(3), abs=0.3)  # nats of a model that knows nothing of three classes
+
+
+def test_clip_bounds_the_gradient_that_a_step_follows(toy, tmp_path):
+    """AdamW follows any gradient by about lr a step, but one far below its eps of 1e-8 hardly at all."""
+    moved = {}
+    for clip in (0.0, 1e-12):
+        run = RunFolder.prepare(tmp_path / str(clip), {})
+        model = toy.ToyClassifier()
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        train(model, toy.ToyTask(), toy.toy_config(steps=1, weight_decay=0.0, warmup=0, clip=clip), run, progress=False)
+        pairs = zip(before, model.parameters(), strict=True)
+        moved[clip] = max((old - new).abs().max().item() for old, new in pairs)
+    assert moved[0.0] == pytest.approx(1e-2, rel=0.01)
+    assert moved[1e-12] < 1e-5
+
+
 def test_error_in_the_data_reaches_the_caller_and_the_run_goes_on_from_its_checkpoint(toy, tmp_path):
     toy.toy_train(tmp_path / "whole", toy.toy_config())
 
