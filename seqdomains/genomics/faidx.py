@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pysam
@@ -64,6 +64,7 @@ class FastaFile:
         self._index, self._blocks = _find_or_build_index(path)
         self._handles: dict[tuple[int, int], Any] = {}
         handle = self._handle()
+        _check_index_fits(path, self._index, compressed=self._blocks is not None)
         self.names: tuple[str, ...] = tuple(handle.references)
         self.lengths: tuple[int, ...] = tuple(handle.lengths)
         self._length_of = dict(zip(self.names, self.lengths, strict=True))
@@ -138,7 +139,10 @@ class FastaFile:
                     filepath_index_compressed=str(self._blocks) if self._blocks else None,
                 )
             except (OSError, ValueError) as error:
-                raise InputError(f"{self.path} or its index cannot be read: {error}") from error
+                raise InputError(
+                    f"{self.path} cannot be opened with its index {self._index} ({error}): delete the index (.fai, "
+                    ".gzi), it is made again"
+                ) from error
             finally:
                 pysam.set_verbosity(before)
         return self._handles[key]
@@ -167,6 +171,35 @@ def _find_or_build_index(path: Path) -> tuple[Path, Path | None]:
     raise InputError(f"no index of {path} can be written beside it or in {cached[0].parent}: make one writable")
 
 
+def _check_index_fits(path: Path, index: Path, *, compressed: bool) -> None:
+    """Refuse an index whose records do not begin and end where lines of the file do.
+
+    An index that was copied or touched after the file was edited is newer and yet wrong; on one long line it would give
+    shifted bases without any other sign. A bgzip file is not looked into: finding the bytes means decompressing it.
+    """
+    if compressed:
+        return
+    with index.open(encoding="utf-8", errors="replace") as rows, path.open("rb") as letters:
+        if not all(_row_fits(row, letters) for row in rows):
+            raise InputError(
+                f"{index} does not fit {path.name}, which was changed after it was made: delete the index, it is made "
+                "again"
+            )
+
+
+def _row_fits(row: str, letters: BinaryIO) -> bool:
+    try:
+        length, offset, bases, width = map(int, row.rstrip("\n").split("\t")[1:5])
+        last = offset + (length - 1) // bases * width + (length - 1) % bases
+        letters.seek(offset - 1)
+        before = letters.read(1)
+        letters.seek(last)
+        base, after = letters.read(1), letters.read(1)
+    except (ValueError, ZeroDivisionError, OSError):
+        return False
+    return before == b"\n" and bool(base.strip()) and after in (b"", b"\n", b"\r")
+
+
 def _cached_index_paths(path: Path) -> tuple[Path, Path]:
     status = path.stat()
     identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
@@ -178,11 +211,16 @@ def _build_index(path: Path, places: Sequence[Path], *, compressed: bool) -> Non
     """Build under temporary names in the same folder, then rename: two processes may do so at once."""
     with tempfile.TemporaryDirectory(dir=places[0].parent, prefix=".faidx-") as folder:
         fai, gzi = Path(folder) / "fai", Path(folder) / "gzi"
+        before = pysam.set_verbosity(0)  # htslib would write its own words to stderr
         try:
             pysam.faidx("--fai-idx", str(fai), *(("--gzi-idx", str(gzi)) if compressed else ()), str(path))
         except SamtoolsError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path} cannot be indexed: {reason}; lines of a record must have one length") from error
+            raise InputError(
+                f"{path} cannot be read by position: the lines of a record, but its last, must have one length, and "
+                f"none may be blank; `seqkit seq -w 60 {path.name}` writes it so"
+            ) from error
+        finally:
+            pysam.set_verbosity(before)
         if compressed:
             gzi.replace(places[1])
         fai.replace(places[0])

@@ -36,6 +36,9 @@ _OTHER_FORMATS = {
     b"@": "it looks like FASTQ: convert it with `seqtk seq -A`",
     b";": "comment lines are not part of FASTA: remove them",
     b"L": "if it is GenBank, name it .gb, .gbk or .gbff",
+    b"\xef": "it seems to have a byte-order mark: save it as UTF-8 without one",
+    b"\xff": "it seems to be UTF-16: save it as plain text (UTF-8)",
+    b"\xfe": "it seems to be UTF-16: save it as plain text (UTF-8)",
 }
 _advised: set[str] = set()
 
@@ -129,7 +132,10 @@ def check_index_age(path: Path) -> None:
     """
     for index in index_paths(path):
         if index.exists() and index.stat().st_mtime_ns < path.stat().st_mtime_ns:
-            raise InputError(f"{index} is older than {path.name}: run `samtools faidx {path}` and start again")
+            raise InputError(
+                f"{index} is older than {path.name}: run `samtools faidx {path}`, or delete it (it is made again when "
+                "needed), and start again"
+            )
 
 
 def stream_fasta(source: Path | str, *, policy: GapPolicy = "reject") -> Iterator[Record]:
@@ -234,6 +240,11 @@ class _Parser:
         seen: dict[str, int] = {}
         while self.pending is not None:
             line, header = self.pending
+            if b"\r" in header.rstrip(b"\r"):
+                raise InputError(
+                    f"{self.name}, line {line}: a carriage return inside the header; are line ends those of old Macs? "
+                    "convert them with `tr '\\r' '\\n'`"
+                )
             words = header.decode("utf-8", errors="replace").split(maxsplit=1)
             if not words or header[:1].isspace():
                 raise InputError(f"{self.name}, line {line}: the header has no name; expected `>name description`")

@@ -271,7 +271,7 @@ def _regions_of_files(
                 )
             own.append(Region(contig, region.start, region.end, region.name, region.line))
         if surveys and len(errors) == len(surveys):
-            names = [name for _, lengths in surveys for name in lengths or ()]
+            names = list(dict.fromkeys(name for _, lengths in surveys for name in lengths or ()))
             raise errors[0] if len(errors) == 1 else unknown_contig(region.contig, names, where=None)
     return [tuple(own) for own in found]
 

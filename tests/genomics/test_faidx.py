@@ -48,6 +48,48 @@ def test_windows_read_right_and_the_index_is_kept_beside_the_file(path, letters)
     assert not list(path.parent.glob(".faidx-*"))
 
 
+def reindexed(tmp_path, before, after):
+    """A file that was edited after its index was made, the index touched since, as by a copy."""
+    path = tmp_path / "a.fa"
+    path.write_text(before)
+    FastaFile(path)
+    path.write_text(after)
+    os.utime(f"{path}.fai")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (">a\nACGTACGT\n>b\nTTTT\n", ">ab\nACGTACGT\n>b\nTTTT\n"),
+        (">a\nACGTACGT\n", ">a\nACGTACGTA\n"),
+        (">a\nACGTACGT\n", ">a\nACGTAC\n"),
+        (">a\nACGTACGT\nACG\n", ">a\nACGTACGTACG\n"),
+    ],
+    ids=["longer header", "more bases", "fewer bases", "other line length"],
+)
+def test_index_that_is_newer_than_the_file_and_does_not_fit(tmp_path, before, after):
+    with pytest.raises(InputError, match=r"a\.fa\.fai does not fit a\.fa.*delete the index"):
+        FastaFile(reindexed(tmp_path, before, after))
+
+
+@pytest.mark.parametrize("index", ["a\t8\t3\t0\t0\n", "a\t8\t-3\t8\t9\n", "garbage\n"])
+def test_damaged_index(tmp_path, index):
+    path = tmp_path / "a.fa"
+    path.write_text(">a\nACGTACGT\n")
+    path.with_name("a.fa.fai").write_text(index)
+    with pytest.raises(InputError, match="delete the index"):
+        FastaFile(path)
+
+
+@pytest.mark.parametrize("text", [">a\nACG\n", ">a\nACG", ">a\r\nACGT\r\nAC\r\n", ">a\nACGT\nACGT\n>b x\nA\n"])
+def test_index_of_unusual_line_ends_fits(tmp_path, text):
+    path = tmp_path / "a.fa"
+    path.write_bytes(text.encode())
+    FastaFile(path)
+    assert FastaFile(path).codes("a", 0, 3).tolist() == [0, 1, 2]
+
+
 def test_unknown_contig_lists_the_nearest_names(path):
     with pytest.raises(InputError, match="no contig 'chr3'; the nearest names are 'chr"):
         FastaFile(path).codes("chr3", 0, 1)

@@ -151,6 +151,19 @@ def test_index_older_than_the_file(tmp_path, suffix):
     assert contents(path) == EXPECTED
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (TWO.replace(b"\n", b"\r"), r"line 1: a carriage return inside the header; are line ends those of old Macs"),
+        (b"\xef\xbb\xbf" + TWO, "byte-order mark"),
+        (TWO.decode().encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_other_editors_text_files(tmp_path, content, words):
+    with pytest.raises(InputError, match=words):
+        contents(write(tmp_path / "a.fa", content))
+
+
 def test_plain_gzip_is_advised_on_once(tmp_path, caplog):
     path = write(tmp_path / "a.fa.gz", gzip.compress(TWO))
     with caplog.at_level(logging.WARNING):
