@@ -23,6 +23,7 @@ from seqdomains.files import atomic_folder
 FORMAT_VERSION: Final = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+MOST_BLOCKS_UNSEEN: Final = 1000  # built without a look at the weights: a second or two
 ADVICE = "The file is damaged or was edited: copy or export the artefact again."
 
 
@@ -161,8 +162,19 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
     """
     folder = Path(folder)
     content = _read_config(folder)
-    with torch.device("meta"):
-        model = content.build()
+    with open_weights(folder / WEIGHTS) as handle:
+        tensors = len(handle.keys())
+    # Building 10^8 blocks would take all memory before their absence is noticed.
+    if content.model.n_layer > max(tensors, MOST_BLOCKS_UNSEEN):
+        raise InputError(
+            f"{folder / CONFIG}: model.n_layer is {content.model.n_layer}, {WEIGHTS} has {tensors} tensors. {ADVICE}"
+        )
+    try:
+        with torch.device("meta"):
+            model = content.build()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{folder / CONFIG}: no model of these sizes can be built ({reason}). {ADVICE}") from error
     adopt(model, read_weights(folder / WEIGHTS, expected_shapes(model)))
     return LoadedModel(model.to(device).eval(), dict(content.signature), content.model_dump(mode="json"))
 

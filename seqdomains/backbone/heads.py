@@ -189,7 +189,7 @@ class SequenceClassifier(Artefact):
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Raise ValueError unless `classes` are one name or more, each once.
+    """Raise ValueError unless `classes` are one name or more, each once, that fit into a cell of a table.
 
     Examples
     --------
@@ -197,6 +197,8 @@ def check_classes(classes: Sequence[str]) -> None:
     """
     if not classes or len(set(classes)) < len(classes):
         raise ValueError(f"classes {list(classes)}: expected at least one name, each once")
+    if unfit := [name for name in classes if not name or not name.isprintable()]:
+        raise ValueError(f"class {unfit[0]!r}: expected a name without tabs and line ends")
 
 
 def pool(hidden: Tensor, lengths: Tensor | None, *, pooling: Pooling) -> Tensor:

@@ -194,6 +194,8 @@ def _labels(headers: Sequence[_Header], data: SpeciesData) -> list[str]:
 
 def _classes(labels: Sequence[str], data: SpeciesData, least: int) -> tuple[str, ...]:
     present = class_order(labels)
+    if unfit := [label for label in present if not label.isprintable()]:
+        raise InputError(f"label {unfit[0]!r}: a class name goes into tables, expected one without tabs and line ends")
     if data.classes is not None:
         foreign = [label for label in present if label not in data.classes]
         if foreign:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from seqdomains.genomics.alphabet import GapPolicy
 from seqdomains.genomics.labels import HEADER_SOURCE
 from seqdomains.genomics.simulate.config import SimulationConfig
 
-HeaderSource = Annotated[str, Field(pattern=HEADER_SOURCE)]
+
+def _header_source(source: str) -> str:
+    if not re.match(HEADER_SOURCE, source):
+        raise ValueError(f"expected header:KEY such as header:species; found {source!r}")
+    return source
+
+
+HeaderSource = Annotated[str, AfterValidator(_header_source)]
 
 
 class SpeciesData(BaseModel):
@@ -46,8 +54,7 @@ class SpeciesData(BaseModel):
     reverse_complement : float
         Probability of reading a training window from the other strand.
     substitution : float
-        Mean rate per base of random substitutions in training windows, for individuals that differ. Each window draws
-        its own rate, uniformly from 0 to twice this: a locus may be conserved or not.
+        Probability per base of a random substitution in a training window, for individuals that differ.
     transitions : float
         Share of those substitutions that are transitions (A-G, C-T); 1/3 is no preference.
     max_n : float
@@ -79,7 +86,7 @@ class SpeciesData(BaseModel):
     test_windows: Annotated[int, Field(ge=1)] = 200
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
     reverse_complement: Annotated[float, Field(ge=0, le=1)] = 0.5
-    substitution: Annotated[float, Field(ge=0, le=0.375)] = 0.0
+    substitution: Annotated[float, Field(ge=0, le=0.75)] = 0.0
     transitions: Annotated[float, Field(ge=0, le=1)] = 2 / 3
     max_n: Annotated[float, Field(ge=0, le=1)] = 0.01
     gap_policy: GapPolicy = "reject"

@@ -215,6 +215,23 @@ def test_weights_of_another_size_are_refused_before_they_are_allocated(folder):
 
 
 @pytest.mark.parametrize(
+    ("sizes", "words"),
+    [({"n_layer": 10**9}, "n_layer is 1000000000"), ({"d_model": 10**12}, "no model of these sizes")],
+)
+def test_sizes_that_no_model_has_are_refused_before_it_is_built(folder, sizes, words):
+    edit(folder, lambda c: c["model"].update(sizes))
+    with pytest.raises(InputError, match=words):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb", ""])
+def test_class_names_that_break_a_table_are_refused(folder, name):
+    edit(folder, lambda c: c.update(classes=["other", name]))
+    with pytest.raises(InputError, match="without tabs and line ends"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
     "damage",
     [
         lambda data: data[:-1],

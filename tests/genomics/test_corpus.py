@@ -63,6 +63,12 @@ def test_one_class_is_no_task(tmp_path):
     assert read_corpus(SpeciesData(paths=(path,), label_from="header:kind"), least_classes=1).classes == ("x",)
 
 
+def test_a_label_that_breaks_a_table_is_refused(tmp_path):
+    path = write_fasta(tmp_path / "a.fa", [('a kind="x\ty"', "ACGT"), ("b kind=z", "ACGT")])
+    with pytest.raises(InputError, match="without tabs and line ends"):
+        read_corpus(SpeciesData(paths=(path,), label_from="header:kind"))
+
+
 def test_a_missing_group_is_named(tmp_path):
     path = write_fasta(tmp_path / "a.fa", [("a kind=x gene=1", "ACGT"), ("b kind=y", "ACGT")])
     with pytest.raises(InputError, match=r"1 of 2 records have no `gene=`.*'b': data\.group"):
@@ -171,7 +177,7 @@ def test_config_refuses_what_does_not_fit_together():
         ({"label_from": "header:x", "labels": "y.tsv"}, "both given"),
         ({"split": "group"}, "group is not set"),
         ({"classes": ("a", "a")}, "named twice"),
-        ({"label_from": "species"}, "header:"),
+        ({"label_from": "species"}, "expected header:KEY such as header:species; found 'species'"),
         ({"windw": 3}, "windw"),
     ]:
         with pytest.raises(ValueError, match=message):
