@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -133,7 +134,9 @@ def as_svg(figure: Figure, name: str) -> str:
     ('<svg', True)
     """
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE), mpl.rc_context({"svg.hashsalt": name}):
+    with mpl.rc_context(_STYLE), mpl.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
+        # The SVG carries letters, not shapes: the reader's fonts draw a class named in Kana.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -126,7 +126,7 @@ def predict(
     """
     device = torch.device(device)
     failures: list[tuple[str, str]] = []
-    first_error: InputError | None = None
+    waiting: list[str] = []
     windows = good_inputs = 0
     try:
         with (
@@ -149,14 +149,18 @@ def predict(
                             if stop.signum is not None:
                                 raise StoppedError(stop.signum, "the prediction was stopped; repeat the command")
                     good_inputs += 1
+                    _warn(waiting)
                 except _BadInputError as bad:
                     if on_error == "stop":
                         raise bad.reason from bad
-                    first_error = first_error or bad.reason
-                    windows = _leave_out(table, name, bad.reason, before=before, after=windows)
-                    failures.append((name, str(bad.reason)))
-            if first_error is not None and not good_inputs:
-                raise first_error
+                    reason = str(bad.reason) if name in str(bad.reason) else f"{name}: {bad.reason}"
+                    windows, out = _leave_out(table, before=before, after=windows)
+                    failures.append((name, reason))
+                    waiting.append(reason + out)
+            if failures and not good_inputs:
+                # One error in place of a warning and the same again.
+                raise InputError(waiting[0] if len(waiting) == 1 else "no input can be read:\n" + "\n".join(waiting))
+            _warn(waiting)
     except BrokenPipeError:
         _silence_stdout()
         return PredictOutcome(windows, tuple(failures), reader_left=True)
@@ -211,13 +215,17 @@ def _chunks(spans: Iterable[Span], batch_size: int) -> Iterator[list[Span]]:
         yield chunk
 
 
-def _leave_out(table: Table, name: str, reason: InputError, *, before: int, after: int) -> int:
-    """Take a bad input's rows back where that is possible; returns the number of rows that stand."""
+def _leave_out(table: Table, *, before: int, after: int) -> tuple[int, str]:
+    """Take a bad input's rows back where that is possible; returns how many rows stand, and a word on those of it."""
     dropped = table.drop_input()
     stands = before if dropped or after == before else after
-    out = "" if stands == before else f" ({after - before} windows before the error are out already)"
-    _log.warning("skipped %s%s: %s", name, out, reason)
-    return stands
+    return stands, "" if stands == before else f" ({after - before} windows before the error are out already)"
+
+
+def _warn(waiting: list[str]) -> None:
+    for reason in waiting:
+        _log.warning("skipped: %s", reason)
+    waiting.clear()
 
 
 def _silence_stdout() -> None:

@@ -118,21 +118,44 @@ class RunFolder:
         train.steps: 20 differs from 10 of the run in RUN; choose another folder, or the configuration it began with
         """
         run = cls(path)
+        # before the lock, which would leave its file among a stranger's
+        run.refuse_strangers()
         try:
             path.mkdir(parents=True, exist_ok=True)
             with run.lock():
                 run._clean()
                 if run.config.exists():
                     run._refuse_changes(config, tuple(may_change))
-                elif strangers := sorted(entry.name for entry in path.iterdir() if entry.name != ".lock"):
-                    raise ConfigError(
-                        f"{path} is not empty and no run folder (it holds {strangers[0]}); choose another folder"
-                    )
                 with atomic_file(run.config) as partial:
                     partial.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         except OSError as error:
             raise InputError(f"cannot write the run folder {path}: {error.strerror or error}") from error
         return run
+
+    def refuse_strangers(self) -> None:
+        """Refuse a folder that holds something and is no run folder.
+
+        Raises
+        ------
+        ConfigError
+            It holds something else.
+        InputError
+            It cannot be looked into.
+        """
+        try:
+            if self.config.exists() or not self.path.is_dir():
+                return
+            strangers = sorted(
+                entry.name
+                for entry in self.path.iterdir()
+                if entry.name != ".lock" and not (entry.name.startswith(".") and entry.name.endswith(".partial"))
+            )
+        except OSError as error:
+            raise InputError(f"cannot read the run folder {self.path}: {error.strerror or error}") from error
+        if strangers:
+            raise ConfigError(
+                f"{self.path} is not empty and no run folder (it holds {strangers[0]}); choose another folder"
+            )
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -112,7 +112,7 @@ def test_bad_input_is_left_out_whole_and_recorded(tmp_path, name, error, caplog)
     assert outcome.exit_code == 3
     assert [source for source, _ in outcome.failures] == ["b.fa"]
     assert str(error) in outcome.failures[0][1]
-    assert "skipped b.fa" in caplog.text
+    assert [record.message.count("b.fa") for record in caplog.records] == [1]
     if name == "p.tsv":
         records = [row[0] for row in read_tsv(tmp_path / name)]
     else:
@@ -135,6 +135,13 @@ def test_no_good_input_is_an_error_and_no_file(tmp_path):
                 Mean(), CLASSES, [("b.fa", failing(spans(), InputError("b.fa: bad")))], tmp_path / name, progress=False
             )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_that_are_all_bad_are_told_once(tmp_path, caplog):
+    inputs = [(name, failing(spans(), InputError(f"{name}: bad"))) for name in ("a.fa", "b.fa")]
+    with pytest.raises(InputError, match=r"no input can be read:\na\.fa: bad\nb\.fa: bad$"):
+        predict(Mean(), CLASSES, inputs, tmp_path / "p.tsv", progress=False)
+    assert caplog.records == []
 
 
 def test_error_of_the_model_is_no_bad_input(tmp_path):

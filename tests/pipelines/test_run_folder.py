@@ -58,6 +58,13 @@ def test_left_overs_of_a_killed_process_are_cleared(tmp_path):
     assert not list(run.path.rglob("*.partial"))
 
 
+def test_a_strangers_folder_is_left_as_it_is(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ConfigError, match=r"no run folder \(it holds thesis\.tex\)"):
+        RunFolder.prepare(tmp_path, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_path_that_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write the run folder"):
