@@ -87,7 +87,17 @@ def test_flags_are_the_ones_we_promise():
         "doctor": [],
         "genomics": [],
         "genomics evaluate": ["--data", "--device", "--label-from", "--labels", "--out", "--set", "run"],
-        "genomics predict": ["--device", "--output", "--regions", "--stride", "--window", "-o", "fasta", "model"],
+        "genomics predict": [
+            "--device",
+            "--output",
+            "--regions",
+            "--set",
+            "--stride",
+            "--window",
+            "-o",
+            "fasta",
+            "model",
+        ],
         "genomics simulate": ["--out", "--preset", "--set", "--species"],
         "genomics train": [
             "--data",

@@ -232,6 +232,8 @@ def _explain(key: str, detail: Any, known: Mapping[str, bool]) -> str:
         return "unknown key" if "[" in key else f"unknown key{_did_you_mean(_nearest(key, known))}"
     if kind == "missing":
         return "no value given and there is no default"
+    if kind in ("tuple_type", "list_type"):
+        return f"expected a list, such as [a, b]; found {value!r}"
     if kind == "value_error":
         return str(message).removeprefix("Value error, ")
     if known.get(key) and not isinstance(value, Mapping):

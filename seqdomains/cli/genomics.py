@@ -109,10 +109,23 @@ def predict(
     output: Annotated[
         str, typer.Option("-o", "--output", help="TSV, or Parquet by suffix .parquet; - is stdout.", metavar="FILE")
     ] = "-",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="data.gap_policy=mask reads -, . and * as masked bases.", metavar="KEY=VALUE"),
+    ] = None,
     device: Annotated[str | None, DEVICE] = None,
 ) -> None:
     """Write the class of each window, in input order: record, start, end (0-based, half-open), class, probabilities."""
     from seqdomains.cli.species import run_predict
 
-    if run_predict(model, fasta, window=window, stride=stride, regions=regions, output=output, device=device):
+    if run_predict(
+        model,
+        fasta,
+        window=window,
+        stride=stride,
+        regions=regions,
+        output=output,
+        settings=settings or [],
+        device=device,
+    ):
         raise typer.Exit(SKIPPED_INPUTS)

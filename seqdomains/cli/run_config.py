@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from seqdomains.backbone import MambaConfig, Pooling
+from seqdomains.genomics.alphabet import GapPolicy
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.recipe import TrainConfig
@@ -43,3 +44,25 @@ class RunConfig(BaseModel):
     data: SpeciesData = SpeciesData()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+
+class PredictData(BaseModel):
+    """How `genomics predict` reads its files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gap_policy: GapPolicy = "reject"
+
+
+class PredictConfig(BaseModel):
+    """What --set may tell `genomics predict`: the keys of a run's configuration that make sense there.
+
+    Examples
+    --------
+    >>> PredictConfig().data.gap_policy
+    'reject'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: PredictData = PredictData()

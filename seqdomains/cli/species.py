@@ -14,12 +14,13 @@ import torch
 from seqdomains.backbone import LoadedModel, SequenceClassifier, from_pretrained
 from seqdomains.cli.config import Resolved, resolve
 from seqdomains.cli.given_data import GivenData
-from seqdomains.cli.run_config import RunConfig
+from seqdomains.cli.run_config import PredictConfig, RunConfig
 from seqdomains.cli.simulated import simulated_genomes
 from seqdomains.cli.summary import as_text
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import VOCAB_SIZE, check_signature
 from seqdomains.genomics.data_config import SpeciesData
+from seqdomains.genomics.fasta import STDIN
 from seqdomains.genomics.simulate import SimulationConfig, simulate
 from seqdomains.genomics.spans import plan_spans
 from seqdomains.genomics.species import SPECIES_NAMES
@@ -32,6 +33,7 @@ from seqdomains.pipelines import train as training
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.tables import STDOUT
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,8 @@ def run_train(
     if RunFolder(folder).config.exists():
         # Refuse another configuration before minutes of reading or simulating.
         RunFolder.prepare(folder, _as_tree(resolved))
+    else:
+        RunFolder(folder).refuse_strangers()
     task = SpeciesTask(_with_genomes(config.data))
     run = RunFolder.prepare(folder, _as_tree(resolved))
     logger.info("preset %s, run folder %s: repeat with --out %s if it is stopped", preset, folder, folder)
@@ -110,6 +114,9 @@ def run_evaluate(
         if out is not None or label_from or labels:
             raise ConfigError("--out, --label-from and --labels go with --data; a run's own result stays in its folder")
         config = _read_run(run, settings)
+        _refuse_other_sections(
+            settings, ("evaluate",), reason="is part of the run, whose own windows are scored; give --data and --out"
+        )
         task: Any = SpeciesTask(_with_genomes(config.data))
         result = evaluation.evaluate(loaded.model, task, config.evaluate, run, device=where)
     else:
@@ -118,6 +125,9 @@ def run_evaluate(
         for key, value in (("data.window", base.window), ("data.max_n", base.max_n), ("data.split", "none")):
             given[key] = (value, "the model")
         config = resolve(RunConfig, settings=settings, given=given).config
+        _refuse_other_sections(settings, ("data", "evaluate"), reason="changes nothing of a trained model")
+        if out is not None and RunFolder(out).config.exists():
+            raise ConfigError(f"--out {out}: is a run folder, which keeps its own result; choose another folder")
         task = GivenData(SpeciesTask(config.data, least_classes=1), classes=_classifier(loaded).classes)
         target = RunFolder(_made(out)) if out is not None else None
         result = evaluation.evaluate(loaded.model, task, config.evaluate, target, device=where)
@@ -132,15 +142,19 @@ def run_predict(
     stride: int | None,
     regions: Path | None,
     output: str,
+    settings: Sequence[str],
     device: str | None,
 ) -> bool:
     """Classify the windows of files; returns whether any record or file was skipped."""
+    policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
+    _refuse_clashes(fasta, regions, output)
     where = choose_device(device)
     loaded = load_classifier(path, device=where)
     length = window or trained_window(loaded)
-    plan = plan_spans(fasta, window=length, stride=stride, regions=read_bed(regions) if regions else None)
-    for source, error in plan.failures:
-        logger.warning("skipped %s: %s", source, error)
+    intervals = read_bed(regions) if regions else None
+    plan = plan_spans(fasta, window=length, stride=stride, regions=intervals, policy=policy)
+    for _, error in plan.failures:
+        logger.warning("skipped: %s", error)
     outcome = prediction.predict(
         loaded.model,
         _classifier(loaded).classes,
@@ -187,12 +201,13 @@ def choose_device(name: str | None) -> torch.device:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "xpu", "mps"):
+        if name.partition(":")[0] not in ("cpu", "cuda", "xpu", "mps"):
             raise NotImplementedError("expected cpu, cuda, xpu or mps")
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        # torch goes on for 2 kB about what a build could hold
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise ConfigError(f"--device {name}: not usable here ({reason}); seqdomains doctor lists the devices") from None
     for op in OPS:
         implementation(op, device, torch.float32)
@@ -270,5 +285,32 @@ def _as_tree(resolved: Resolved[RunConfig]) -> dict[str, Any]:
     return resolved.config.model_dump(mode="json")
 
 
+def _refuse_other_sections(settings: Sequence[str], sections: tuple[str, ...], *, reason: str) -> None:
+    """Refuse a --set that would be read and change nothing, or change what a result is taken for."""
+    keys = [setting.partition("=")[0] for setting in settings]
+    if problems := [f"--set {key}: {key} {reason}" for key in keys if key.partition(".")[0] not in sections]:
+        raise ConfigError(problems)
+
+
+def _refuse_clashes(fasta: Sequence[str], regions: Path | None, output: str) -> None:
+    """Refuse an output that would replace an input, as `-o *.fa` does, and a stdin that would be read twice."""
+    if list(fasta).count(STDIN) > 1:
+        raise ConfigError("- stands twice: stdin can be read once")
+    target = Path(output)
+    if output == STDOUT or not target.is_file():
+        return
+    for source in (*fasta, *([regions] if regions else ())):
+        if str(source) != STDIN and Path(source).exists() and target.samefile(source):
+            raise ConfigError(f"-o {output}: is also an input, which would be lost; choose another file")
+
+
 def _read_run(run: RunFolder, settings: Sequence[str]) -> RunConfig:
+    run.read_config()
+    try:
+        resolve(RunConfig, preset=str(run.config))
+    except ConfigError as error:
+        raise InputError(
+            f"{run.config} does not fit this version of seqdomains, or was edited ({'; '.join(error.problems)}): "
+            "train again, or give the model folder in place of the run"
+        ) from error
     return resolve(RunConfig, preset=str(run.config), settings=settings).config

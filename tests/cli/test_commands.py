@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,75 @@ def test_options_that_go_with_data_are_refused_without(seqdomains, run, tmp_path
     outcome = seqdomains("genomics", "evaluate", run, "--out", tmp_path / "x")
     assert outcome.code == 2
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("output", ["reads.fa", "regions.bed"])
+def test_predict_does_not_write_over_its_input(seqdomains, run, fasta, tmp_path, output):
+    reads, bed = fasta(x=300), tmp_path / "regions.bed"
+    bed.write_text("x\t0\t300\n")
+    before = (tmp_path / output).read_bytes()
+    outcome = seqdomains("genomics", "predict", run, reads, "--regions", bed, "-o", tmp_path / output)
+    assert outcome.code == 2
+    assert "is also an input" in outcome.error
+    assert (tmp_path / output).read_bytes() == before
+
+
+def test_stdin_named_twice(seqdomains, run):
+    outcome = seqdomains("genomics", "predict", run, "-", "-")
+    assert (outcome.code, "stands twice" in outcome.error) == (2, True)
+
+
+def test_predict_reads_gaps_where_the_policy_lets_them_through(seqdomains, run, tmp_path):
+    reads = tmp_path / "gaps.fa"
+    reads.write_text(f">x\n{'ACGT' * 40}----{'ACGT' * 40}\n")
+    masked = ("--window", "64", "--set", "data.gap_policy=mask")
+    outcome = seqdomains("genomics", "predict", run, reads, *masked)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[-1].startswith("x\t256\t320\t")
+    outcome = seqdomains("genomics", "predict", run, reads, "--set", "train.steps=3")
+    assert (outcome.code, "train: unknown key" in outcome.error) == (2, True)
+
+
+def test_skipped_input_is_told_once(seqdomains, run, fasta, tmp_path):
+    bad = tmp_path / "bad.fa"
+    bad.write_text(">y\nAC!\n")
+    outcome = seqdomains("genomics", "predict", run, fasta(x=300), bad)
+    assert outcome.code == 3
+    (line,) = [line for line in outcome.err.splitlines() if "bad.fa" in line]
+    assert line.count("bad.fa") == 1
+
+
+@pytest.mark.parametrize("setting", ["data.window=64", "train.steps=3"])
+def test_evaluate_keeps_a_runs_result_to_its_own_configuration(seqdomains, run, setting):
+    before = (run / "evaluation.json").read_bytes()
+    outcome = seqdomains("genomics", "evaluate", run, "--set", setting)
+    assert outcome.code == 2
+    assert setting.split("=")[0] in outcome.error
+    assert (run / "evaluation.json").read_bytes() == before
+
+
+def test_evaluate_does_not_write_over_a_run(seqdomains, run, fasta, tmp_path):
+    before = (run / "evaluation.json").read_bytes()
+    (tmp_path / "labels.tsv").write_text("x\tgorilla\n")
+    data = ("--data", fasta(x=300), "--labels", tmp_path / "labels.tsv")
+    outcome = seqdomains("genomics", "evaluate", run, *data, "--out", run)
+    assert (outcome.code, "is a run folder" in outcome.error) == (2, True)
+    outcome = seqdomains("genomics", "evaluate", run, *data, "--set", "train.steps=3")
+    assert (outcome.code, "train.steps" in outcome.error) == (2, True)
+    assert (run / "evaluation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("config", "words"), [("", "expected a mapping"), ("data:\n  windw: 3\n", "data.windw")])
+def test_evaluate_of_a_run_with_a_damaged_configuration(seqdomains, run, tmp_path, config, words):
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / "config.yaml").write_text(config)
+    outcome = seqdomains("genomics", "evaluate", copy)
+    assert outcome.code == 1
+    assert words in outcome.error
+    assert "config.yaml" in outcome.error
+
+
+def test_devices_are_refused_in_few_words():
+    with pytest.raises(ConfigError) as refused:
+        species.choose_device("mps" if not torch.backends.mps.is_available() else "xpu")
+    assert len(str(refused.value)) < 400
