@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from seqdomains.backbone import LoadedModel, SequenceClassifier, from_pretrained
@@ -18,7 +19,7 @@ from seqdomains.cli.run_config import PredictConfig, RunConfig
 from seqdomains.cli.simulated import simulated_genomes
 from seqdomains.cli.summary import as_text
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.genomics.alphabet import VOCAB_SIZE, check_signature
+from seqdomains.genomics.alphabet import VOCAB_SIZE, N, check_signature
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.fasta import STDIN
 from seqdomains.genomics.simulate import SimulationConfig, simulate
@@ -34,6 +35,7 @@ from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.tables import STDOUT
+from seqdomains.task import Span
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +157,11 @@ def run_predict(
     plan = plan_spans(fasta, window=length, stride=stride, regions=intervals, policy=policy)
     for _, error in plan.failures:
         logger.warning("skipped: %s", error)
+    blank = [0]
     outcome = prediction.predict(
         loaded.model,
         _classifier(loaded).classes,
-        ((file.source, file.spans()) for file in plan.files),
+        ((file.source, _counting(file.spans(), blank)) for file in plan.files),
         output,
         batch_size=max(1, TOKENS_AT_ONCE // length),
         device=where,
@@ -168,7 +171,19 @@ def run_predict(
         logger.warning("skipped %s", record.reason)
     if len(plan.skipped) > RECORDS_NAMED:
         logger.warning("and %d more records shorter than the window", len(plan.skipped) - RECORDS_NAMED)
+    if blank[0]:
+        logger.warning(
+            "%d windows are N or masked for more than half: their class means nothing, training leaves such out",
+            blank[0],
+        )
     return bool(plan.failures or plan.skipped or outcome.failures)
+
+
+def _counting(spans: Iterable[Span], blank: list[int]) -> Iterator[Span]:
+    """Pass spans on and count those that are mostly N or masked in `blank[0]`: a model is sure of those too."""
+    for span in spans:
+        blank[0] += int(2 * np.count_nonzero(span.tokens >= N) > span.tokens.size)
+        yield span
 
 
 def trained_window(loaded: LoadedModel) -> int:

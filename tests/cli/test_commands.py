@@ -139,6 +139,14 @@ def test_predict_reads_gaps_where_the_policy_lets_them_through(seqdomains, run, 
     assert (outcome.code, "train: unknown key" in outcome.error) == (2, True)
 
 
+def test_windows_of_n_are_predicted_with_a_warning(seqdomains, run, tmp_path):
+    reads = tmp_path / "n.fa"
+    reads.write_text(f">x\n{'ACGT' * 16}{'N' * 128}{'ACGT' * 8}{'N' * 32}{'N' * 33}{'ACG' * 10}A\n")
+    outcome = seqdomains("genomics", "predict", run, reads, "--window", "64")
+    assert (outcome.code, len(outcome.out.splitlines())) == (0, 1 + 5)
+    assert "3 windows are N or masked for more than half" in outcome.err
+
+
 def test_skipped_input_is_told_once(seqdomains, run, fasta, tmp_path):
     bad = tmp_path / "bad.fa"
     bad.write_text(">y\nAC!\n")
