@@ -26,7 +26,7 @@ _SUBSTITUTION_STREAM = 2 << 32
 _TEST_STREAM = 3 << 32
 _PROBE_STREAM = 4 << 32
 _WORDS = 4
-_CLASS, _POSITION, _STRAND, _RATE = range(4)
+_CLASS, _POSITION, _STRAND = range(3)
 # Of a class with 1 clean window in 20, 500 draws in a row all miss once in 10^11 samples.
 _MOST_DRAWS = 500
 _PROBES = 64
@@ -173,7 +173,7 @@ class SpeciesTask:
         strand = draws[:, _STRAND] < self.data.reverse_complement
         tokens[strand] = reverse_complement(tokens[strand])
         if self.data.substitution:
-            self._substitute(tokens, seed, first, rates=2 * self.data.substitution * draws[:, _RATE])
+            self._substitute(tokens, seed, first)
         return Batch(tokens, targets, np.full(count, window, dtype=np.int64))
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
@@ -309,15 +309,15 @@ class SpeciesTask:
             pending = pending[_masked_share(tokens[pending]) > self.data.max_n]
         raise self._too_many_n(self.classes[int(targets[pending[0]])], _MOST_DRAWS)
 
-    def _substitute(self, tokens: NDArray[np.uint8], seed: int, first: int, rates: NDArray[np.float64]) -> None:
-        """Replace bases at each window's own rate, 16 random bits per base."""
+    def _substitute(self, tokens: NDArray[np.uint8], seed: int, first: int) -> None:
+        """Replace bases at the configured rate, 16 random bits per base."""
         count, length = tokens.shape
         words = -(-length // 16) * 4
         bits = counter_words(seed, _SUBSTITUTION_STREAM, first, count, words=words).view(np.uint16)[:, :length]
-        changed = np.rint(rates * (1 << 16)).astype(np.int64)[:, None]
+        changed = round(self.data.substitution * (1 << 16))
         rows, columns = np.nonzero((bits < changed) & (tokens < 4))
         draw = bits[rows, columns]
-        transition = draw < np.rint(changed * self.data.transitions)[rows, 0]
+        transition = draw < round(changed * self.data.transitions)
         # With A C G T = 0 1 2 3, exclusive or with 2 is the transition, with 1 and 3 the two transversions.
         tokens[rows, columns] ^= np.where(transition, 2, 1 + 2 * (draw & 1)).astype(np.uint8)
 

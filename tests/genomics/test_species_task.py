@@ -108,10 +108,6 @@ def test_substitutions_at_the_rate_and_with_the_share_of_transitions_asked_for(g
     assert abs(transition.mean() - 0.8) < 0.03
     kinds = np.bincount(before[~transition] ^ after[~transition], minlength=4)
     assert abs(kinds[1] / kinds[[1, 3]].sum() - 0.5) < 0.1
-    # A rate of its own, uniform from 0 to 0.1, spreads the windows' shares wider than one rate for all would.
-    spread = different.mean(axis=1).std()
-    one_rate = np.sqrt(0.05 * 0.95 / plain.tokens.shape[1])
-    assert abs(spread - np.hypot(0.1 / np.sqrt(12), one_rate)) < 0.15 * spread
 
 
 def test_substitutions_know_nothing_of_the_class(genomes):
@@ -126,7 +122,7 @@ def test_substitutions_know_nothing_of_the_class(genomes):
 
 def test_substitution_leaves_ambiguous_bases(tmp_path):
     path = write(tmp_path / "a.fa", [("a kind=x", "N" * 64), ("b kind=y", "R" * 64)])
-    batch = task_of(path, substitution=0.375, max_n=1, test_windows=1).training_batch(0, 0, 64)
+    batch = task_of(path, substitution=0.75, max_n=1, test_windows=1).training_batch(0, 0, 64)
     assert set(np.unique(batch.tokens)) == set(encode("RYN").tolist())
 
 
