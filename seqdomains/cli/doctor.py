@@ -18,6 +18,7 @@ from seqdomains.kernels import causal_conv1d, implementation, rms_norm, selectiv
 from seqdomains.kernels.causal_conv1d import reference as conv_reference
 from seqdomains.kernels.dispatch import OPS, VARIABLE
 from seqdomains.kernels.rms_norm import reference as norm_reference
+from seqdomains.kernels.selective_scan import fast_path
 from seqdomains.kernels.selective_scan import reference as scan_reference
 
 DISTRIBUTIONS = ("torch", "triton", "numba", "numpy", "pydantic", "pysam", "safetensors", "scikit-learn")
@@ -90,6 +91,8 @@ def examine(out: TextIO) -> bool:
                 healthy &= error <= BOUND
                 verdict = f"error {error:.1e}, bound {BOUND:.0e}: {'ok' if error <= BOUND else 'FAILED'}"
                 out.write(f"  {op:<15} {device:<8} {chosen:<10} {verdict} ({_reason(chosen)})\n")
+    for device, _ in devices[1:]:
+        out.write(f"  {'selective_scan':<15} {device:<8} {_fast_path(torch.device(device).index or 0)}\n")
     out.write("\nall well\n" if healthy else "\nsomething is wrong: see FAILED above\n")
     return healthy
 
@@ -182,6 +185,21 @@ def _why_no_gpu() -> str:
     if torch.version.cuda is None and torch.version.hip is None:
         return "this torch was built for the CPU alone"
     return f"torch was built for {'CUDA ' + torch.version.cuda if torch.version.cuda else 'ROCm'} but finds no device"
+
+
+def _fast_path(index: int) -> str:
+    """Say whether the fast kernels of the scan run on a CUDA device, having run them once."""
+    if os.environ.get(VARIABLE, "auto") not in ("auto", "gluon"):
+        return f"fast path  off ({VARIABLE} asks for it)"
+    problem = fast_path.unavailable(index)
+    if not problem:
+        u = torch.zeros(1, 3, 16, device=f"cuda:{index}", requires_grad=True)
+        rows, A = u.new_zeros(1, 3, 16), u.new_full((16, 16), -1.0)
+        torch.autograd.grad(selective_scan(u, rows, A, rows, rows).sum(), u)
+        problem = fast_path.unavailable(index)
+    if problem:
+        return f"fast path  absent: {problem}; the portable kernels run, several times slower"
+    return "fast path  Gluon kernels, for N = 16 and 64 where B and C vary and nothing is packed"
 
 
 def _reason(chosen: str) -> str:

@@ -9,5 +9,6 @@ from seqdomains.kernels.causal_conv1d import causal_conv1d
 from seqdomains.kernels.dispatch import implementation
 from seqdomains.kernels.rms_norm import rms_norm
 from seqdomains.kernels.selective_scan import selective_scan
+from seqdomains.kernels.selective_scan_step import selective_scan_step
 
-__all__ = ["causal_conv1d", "implementation", "rms_norm", "selective_scan"]
+__all__ = ["causal_conv1d", "implementation", "rms_norm", "selective_scan", "selective_scan_step"]

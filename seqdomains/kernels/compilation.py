@@ -42,7 +42,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 @cache
 def _cache_folder(chosen: str) -> str:
     here = Path(__file__).parent
-    sources = [Path(__file__), here / "simd.py", *sorted(here.glob("*/cpu.py")), *sorted(here.glob("*/plan.py"))]
+    sources = [Path(__file__), here / "simd.py", *sorted(here.glob("*/cpu*.py")), *sorted(here.glob("*/plan.py"))]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     for folder in (Path(chosen) if chosen else here / "__pycache__", cache_folder()):
         try:

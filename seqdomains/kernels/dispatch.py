@@ -18,9 +18,13 @@ from seqdomains.errors import ConfigError
 Implementation = Literal["reference", "cpu", "triton"]
 
 OPS: Final = ("selective_scan", "causal_conv1d", "rms_norm")
+# Ops for inference alone, which change a state in place and have no gradient.
+STEPS: Final = ("selective_scan_step",)
 VARIABLE: Final = "SEQDOMAINS_KERNELS"
-CHOICES: Final = ("auto", "reference", "cpu", "triton")
+CHOICES: Final = ("auto", "reference", "cpu", "triton", "gluon")
 
+_DOUBLE: Final = (torch.float64, torch.complex128)
+_COMPLEX: Final = (torch.complex64, torch.complex128)
 _LIBRARY: Final = torch.library.Library("seqdomains", "FRAGMENT")  # type: ignore[no-untyped-call]
 # Backends that Triton's wheel compiles for; AMD cards are "cuda" in torch.
 _TRITON_DEVICES: Final = ("cuda", "xpu")
@@ -31,12 +35,13 @@ def implementation(op: str, device: torch.device | str, dtype: torch.dtype) -> I
 
     float64 runs the reference, since the others compute in float32. Otherwise a CPU runs the numba kernels, a GPU the
     Triton kernels, and any other device the reference. The environment variable ``SEQDOMAINS_KERNELS`` (``auto``,
-    ``reference``, ``cpu`` or ``triton``) overrides the choice; it is read at each call.
+    ``reference``, ``cpu``, ``triton`` or ``gluon``) overrides the choice; it is read at each call. ``triton`` takes the
+    portable kernels alone, ``gluon`` insists on the fast ones that `selective_scan` has for NVIDIA GPUs.
 
     Parameters
     ----------
     op : str
-        ``"selective_scan"``, ``"causal_conv1d"`` or ``"rms_norm"``.
+        ``"selective_scan"``, ``"causal_conv1d"``, ``"rms_norm"`` or ``"selective_scan_step"``.
     device : torch.device or str
         Where the tensors live.
     dtype : torch.dtype
@@ -59,15 +64,15 @@ def implementation(op: str, device: torch.device | str, dtype: torch.dtype) -> I
     >>> implementation("selective_scan", "cpu", torch.float64)
     'reference'
     """
-    if op not in OPS:
-        raise ValueError(f"no op is named {op!r}; expected one of {', '.join(OPS)}")
+    if op not in OPS and op not in STEPS:
+        raise ValueError(f"no op is named {op!r}; expected one of {', '.join(OPS + STEPS)}")
     kind = torch.device(device).type
     choice = os.environ.get(VARIABLE, "auto")
     if choice not in CHOICES:
         raise ConfigError(f"{VARIABLE}={choice!r} is not known; expected one of {', '.join(CHOICES)}")
     if choice != "auto":
         _require_possible(choice, kind, dtype)
-        return cast(Implementation, choice)
+        return "triton" if choice == "gluon" else cast(Implementation, choice)
     if dtype == torch.float64:
         return "reference"
     if kind == "cpu":
@@ -85,9 +90,9 @@ def _require_possible(choice: str, kind: str, dtype: torch.dtype) -> None:
         problem = "those kernels compute in float32 and the tensors are float64"
     elif choice == "cpu" and kind != "cpu":
         problem = f"the tensors are on {kind!r}"
-    elif choice == "triton" and find_spec("triton") is None:
+    elif choice in ("triton", "gluon") and find_spec("triton") is None:
         problem = "the package triton is not installed"
-    elif choice == "triton" and kind not in _TRITON_DEVICES and not interpreting():
+    elif choice in ("triton", "gluon") and kind not in _TRITON_DEVICES and not interpreting():
         problem = f"the tensors are on {kind!r}, which Triton runs only in its interpreter (TRITON_INTERPRET=1)"
     if problem:
         raise ConfigError(f"{VARIABLE}={choice} cannot run: {problem}. Unset {VARIABLE} or set it to reference.")
@@ -99,9 +104,11 @@ def interpreting() -> bool:
 
 
 def widest(tensors: Iterable[Tensor | None]) -> torch.dtype:
-    """Return float64 if any of the tensors is float64, else float32: the dtype of the arithmetic."""
-    doubles = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
-    return torch.float64 if doubles else torch.float32
+    """Return float64 if any of the tensors is float64 or complex128, else float32: the precision of the arithmetic."""
+    for tensor in tensors:
+        if tensor is not None and tensor.dtype in _DOUBLE:
+            return torch.float64
+    return torch.float32
 
 
 def contiguous(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
@@ -111,7 +118,7 @@ def contiguous(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
 
 def chosen(op: str, tensors: Sequence[Tensor | None]) -> Implementation:
     """Name the implementation that runs for these tensors, the first of which is there."""
-    (first, *_) = (tensor for tensor in tensors if tensor is not None)
+    first = next(tensor for tensor in tensors if tensor is not None)
     return implementation(op, first.device, widest(tensors))
 
 
@@ -136,16 +143,44 @@ def of_present(inputs: Sequence[Tensor | None], gradients: Sequence[Tensor]) -> 
     return [None if tensor is None else gradient for tensor, gradient in zip(inputs, gradients, strict=True)]
 
 
-def require_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], device: torch.device) -> None:
-    """Raise ValueError unless an optional tensor is absent or floating, of this shape and on this device."""
+def require_shape(
+    name: str, tensor: Tensor | None, shape: tuple[int, ...], device: torch.device, *, paired: bool = False
+) -> None:
+    """Raise ValueError unless an optional tensor is absent or of this shape, on this device and floating.
+
+    With `paired` it must be complex instead, as states that come in conjugate pairs are.
+    """
     if tensor is None:
         return
-    if tuple(tensor.shape) != shape:
+    if tensor.shape != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-    if not tensor.is_floating_point():
-        raise ValueError(f"{name} has dtype {tensor.dtype}, expected a floating one")
+    if not (tensor.dtype in _COMPLEX if paired else tensor.is_floating_point()):
+        kind = "complex64 since A is complex" if paired else "a floating one"
+        raise ValueError(f"{name} has dtype {tensor.dtype}, expected {kind}")
     if tensor.device != device:
         raise ValueError(f"{name} is on {tensor.device}, expected {device} as the first argument")
+
+
+def require_borders(cu_seqlens: Tensor, batch: int, device: torch.device) -> None:
+    """Raise ValueError unless the borders of packed sequences have a fitting shape, dtype and device."""
+    if batch != 1:
+        raise ValueError(f"B is {batch}, expected 1: with cu_seqlens, sequences lie end to end in one batch row")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"cu_seqlens has shape {tuple(cu_seqlens.shape)} and dtype {cu_seqlens.dtype}, "
+            "expected (S + 1,) with S at least 1, int32 or int64"
+        )
+    if cu_seqlens.device != device:
+        raise ValueError(f"cu_seqlens is on {cu_seqlens.device}, expected {device} as the first argument")
+
+
+def require_order(cu_seqlens: Tensor, length: int) -> None:
+    """Raise ValueError unless the borders rise from 0 to L; those on a GPU are not read, since that waits for it."""
+    if cu_seqlens.device.type != "cpu":
+        return
+    borders = cu_seqlens.tolist()
+    if borders[0] != 0 or borders[-1] != length or borders != sorted(borders):
+        raise ValueError(f"cu_seqlens must rise from 0 to L = {length}, found {borders}")
 
 
 def define_op(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:

@@ -11,6 +11,8 @@ H100). The columns are taken apart by split, since Triton 3.2 has no tuples that
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -25,6 +27,12 @@ def given(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
 def on_device_of(tensor: Tensor) -> torch.cuda.device_of:
     """Make the tensor's GPU the current one for a launch; nothing happens for other devices."""
     return torch.cuda.device_of(tensor)
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Return how many multiprocessors a GPU has; those of an H100 for what is no CUDA device."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 132
 
 
 @triton.jit
@@ -62,3 +70,49 @@ def channel_values(pointer, channel, exists, GIVEN: tl.constexpr):
         return tl.load(pointer + channel, mask=exists, other=0.0).to(tl.float32)
     else:
         return tl.zeros(channel.shape, tl.float32)
+
+
+# Rows of parts that a program adds at once, and neighbouring numbers of a row.
+PARTS = 256
+COLUMNS = 8
+
+
+@triton.jit(do_not_specialize=["count", "channels"])
+def add_parts(
+    parts_ptr, weight_ptr, bias_ptr, count, channels,
+    WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr, R: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Add `count` parts of (WIDTH + HAS_BIAS) x channels numbers; write the first WIDTH as [channels, WIDTH]."""
+    row = tl.arange(0, R)
+    column = tl.program_id(0) * BC + tl.arange(0, BC)
+    size = (WIDTH + HAS_BIAS) * channels
+    total = tl.zeros([R, BC], tl.float32)
+    for part in range(0, count, R):
+        mask = (part + row < count)[:, None] & (column < size)[None, :]
+        offsets = (part + row).to(tl.int64)[:, None] * size + column[None, :]
+        total += tl.load(parts_ptr + offsets, mask=mask, other=0.0)
+    sums = tl.sum(total, 0)
+    tap = column // channels
+    channel = column % channels
+    tl.store(weight_ptr + channel * WIDTH + tap, sums, mask=tap < WIDTH)
+    if HAS_BIAS:
+        tl.store(bias_ptr + channel, sums, mask=tap == WIDTH)
+
+
+def launch_add_parts(parts: Tensor, dweight: Tensor, dbias: Tensor | None = None) -> None:
+    """Add the parts of gradients in a fixed order, whatever wrote them.
+
+    Parameters
+    ----------
+    parts : Tensor, shape (P, W, D) or (P, W + 1, D), float32
+        One row per program that wrote it; the last of W + 1 is the share of `dbias`.
+    dweight : Tensor, shape (D, W) or (D,) for W = 1
+        Where the sums go, in its dtype.
+    dbias : Tensor, shape (D,), optional
+    """
+    count, rows, channels = parts.shape
+    given_bias = dbias is not None
+    add_parts[(-(-rows * channels // COLUMNS),)](
+        parts, dweight, given(dbias, dweight), count, channels,
+        WIDTH=rows - given_bias, HAS_BIAS=given_bias, R=PARTS, BC=COLUMNS, num_warps=4,
+    )  # fmt: skip

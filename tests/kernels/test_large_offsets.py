@@ -52,26 +52,28 @@ def test_scan():
     assert B * L * D > 2**31
     wide, A, Bs, Cs, bias = inputs()
     small = (wide["u"], wide["dt"], A, Bs, Cs, None, wide["z"], bias, None)
-    y, h_last, states = scan.forward(*small, True)
-    gradients = scan.backward(wide["dy"], None, *small, states, True)
+    y, h_last, states = scan.forward(*small, None, True, False)
+    gradients = scan.backward(wide["dy"], None, *small, None, states, True, False)
     u, dt, z, dy = (widen(tensor) for tensor in wide.values())
-    scaled, shift = widen(scan._scaled(A), batch_axis=False), widen(bias, batch_axis=False)
+    rates, shift = widen(scan._rates(A), batch_axis=False), widen(bias, batch_axis=False)
     Bw, Cw = (np.concatenate([np.zeros((1, L, N), np.float32), tensor.numpy()]).ravel() for tensor in (Bs, Cs))
     none = widen(None)
     y_wide, states_wide, h_wide = sparse(B, L, D), sparse(B, 1, N, D), sparse(B, N, D)
     task = B * -(-D // scan.BLOCK) - 1
-    scratch = np.empty(scan._layout(N)[-1], np.float32)
-    shape, flags = (B, L, D, N), (True, False, True, True, False)
-    given, written = (u, dt, scaled, Bw, Cw, none, z, shift, none), (y_wide, h_wide, states_wide)
-    scan._advance(task, task + 1, scratch, shape, flags, ravel(given), ravel(written))
+    scratch = np.empty(scan.layout(N)[-1], np.float32)
+    cuts = scan._even_cuts(B, L)
+    steps = scan.Projection(none, False, 0, 0, N).steps
+    call = (task, task + 1, scratch, (D, N, 1, B * L), cuts, (None, 1, True, False, True, True, False), steps, steps)
+    given, written = (u, dt, rates, Bw, Cw, none, z, shift, none), (y_wide, h_wide, states_wide)
+    scan.advance(*call, ravel(given), ravel(written))
     assert torch.equal(narrow(y_wide), y[0])
     assert torch.equal(narrow(h_wide).T, h_last[0])
     du, ddt, dz = sparse(B, L, D), sparse(B, L, D), sparse(B, L, D)
     dA, dh0, dD, dbias = sparse(B, N, D), sparse(B, N, D), sparse(B, D), sparse(B, D)
     dB, dC = sparse(D // scan.BLOCK, B, L, N), sparse(D // scan.BLOCK, B, L, N)
-    given = (dy, none, u, dt, scaled, Bw, Cw, none, z, shift, states_wide)
+    given = (dy, none, u, dt, rates, Bw, Cw, none, z, shift, states_wide)
     written = (du, ddt, dA, dB, dC, dD, dz, dbias, dh0)
-    scan._retreat(task, task + 1, scratch, shape, flags, ravel(given), ravel(written))
+    scan.retreat(*call, ravel(given), ravel(written))
     found = (narrow(du), narrow(ddt), narrow(dA).T, torch.from_numpy(dB[-1, -1]), torch.from_numpy(dC[-1, -1]))
     expected = (gradients[0][0], gradients[1][0], gradients[2], gradients[3][0], gradients[4][0])
     for one, other in zip((*found, narrow(dz), narrow(dbias)), (*expected, gradients[6][0], gradients[7]), strict=True):
@@ -83,22 +85,17 @@ def test_convolution():
     weight = torch.randn(LAST, 4)
     y = conv.forward(wide["u"], weight, bias, None, True)
     dx = conv.backward(wide["dy"], wide["u"], weight, bias, None, True)[0]
-    x, dy, head = widen(wide["u"]), widen(wide["dy"]), widen(conv._head(wide["u"], None))
+    x, dy, none = widen(wide["u"]), widen(wide["dy"]), widen(None)
     taps, shift = widen(conv._taps(weight), batch_axis=False), widen(bias, batch_axis=False)
-    y_wide, dx_wide, dtaps, dbias, dstate = (
-        sparse(B, L, D),
-        sparse(B, L, D),
-        sparse(B, 4, D),
-        sparse(B, D),
-        sparse(B, 3, D),
-    )
+    y_wide, dx_wide, dtaps, dbias = sparse(B, L, D), sparse(B, L, D), sparse(B, 4, D), sparse(B, D)
     task = B * -(-D // conv.BLOCK) - 1
     scratch = np.empty(8 * conv.BLOCK, np.float32)
-    arrays = [array.ravel() for array in (x, head, taps, shift)]
-    conv._convolve(task, task + 1, scratch, (L, D, 4), True, *arrays, y_wide.ravel())
+    arrays = [array.ravel() for array in (x, none, taps, shift)]
+    shape, borders = (D, 4, 1, False), np.arange(B + 1) * L
+    conv._convolve(task, task + 1, scratch, shape, True, borders, *arrays, y_wide.ravel())
     assert torch.equal(narrow(y_wide), y[0])
-    outputs = [array.ravel() for array in (dx_wide, dtaps, dbias, dstate)]
-    conv._adjoint(task, task + 1, scratch, (L, D, 4), True, dy.ravel(), *arrays, *outputs)
+    outputs = [array.ravel() for array in (dx_wide, dtaps, dbias, none)]
+    conv._adjoint(task, task + 1, scratch, shape, True, borders, dy.ravel(), *arrays, *outputs)
     assert torch.equal(narrow(dx_wide), dx[0])
 
 
@@ -107,7 +104,7 @@ def test_norm():
     rows = 2**25 + 3
     x, weight = torch.randn(1, 1, LAST), torch.randn(LAST)
     y, total, rstd = norm.forward(x, weight, None, 1e-5)
-    dx, _ = norm.backward(x, None, total, weight, rstd, torch.float32)
+    dx, _, _ = norm.backward(x, None, total, weight, rstd, torch.float32, False)
     wide, y_wide, total_wide, dx_wide, rstd_wide = (*(sparse(rows, LAST) for _ in range(4)), sparse(rows))
     wide[-1] = x
     shape, none = (rows, LAST, 1), sparse(1)[:0]

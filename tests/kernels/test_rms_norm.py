@@ -81,6 +81,8 @@ def test_residual_stream_is_never_rounded(implementation_name, assert_close):
     assert_close(found["residual"], wide["residual"], wide["residual"], "residual")
     assert torch.equal(found["x"], found["residual"].bfloat16())
     assert_close(found["y"], wide["y"].bfloat16(), wide["y"], "y")
+    alone = gradients({**inputs, "residual": None}, dy, dtotal)
+    assert alone["x"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("used", ["y", "total"])
@@ -137,6 +139,8 @@ def test_strided_and_autocast(implementation_name):
 def test_opcheck(implementation_name):
     for absent in ((), ("residual",)):
         args = [None if name in absent else x.requires_grad_() for name, x in make(2, 3, 5).items()]
+        torch.library.opcheck(torch.ops.seqdomains.rms_norm.default, (*args, 1e-5))
+        args[0] = args[0].detach().bfloat16().requires_grad_()
         torch.library.opcheck(torch.ops.seqdomains.rms_norm.default, (*args, 1e-5))
 
 

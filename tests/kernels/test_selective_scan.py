@@ -264,7 +264,7 @@ def test_opcheck(implementation_name):
     inputs = make(2, 5, 3, 2)
     for absent in ((), ("D", "z", "bias", "h0")):
         args = [None if name in absent else x.clone().requires_grad_() for name, x in inputs.items()]
-        torch.library.opcheck(torch.ops.seqdomains.selective_scan.default, (*args, True))
+        torch.library.opcheck(torch.ops.seqdomains.selective_scan.default, (*args, None, True, False))
 
 
 def test_compiles_to_one_graph(implementation_name):
@@ -337,5 +337,5 @@ def test_wrong_arguments(name, wrong, message):
 def test_memory_is_that_of_the_inputs():
     """The states that forward stores are N / CHUNK of a float per element, never N."""
     inputs = make(1, 4 * CPU_CHUNK, 16, 8)
-    _, _, states = cpu.forward(*inputs.values(), softplus=True)
+    _, _, states = cpu.forward(*inputs.values(), None, softplus=True, reverse=False)
     assert states.numel() == inputs["u"].numel() * 8 // CPU_CHUNK

@@ -107,7 +107,7 @@ def test_scan_in_segments(monkeypatch, assert_close, run):
 
     inputs = scan_inputs(2, 3000, 384, 16)
     whole = run(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
-    monkeypatch.setattr(triton_backward, "SEGMENT_BYTES", 1 << 22)
+    monkeypatch.setattr(triton_backward, "SCRATCH", 1 << 22)
     for name, value in run(selective_scan, inputs, scan_cotangents(inputs), return_state=True).items():
         assert_close(value, whole[name], whole[name], name)
 
@@ -253,5 +253,5 @@ def test_peak_memory_of_the_backward(monkeypatch, run):
     before = torch.cuda.memory_allocated()
     run(selective_scan, inputs, cotangents, return_state=True)
     # The leaves are copies, the gradients are as large, y is 2 bytes; a state per 64 steps or more is at most 1 byte.
-    allowed = 2 * given + 2 * elements + elements + triton_backward.SEGMENT_BYTES + elements
+    allowed = 2 * given + 2 * elements + elements + triton_backward.SCRATCH + elements
     assert torch.cuda.max_memory_allocated() - before <= 1.1 * allowed

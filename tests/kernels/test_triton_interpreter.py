@@ -1,4 +1,4 @@
-"""The Triton kernels on a CPU, in Triton's interpreter: runs interpreted_cases.py in a process of its own."""
+"""The Triton kernels on a CPU, in Triton's interpreter: runs the files of cases in processes of their own."""
 
 import os
 import subprocess
@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 
-def test_triton_kernels_in_the_interpreter():
-    cases = Path(__file__).with_name("interpreted_cases.py")
+@pytest.mark.parametrize("name", ["interpreted_cases.py", "interpreted_neighbour_cases.py"])
+def test_triton_kernels_in_the_interpreter(name):
+    cases = Path(__file__).with_name(name)
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", cases],

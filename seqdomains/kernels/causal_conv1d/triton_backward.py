@@ -1,9 +1,8 @@
 """The adjoint of the causal depthwise convolution in Triton: one walk along time; the sums before SiLU are not kept.
 
 With ds_t = dy_t silu'(s_t): dx_t = sum over k of weight_k ds_{t + (W - 1) - k}, and at steps before 0 this is the
-gradient of the state; dweight_k = sum over t of ds_t x_{t - (W - 1) + k}. A program walks along some steps of some
-channels with the last three x and ds in registers, so every element is read once. The sums over steps are written once
-per program and added by torch in a fixed order. Widths 2 and 3 are width 4 with taps of zero.
+gradient of the state; dweight_k = sum over t of ds_t x_{t - (W - 1) + k}. A program walks with the last three x and ds
+in registers. Its sums over steps are written once, and `add_parts` adds those of all programs in a fixed order.
 """
 
 # Kernel arguments are pointers, tiles and integers of Triton's own typing.
@@ -17,147 +16,176 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.kernels.causal_conv1d.triton_forward import place
-from seqdomains.kernels.triton_parts import (
-    channel_values,
-    columns,
-    four_rows,
-    from_columns,
-    given,
-    on_device_of,
-    sigmoid,
+from seqdomains.kernels.causal_conv1d.triton_walk import (
+    Tile,
+    bisections,
+    place,
+    row_before,
+    silu_gate,
+    tap,
+    walk,
+    weighted,
 )
+from seqdomains.kernels.triton_parts import channel_values, given, launch_add_parts, on_device_of
 
-CHANNELS = 64
-# Steps per program: three more are computed twice, and the parts of dweight and dbias take 20 / 128 bytes per element.
+# Eight warps: with four, Triton 3.6 takes 153 registers instead of 126 and a multiprocessor holds 12 warps, not 16.
+TILE = Tile(warps=8, per_lane=4, channels=128)
+# The parts of dweight and dbias take 20 / (8 x 128) bytes per element.
 STEPS = 128
-
-
-@triton.jit
-def tap(weight_ptr, channel, exists, K: tl.constexpr, WIDTH: tl.constexpr):
-    """Read tap K of four in float32; the first 4 - WIDTH are zero."""
-    if K >= 4 - WIDTH:
-        return tl.load(weight_ptr + channel * WIDTH + (K - (4 - WIDTH)), mask=exists, other=0.0).to(tl.float32)
-    else:
-        return tl.zeros(channel.shape, tl.float32)
-
-
-@triton.jit
-def row_before(
-    x_ptr, state_ptr, t, channels, channel, exists, BACK: tl.constexpr, WIDTH: tl.constexpr, HAS_STATE: tl.constexpr
-):  # fmt: skip
-    """Read step t - BACK in float32; x_ptr points at step t. Steps before 0 come from the state."""
-    x = tl.load(x_ptr - BACK * channels + channel, mask=exists & (t >= BACK), other=0.0).to(tl.float32)
-    if HAS_STATE:
-        mask = exists & (t < BACK) & (t - BACK > -WIDTH)
-        x += tl.load(state_ptr + (t - BACK + (WIDTH - 1)) * channels + channel, mask=mask, other=0.0).to(tl.float32)
-    return x
 
 
 @triton.jit
 def sum_gradient(s, dy, SILU: tl.constexpr):
     """Return ds from the sum before the activation."""
+    dy = dy.to(tl.float32)
     if SILU:
-        gate = sigmoid(s)
-        return dy * gate * (1.0 + s * (1.0 - gate))
+        gate = silu_gate(s)
+        return dy * (gate + s * gate * (1.0 - gate))
     else:
         return dy
 
 
-@triton.jit(do_not_specialize=["length", "channels"])
+@triton.jit
+def store_sum(parts_ptr, channels, channel, exists, total, K: tl.constexpr, WIDTH: tl.constexpr):
+    """Write a program's gradient of tap K of four."""
+    if K >= 4 - WIDTH:
+        tl.store(parts_ptr + (K - (4 - WIDTH)) * channels + channel, tl.sum(total, 0), mask=exists)
+
+
+@triton.jit(do_not_specialize=["sequences", "length", "bisections", "T"])
 def convolve_back(
-    dy_ptr, x_ptr, weight_ptr, bias_ptr, state_ptr, dx_ptr, dstate_ptr, parts_ptr, length, channels,
-    STEPS: tl.constexpr, BD: tl.constexpr, WIDTH: tl.constexpr,
-    SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr,
+    dy_ptr, x_ptr, weight_ptr, bias_ptr, state_ptr, cu_ptr, dx_ptr, dstate_ptr, parts_ptr,
+    sequences, length, channels, bisections, T,
+    G: tl.constexpr, BD: tl.constexpr, WIDTH: tl.constexpr, SILU: tl.constexpr, REVERSE: tl.constexpr,
+    PACKED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr,
 ):  # fmt: skip
-    """Write dx of STEPS steps, dstate, and the steps' sums for dweight (rows 0 to W - 1 of the parts) and dbias."""
-    batch, first, channel, exists = place(length, channels, STEPS, BD)
-    k = tl.arange(0, 4)
-    start = (batch * length + first) * channels
-    dy_ptr += start
-    x_ptr += start
-    dx_ptr += start
-    state_ptr += batch * (WIDTH - 1) * channels
-    dstate_ptr += batch * (WIDTH - 1) * channels
-    shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
+    """Write dx of G chunks of T steps, dstate, and the chunks' sums for dweight and dbias (the parts' last row)."""
+    sequence, first, left, longest, at, onward, channel, exists = place(
+        cu_ptr, sequences, length, channels, bisections, T, G, BD, REVERSE, PACKED
+    )
+    shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)[None, :]
     w0 = tap(weight_ptr, channel, exists, 0, WIDTH)
     w1 = tap(weight_ptr, channel, exists, 1, WIDTH)
     w2 = tap(weight_ptr, channel, exists, 2, WIDTH)
     w3 = tap(weight_ptr, channel, exists, 3, WIDTH)
-    xa = row_before(x_ptr, state_ptr, first, channels, channel, exists, 3, WIDTH, HAS_STATE)
-    xb = row_before(x_ptr, state_ptr, first, channels, channel, exists, 2, WIDTH, HAS_STATE)
-    xc = row_before(x_ptr, state_ptr, first, channels, channel, exists, 1, WIDTH, HAS_STATE)
-    sa = tl.zeros([BD], tl.float32)
-    sb = tl.zeros([BD], tl.float32)
-    sc = tl.zeros([BD], tl.float32)
-    dw0 = tl.zeros([BD], tl.float32)
-    dw1 = tl.zeros([BD], tl.float32)
-    dw2 = tl.zeros([BD], tl.float32)
-    dw3 = tl.zeros([BD], tl.float32)
-    dbias = tl.zeros([BD], tl.float32)
-    steps = tl.minimum(STEPS, length - first)
-    for t in range(0, steps + 3, 4):
-        step = t + k
-        mask = (first + step < length)[None, :] & exists[:, None]
-        offsets = step[None, :] * channels + channel[:, None]
-        x = four_rows(x_ptr, offsets, mask)
-        dy = four_rows(dy_ptr, offsets, mask)
-        x0, x1, x2, x3 = columns(x, BD)
-        s0 = shift + w0 * xa + w1 * xb + w2 * xc + w3 * x0
-        s1 = shift + w0 * xb + w1 * xc + w2 * x0 + w3 * x1
-        s2 = shift + w0 * xc + w1 * x0 + w2 * x1 + w3 * x2
-        s3 = shift + w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3
-        ds = sum_gradient(from_columns(s0, s1, s2, s3, BD), dy, SILU)
-        s0, s1, s2, s3 = columns(ds, BD)
-        # dx lags by three steps, since its last term is ds three steps on.
-        dx = from_columns(
-            w3 * sa + w2 * sb + w1 * sc + w0 * s0,
-            w3 * sb + w2 * sc + w1 * s0 + w0 * s1,
-            w3 * sc + w2 * s0 + w1 * s1 + w0 * s2,
-            w3 * s0 + w2 * s1 + w1 * s2 + w0 * s3,
-            BD,
-        )
-        sa, sb, sc = s1, s2, s3
-        # Steps past the program's own belong to the sums of the next one.
-        s0, s1, s2, s3 = columns(tl.where((step < steps)[None, :], ds, 0.0), BD)
-        dw0 += s0 * xa + s1 * xb + s2 * xc + s3 * x0
-        dw1 += s0 * xb + s1 * xc + s2 * x0 + s3 * x1
+    real = exists[None, :]
+    state_at = (sequence * (WIDTH - 1) * channels)[:, None] + channel[None, :]
+    xa = row_before(x_ptr, at, onward, state_ptr, state_at, first, left, channels, real, 3, WIDTH, HAS_STATE)
+    xb = row_before(x_ptr, at, onward, state_ptr, state_at, first, left, channels, real, 2, WIDTH, HAS_STATE)
+    xc = row_before(x_ptr, at, onward, state_ptr, state_at, first, left, channels, real, 1, WIDTH, HAS_STATE)
+    sa = tl.zeros([G, BD], tl.float32)
+    sb = tl.zeros([G, BD], tl.float32)
+    sc = tl.zeros([G, BD], tl.float32)
+    dw0 = tl.zeros([G, BD], tl.float32)
+    dw1 = tl.zeros([G, BD], tl.float32)
+    dw2 = tl.zeros([G, BD], tl.float32)
+    dw3 = tl.zeros([G, BD], tl.float32)
+    dbias = tl.zeros([G, BD], tl.float32)
+    steps = tl.minimum(left, T)
+    dy_ptr += at
+    x_ptr += at
+    dx_ptr += at
+    dstate_ptr += state_at
+    # T is a multiple of 4: rows of the walk beyond a chunk's own are beyond its sequence too, and zero.
+    for t in range(0, longest, 4):
+        own0 = (t < steps)[:, None] & real
+        own1 = (t + 1 < steps)[:, None] & real
+        own2 = (t + 2 < steps)[:, None] & real
+        own3 = (t + 3 < steps)[:, None] & real
+        # All loads before all stores: a store may alias the next load, which would wait for it.
+        x0 = tl.load(x_ptr + t * onward, mask=own0, other=0.0).to(tl.float32)
+        x1 = tl.load(x_ptr + (t + 1) * onward, mask=own1, other=0.0).to(tl.float32)
+        x2 = tl.load(x_ptr + (t + 2) * onward, mask=own2, other=0.0).to(tl.float32)
+        x3 = tl.load(x_ptr + (t + 3) * onward, mask=own3, other=0.0).to(tl.float32)
+        dy0 = tl.load(dy_ptr + t * onward, mask=own0, other=0.0)
+        dy1 = tl.load(dy_ptr + (t + 1) * onward, mask=own1, other=0.0)
+        dy2 = tl.load(dy_ptr + (t + 2) * onward, mask=own2, other=0.0)
+        dy3 = tl.load(dy_ptr + (t + 3) * onward, mask=own3, other=0.0)
+        s0 = sum_gradient(weighted(shift, w0, w1, w2, w3, xa, xb, xc, x0, WIDTH), dy0, SILU)
+        s1 = sum_gradient(weighted(shift, w0, w1, w2, w3, xb, xc, x0, x1, WIDTH), dy1, SILU)
+        s2 = sum_gradient(weighted(shift, w0, w1, w2, w3, xc, x0, x1, x2, WIDTH), dy2, SILU)
+        s3 = sum_gradient(weighted(shift, w0, w1, w2, w3, x0, x1, x2, x3, WIDTH), dy3, SILU)
+        if WIDTH > 3:
+            dw0 += s0 * xa + s1 * xb + s2 * xc + s3 * x0
+        if WIDTH > 2:
+            dw1 += s0 * xb + s1 * xc + s2 * x0 + s3 * x1
         dw2 += s0 * xc + s1 * x0 + s2 * x1 + s3 * x2
         dw3 += s0 * x0 + s1 * x1 + s2 * x2 + s3 * x3
-        dbias += (s0 + s1) + (s2 + s3)
+        if HAS_BIAS:
+            dbias += (s0 + s1) + (s2 + s3)
+        # dx lags by three steps, since its last term is ds three steps on.
+        da = weighted(0.0, w0, w1, w2, w3, s0, sc, sb, sa, WIDTH)
+        db = weighted(0.0, w0, w1, w2, w3, s1, s0, sc, sb, WIDTH)
+        dc = weighted(0.0, w0, w1, w2, w3, s2, s1, s0, sc, WIDTH)
+        dd = weighted(0.0, w0, w1, w2, w3, s3, s2, s1, s0, WIDTH)
+        if t > 0:
+            tl.store(dx_ptr + (t - 3) * onward, da, mask=(t - 3 < steps)[:, None] & real)
+            tl.store(dx_ptr + (t - 2) * onward, db, mask=(t - 2 < steps)[:, None] & real)
+            tl.store(dx_ptr + (t - 1) * onward, dc, mask=(t - 1 < steps)[:, None] & real)
+        elif HAS_STATE:
+            begins = (first == 0)[:, None] & real
+            if WIDTH > 3:
+                tl.store(dstate_ptr + (WIDTH - 4) * channels, da, mask=begins)
+            if WIDTH > 2:
+                tl.store(dstate_ptr + (WIDTH - 3) * channels, db, mask=begins)
+            tl.store(dstate_ptr + (WIDTH - 2) * channels, dc, mask=begins)
+        tl.store(dx_ptr + t * onward, dd, mask=own0)
         xa, xb, xc = x1, x2, x3
-        late = step - 3
-        mask = ((late >= 0) & (late < steps))[None, :] & exists[:, None]
-        tl.store(dx_ptr + late[None, :] * channels + channel[:, None], dx, mask=mask)
-        if HAS_STATE:
-            mask = ((first == 0) & (late < 0) & (late > -WIDTH))[None, :] & exists[:, None]
-            tl.store(dstate_ptr + (late + (WIDTH - 1))[None, :] * channels + channel[:, None], dx, mask=mask)
-    parts_ptr += (tl.program_id(0) // tl.cdiv(channels, BD)).to(tl.int64) * (WIDTH + 1) * channels + channel
-    if WIDTH == 4:
-        tl.store(parts_ptr, dw0, mask=exists)
-    if WIDTH >= 3:
-        tl.store(parts_ptr + (WIDTH - 3) * channels, dw1, mask=exists)
-    tl.store(parts_ptr + (WIDTH - 2) * channels, dw2, mask=exists)
-    tl.store(parts_ptr + (WIDTH - 1) * channels, dw3, mask=exists)
-    tl.store(parts_ptr + WIDTH * channels, dbias, mask=exists)
+        sa, sb, sc = s1, s2, s3
+    # The last three dx wait for the three steps after the chunks, whose sums belong to the chunks that follow.
+    end = tl.cdiv(longest, 4) * 4
+    after0 = (end < left)[:, None] & real
+    after1 = (end + 1 < left)[:, None] & real
+    after2 = (end + 2 < left)[:, None] & real
+    x0 = tl.load(x_ptr + end * onward, mask=after0, other=0.0).to(tl.float32)
+    x1 = tl.load(x_ptr + (end + 1) * onward, mask=after1, other=0.0).to(tl.float32)
+    x2 = tl.load(x_ptr + (end + 2) * onward, mask=after2, other=0.0).to(tl.float32)
+    dy0 = tl.load(dy_ptr + end * onward, mask=after0, other=0.0)
+    dy1 = tl.load(dy_ptr + (end + 1) * onward, mask=after1, other=0.0)
+    dy2 = tl.load(dy_ptr + (end + 2) * onward, mask=after2, other=0.0)
+    s0 = sum_gradient(weighted(shift, w0, w1, w2, w3, xa, xb, xc, x0, WIDTH), dy0, SILU)
+    s1 = sum_gradient(weighted(shift, w0, w1, w2, w3, xb, xc, x0, x1, WIDTH), dy1, SILU)
+    s2 = sum_gradient(weighted(shift, w0, w1, w2, w3, xc, x0, x1, x2, WIDTH), dy2, SILU)
+    da = weighted(0.0, w0, w1, w2, w3, s0, sc, sb, sa, WIDTH)
+    db = weighted(0.0, w0, w1, w2, w3, s1, s0, sc, sb, WIDTH)
+    dc = weighted(0.0, w0, w1, w2, w3, s2, s1, s0, sc, WIDTH)
+    tl.store(dx_ptr + (end - 3) * onward, da, mask=(end - 3 < steps)[:, None] & real)
+    tl.store(dx_ptr + (end - 2) * onward, db, mask=(end - 2 < steps)[:, None] & real)
+    tl.store(dx_ptr + (end - 1) * onward, dc, mask=(end - 1 < steps)[:, None] & real)
+    parts_ptr += (tl.program_id(0) // tl.cdiv(channels, BD)).to(tl.int64) * (WIDTH + HAS_BIAS) * channels
+    store_sum(parts_ptr, channels, channel, exists, dw0, 0, WIDTH)
+    store_sum(parts_ptr, channels, channel, exists, dw1, 1, WIDTH)
+    store_sum(parts_ptr, channels, channel, exists, dw2, 2, WIDTH)
+    store_sum(parts_ptr, channels, channel, exists, dw3, 3, WIDTH)
+    if HAS_BIAS:
+        tl.store(parts_ptr + WIDTH * channels + channel, tl.sum(dbias, 0), mask=exists)
 
 
 def backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor | None,
+    silu: bool,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients (dx, dweight, dbias, dstate) of contiguous tensors, each in its tensor's dtype."""
     batch, length, channels = x.shape
     width = weight.shape[1]
-    dx = torch.empty_like(x)
+    sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    cut = walk(x, cu_seqlens, TILE, STEPS)
+    dx, dweight = torch.empty_like(x), torch.empty_like(weight)
+    dbias = None if bias is None else torch.empty_like(bias)
     dstate = None if state is None else torch.empty_like(state)
-    programs = batch * triton.cdiv(length, STEPS)
-    parts = torch.empty(programs, width + 1, channels, device=x.device, dtype=torch.float32)
+    parts = torch.empty(cut.parts, width + (bias is not None), channels, device=x.device, dtype=torch.float32)
     with on_device_of(x):
-        convolve_back[(programs * triton.cdiv(channels, CHANNELS),)](
-            dy, x, weight, given(bias, weight), given(state, x), dx, given(dstate, dx), parts, length, channels,
-            STEPS=STEPS, BD=CHANNELS, WIDTH=width,
-            SILU=silu, HAS_BIAS=bias is not None, HAS_STATE=state is not None, num_warps=1,
+        convolve_back[(cut.parts * cut.blocks,)](
+            dy, x, weight, given(bias, weight), given(state, x), given(cu_seqlens, x), dx, given(dstate, dx), parts,
+            sequences, length, channels, bisections(sequences), cut.steps,
+            G=cut.chunks, BD=cut.channels, WIDTH=width, SILU=silu, REVERSE=reverse,
+            PACKED=cu_seqlens is not None, HAS_BIAS=bias is not None, HAS_STATE=state is not None, num_warps=cut.warps,
         )  # fmt: skip
-    total = parts.sum(0)
-    dbias = None if bias is None else total[width].to(bias.dtype)
-    return dx, total[:width].T.contiguous().to(weight.dtype), dbias, dstate
+        launch_add_parts(parts, dweight, dbias)
+    return dx, dweight, dbias, dstate

@@ -15,6 +15,7 @@ from seqdomains.kernels.dispatch import (
     module_of,
     require_shape,
     widest,
+    without_none,
 )
 
 __all__ = ["rms_norm"]
@@ -118,23 +119,36 @@ _norm = define_op(
 
 
 def _run_backward(
-    dy: Tensor, dresidual_out: Tensor | None, residual_out: Tensor, weight: Tensor, rstd: Tensor, x_dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+    dy: Tensor,
+    dresidual_out: Tensor | None,
+    residual_out: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    x_dtype: torch.dtype,
+    has_residual: bool,
+) -> tuple[Tensor, ...]:
     module = module_of("rms_norm", chosen("rms_norm", (dy, weight, residual_out)), "backward")
     tensors = contiguous((dy, dresidual_out, residual_out, weight, rstd))
-    result: tuple[Tensor, Tensor] = module.backward(*tensors, x_dtype)
-    return result
+    return without_none(module.backward(*tensors, x_dtype, has_residual), residual_out)
 
 
 def _fake_backward(
-    dy: Tensor, dresidual_out: Tensor | None, residual_out: Tensor, weight: Tensor, rstd: Tensor, x_dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    return residual_out.new_empty(residual_out.shape), weight.new_empty(weight.shape)
+    dy: Tensor,
+    dresidual_out: Tensor | None,
+    residual_out: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    x_dtype: torch.dtype,
+    has_residual: bool,
+) -> tuple[Tensor, ...]:
+    apart = has_residual and x_dtype != residual_out.dtype
+    dresidual = residual_out.new_empty(residual_out.shape if apart else 0)
+    return residual_out.new_empty(residual_out.shape, dtype=x_dtype), dresidual, weight.new_empty(weight.shape)
 
 
 _norm_backward = define_op(
     "rms_norm_backward(Tensor dy, Tensor? dresidual_out, Tensor residual_out, Tensor weight, Tensor rstd, "
-    "ScalarType x_dtype) -> (Tensor, Tensor)",
+    "ScalarType x_dtype, bool has_residual) -> (Tensor, Tensor, Tensor)",
     _run_backward,
     _fake_backward,
 )
@@ -152,9 +166,11 @@ def _gradients(ctx: Any, dy: Tensor | None, dtotal: Tensor | None, _: Tensor | N
     weight, total, rstd = ctx.saved_tensors
     if dy is None:
         dy = torch.zeros_like(total, dtype=ctx.x_dtype)
-    dx, dweight = _norm_backward(dy, dtotal, total, weight, rstd, ctx.x_dtype)
-    # x enters the sum as the residual does; only the dtypes of their gradients differ.
-    return dx.to(ctx.x_dtype), dweight, dx if ctx.has_residual else None, None
+    dx, dresidual, dweight = _norm_backward(dy, dtotal, total, weight, rstd, ctx.x_dtype, ctx.has_residual)
+    if not ctx.has_residual:
+        return dx, dweight, None, None
+    # x enters the sum as the residual does: their gradients are one tensor unless x is narrower.
+    return dx, dweight, dx if ctx.x_dtype == total.dtype else dresidual, None
 
 
 differentiate_op("rms_norm", _gradients, _save)

@@ -91,9 +91,15 @@ def _adjoint(first, last, scratch, shape, dy, through, residual_out, weight, rst
 
 
 def backward(
-    dy: Tensor, dresidual_out: Tensor | None, residual_out: Tensor, weight: Tensor, rstd: Tensor, x_dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient of x + residual in float32, whatever `x_dtype`, and that of the weight."""
+    dy: Tensor,
+    dresidual_out: Tensor | None,
+    residual_out: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    x_dtype: torch.dtype,
+    has_residual: bool,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return the gradients of x and of the weight in their dtypes; between them the residual's where it differs."""
     rows, channels = rstd.shape[0], weight.shape[0]
     run = _run(rows)
     tasks = -(-rows // run)
@@ -105,4 +111,5 @@ def backward(
         (rows, channels, run),
         *(flat(tensor) for tensor in (dy, dresidual_out, residual_out, weight, rstd, dx, dweight)),
     )
-    return dx, sum_rows(dweight).to(weight.dtype)
+    apart = has_residual and x_dtype != dx.dtype
+    return dx.to(x_dtype), dx if apart else None, sum_rows(dweight).to(weight.dtype)

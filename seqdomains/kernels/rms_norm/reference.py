@@ -35,13 +35,20 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
 
 
 def backward(
-    dy: Tensor, dresidual_out: Tensor | None, residual_out: Tensor, weight: Tensor, rstd: Tensor, x_dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of x + residual, in the dtype of the arithmetic whatever `x_dtype`, and of the weight."""
+    dy: Tensor,
+    dresidual_out: Tensor | None,
+    residual_out: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    x_dtype: torch.dtype,
+    has_residual: bool,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return the gradients of x and of the weight in their dtypes; between them the residual's where it differs."""
     dtype = residual_out.dtype
     scaled = residual_out * rstd.reshape(*residual_out.shape[:-1], 1)
     dnormal = dy.to(dtype) * weight.to(dtype)
     dx = (dnormal - scaled * (dnormal * scaled).mean(-1, keepdim=True)) * rstd.reshape(*residual_out.shape[:-1], 1)
     if dresidual_out is not None:
         dx = dx + dresidual_out
-    return dx, (dy.to(dtype) * scaled).sum((0, 1)).to(weight.dtype)
+    apart = has_residual and x_dtype != dx.dtype
+    return dx.to(x_dtype), dx if apart else None, (dy.to(dtype) * scaled).sum((0, 1)).to(weight.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -15,10 +16,13 @@ from seqdomains.kernels.dispatch import (
     gradients_like,
     module_of,
     of_present,
+    require_borders,
+    require_order,
     require_shape,
     widest,
     without_none,
 )
+from seqdomains.kernels.selective_scan import fast_path
 from seqdomains.kernels.selective_scan.plan import states_shape
 
 __all__ = ["selective_scan"]
@@ -38,6 +42,8 @@ def selective_scan(
     softplus: bool = ...,
     h0: Tensor | None = ...,
     return_state: Literal[False] = ...,
+    reverse: bool = ...,
+    cu_seqlens: Tensor | None = ...,
 ) -> Tensor: ...
 
 
@@ -55,6 +61,8 @@ def selective_scan(
     softplus: bool = ...,
     h0: Tensor | None = ...,
     return_state: Literal[True],
+    reverse: bool = ...,
+    cu_seqlens: Tensor | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -71,6 +79,8 @@ def selective_scan(
     softplus: bool = True,
     h0: Tensor | None = None,
     return_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Run the selective state-space recurrence of Mamba over time.
 
@@ -78,9 +88,11 @@ def selective_scan(
 
     .. math:: h_t = e^{d_t A} h_{t-1} + d_t B_t u_t, \qquad y_t = (\sum_n C_{t,n} h_{t,n} + D u_t)\,\mathrm{SiLU}(z_t)
 
-    (zero-order hold for A, Euler for B; arXiv:2312.00752, algorithm 2). Dtypes may be mixed freely: the arithmetic is
-    float32, or float64 in the reference when any tensor is float64. All tensors, h0 and h_last have gradients; a
-    second derivative is an error.
+    (zero-order hold for A, Euler for B; arXiv:2312.00752, algorithm 2). A complex state stands for itself and its
+    conjugate, as in S4D (arXiv:2206.11893): the sum over n is then :math:`2\,\mathrm{Re} \sum_n C_{t,n} h_{t,n}`.
+    Dtypes may be mixed freely: the arithmetic is in single precision, or double in the reference when any tensor is
+    double. All tensors, h0 and h_last have gradients, complex ones as torch defines them; a second derivative is an
+    error.
 
     Parameters
     ----------
@@ -89,9 +101,11 @@ def selective_scan(
     dt : Tensor, shape (B, L, D)
         Step before bias and softplus.
     A : Tensor, shape (D, N)
-        Continuous transition, real and negative.
-    B, C : Tensor, shape (B, L, N)
-        Input and output projections of each step.
+        Continuous transition, real and negative, or complex with a negative real part.
+    B, C : Tensor, shape (B, L, N), (B, L, G, N) or (D, N)
+        Input and output projections: of each step for all channels; of each step for G groups of D / G neighbouring
+        channels; or constant in time, of each channel. B and C may differ in form. Each may be complex where A is.
+        Groups of fewer than 16 channels leave lanes of a CPU's vectors idle: 23 times the time for groups of one.
     D : Tensor, shape (D,), optional
         Skip.
     z : Tensor, shape (B, L, D), optional
@@ -100,20 +114,28 @@ def selective_scan(
         Added to dt before softplus.
     softplus : bool, default True
         Whether the step is softplus(dt + bias) or dt + bias itself. A step of zero then leaves the state as it is.
-    h0 : Tensor, shape (B, D, N), optional
-        State before the first step; zero when absent.
+    h0 : Tensor, shape (B, D, N) or (S, D, N), optional
+        State before the first step that is processed, complex as A is; zero when absent.
     return_state : bool, default False
-        Whether to return the state after the last step too.
+        Whether to return the state after the last step that is processed too.
+    reverse : bool, default False
+        Whether to run from the last step to the first, as if all were flipped in time, scanned and flipped back. h0
+        then is the state after step L - 1, and h_last that of step 0.
+    cu_seqlens : Tensor, shape (S + 1,), int32 or int64, optional
+        Where S packed sequences begin and the last one ends, from 0 to L, on u's device; B is then 1, and h0 and
+        h_last have shape (S, D, N). Sequences don't see each other and may be empty. The values are checked on a CPU
+        only: a GPU would have to be waited for.
 
     Returns
     -------
     Tensor or tuple of Tensor
-        y, shape (B, L, D) in u's dtype; with `return_state` also h_last, shape (B, D, N), float32.
+        y, shape (B, L, D) in u's dtype; with `return_state` also h_last, shape (B, D, N) or (S, D, N), float32 or
+        complex64 as A is.
 
     Raises
     ------
     ValueError
-        Shapes, dtypes or devices do not fit.
+        Shapes, dtypes, devices or the borders of the sequences do not fit.
     ConfigError
         ``SEQDOMAINS_KERNELS`` asks for what cannot run here.
 
@@ -129,12 +151,20 @@ def selective_scan(
     >>> right = selective_scan(u[:, 5:], dt[:, 5:], A, B[:, 5:], C[:, 5:], h0=h)
     >>> torch.allclose(whole, torch.cat([left, right], 1), atol=1e-6)
     True
+
+    Two packed sequences of five and four steps, from the last step to the first, with states that oscillate.
+
+    >>> A = torch.complex(A, torch.ones(4, 2))
+    >>> packed = selective_scan(u, dt, A, B, C, reverse=True, cu_seqlens=torch.tensor([0, 5, 9]))
+    >>> first = selective_scan(*(x[:, :5].flip(1) for x in (u, dt)), A, *(x[:, :5].flip(1) for x in (B, C)))
+    >>> torch.allclose(packed[:, :5], first.flip(1), atol=1e-6)
+    True
     """
-    _check(u, dt, A, B, C, D, z, bias, h0)
+    _check(u, dt, A, B, C, D, z, bias, h0, cu_seqlens)
     if u.numel() == 0:
-        y, h_last = _nothing(u, A, h0)
+        y, h_last = _nothing(u, A, h0, cu_seqlens)
     else:
-        y, h_last, _ = _scan(u, dt, A, B, C, D, z, bias, h0, softplus)
+        y, h_last, _ = _scan(u, dt, A, B, C, D, z, bias, h0, cu_seqlens, softplus, reverse)
     return (y, h_last) if return_state else y
 
 
@@ -148,79 +178,138 @@ def _check(
     z: Tensor | None,
     bias: Tensor | None,
     h0: Tensor | None,
+    cu_seqlens: Tensor | None,
 ) -> None:
     if u.dim() != 3 or A.dim() != 2 or A.shape[1] == 0:
         raise ValueError(
             "expected u of shape (B, L, D) and A of shape (D, N) with N > 0, "
             f"found {tuple(u.shape)} and {tuple(A.shape)}"
         )
-    batch, length, channels = u.shape
-    states = A.shape[1]
-    expected: tuple[tuple[str, Tensor | None, tuple[int, ...]], ...] = (
-        ("u", u, (batch, length, channels)),
-        ("dt", dt, (batch, length, channels)),
-        ("A", A, (channels, states)),
-        ("B", B, (batch, length, states)),
-        ("C", C, (batch, length, states)),
-        ("D", D, (channels,)),
-        ("z", z, (batch, length, channels)),
-        ("bias", bias, (channels,)),
-        ("h0", h0, (batch, channels, states)),
-    )
-    for name, tensor, shape in expected:
-        require_shape(name, tensor, shape, u.device)
+    batch, _, channels = shape = tuple(u.shape)
+    device, paired, N = u.device, A.is_complex(), A.shape[1]
+    sequences = batch
+    if cu_seqlens is not None:
+        require_borders(cu_seqlens, batch, device)
+        sequences = cu_seqlens.shape[0] - 1
+    require_shape("u", u, shape, device)
+    require_shape("dt", dt, shape, device)
+    require_shape("A", A, (channels, N), device, paired=paired)
+    _require_projections(B, C, shape, N, device, paired=paired)
+    require_shape("D", D, (channels,), device)
+    require_shape("z", z, shape, device)
+    require_shape("bias", bias, (channels,), device)
+    require_shape("h0", h0, (sequences, channels, N), device, paired=paired)
 
 
-def _nothing(u: Tensor, A: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+def _require_projections(
+    B: Tensor, C: Tensor, shape: tuple[int, ...], N: int, device: torch.device, *, paired: bool
+) -> None:
+    batch, length, channels = shape
+    for name, tensor in (("B", B), ("C", C)):
+        if tensor.dim() == 3:
+            expected: tuple[int, ...] = (batch, length, N)
+        elif tensor.dim() == 4:
+            groups = tensor.shape[2]
+            if groups == 0 or channels % groups:
+                raise ValueError(f"{name} has {groups} groups, which do not divide the {channels} channels of u")
+            expected = (batch, length, groups, N)
+        elif tensor.dim() == 2:
+            expected = (channels, N)
+        else:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, expected (B, L, N), (B, L, G, N) or (D, N) "
+                f"with B, L, D, N = {(*shape, N)}"
+            )
+        if tensor.is_complex() and not paired:
+            raise ValueError(f"{name} is complex and A is real: a complex B or C needs a complex A")
+        require_shape(name, tensor, expected, device, paired=tensor.is_complex())
+    if B.dim() == C.dim() == 4 and B.shape[2] != C.shape[2]:
+        raise ValueError(f"B has {B.shape[2]} groups and C has {C.shape[2]}, expected as many")
+
+
+def _nothing(u: Tensor, A: Tensor, h0: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the scan of no steps: an empty y and the state as it came, connected to the inputs for autograd."""
+    if cu_seqlens is not None and not torch.compiler.is_compiling():
+        require_order(cu_seqlens, u.shape[1])
+    dtype = _state_dtype((u, A, h0), A)
     if h0 is not None:
-        return u.clone(), h0.to(widest((u, A, h0)), copy=True)
-    return u.clone(), u.new_zeros((u.shape[0], u.shape[2], A.shape[1]), dtype=widest((u, A)))
+        return u.clone(), h0.to(dtype, copy=True)
+    return u.clone(), u.new_zeros((_sequences(u, cu_seqlens), u.shape[2], A.shape[1]), dtype=dtype)
+
+
+def _sequences(u: Tensor, cu_seqlens: Tensor | None) -> int:
+    return u.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+
+
+def _state_dtype(tensors: Sequence[Tensor | None], A: Tensor) -> torch.dtype:
+    dtype = widest(tensors)
+    return dtype.to_complex() if A.is_complex() else dtype
 
 
 def _run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *tensors, softplus = arguments
-    module = module_of("selective_scan", chosen("selective_scan", tensors), "forward")
-    result: tuple[Tensor, Tensor, Tensor] = module.forward(*contiguous(tensors), softplus)
+    *tensors, cu_seqlens, softplus, reverse = arguments
+    if cu_seqlens is not None:
+        require_order(cu_seqlens, tensors[0].shape[1])
+    name = chosen("selective_scan", tensors)
+    given = contiguous((*tensors, cu_seqlens))
+    result: tuple[Tensor, Tensor, Tensor] | None = None
+    if name == "triton" and (fast := fast_path.choose(*_deciding(tensors), cu_seqlens)) is not None:
+        result = fast_path.attempt(fast, "forward", (*given[:-1], softplus, reverse))
+    if result is None:
+        result = module_of("selective_scan", name, "forward").forward(*given, softplus, reverse)
     return result
 
 
+def _deciding(tensors: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return u, A, B, C, which decide on the fast path."""
+    u, _, A, B, C = tensors[:5]
+    return u, A, B, C
+
+
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *tensors, _ = arguments
+    *tensors, cu_seqlens, _, _ = arguments
     u, _, A = tensors[:3]
     (batch, length, channels), N = u.shape, A.shape[1]
-    dtype = widest(tensors)
-    states = states_shape(batch, length, channels, N, chosen("selective_scan", tensors))
+    name, sequences, dtype = chosen("selective_scan", tensors), _sequences(u, cu_seqlens), _state_dtype(tensors, A)
+    stored, rows = dtype, N
+    if name == "cpu" and A.is_complex():  # real and imaginary parts in rows of their own
+        stored, rows = torch.float32, 2 * N
+    states = states_shape(batch, length, channels, rows, name, sequences=sequences)
     return (
         u.new_empty(u.shape),
-        u.new_empty((batch, channels, N), dtype=dtype),
-        u.new_empty(states, dtype=dtype),
+        u.new_empty((sequences, channels, N), dtype=dtype),
+        u.new_empty(states, dtype=stored),
     )
 
 
 _scan = define_op(
     "selective_scan(Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? bias, Tensor? h0, "
-    "bool softplus) -> (Tensor, Tensor, Tensor)",
+    "Tensor? cu_seqlens, bool softplus, bool reverse) -> (Tensor, Tensor, Tensor)",
     _run,
     _fake,
 )
 
 
 def _run_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    *inputs, chunk_states, softplus = arguments
-    module = module_of("selective_scan", chosen("selective_scan", inputs), "backward")
-    gradients = module.backward(*contiguous((dy, dh_last, *inputs, chunk_states)), softplus)
+    *inputs, cu_seqlens, chunk_states, softplus, reverse = arguments
+    name = chosen("selective_scan", inputs)
+    given = contiguous((dy, dh_last, *inputs, cu_seqlens, chunk_states))
+    gradients: tuple[Tensor | None, ...] | None = None
+    if name == "triton" and (fast := fast_path.choose(*_deciding(inputs), cu_seqlens)) is not None:
+        gradients = fast_path.attempt(fast, "backward", (*given[:-2], chunk_states, softplus, reverse))
+    if gradients is None:
+        gradients = module_of("selective_scan", name, "backward").backward(*given, softplus, reverse)
     return without_none(gradients, dy)
 
 
 def _fake_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    *inputs, _, _ = arguments
+    *inputs, _, _, _, _ = arguments
     return gradients_like(inputs)
 
 
 _scan_backward = define_op(
     "selective_scan_backward(Tensor dy, Tensor? dh_last, Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
-    "Tensor? z, Tensor? bias, Tensor? h0, Tensor chunk_states, bool softplus) "
+    "Tensor? z, Tensor? bias, Tensor? h0, Tensor? cu_seqlens, Tensor chunk_states, bool softplus, bool reverse) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run_backward,
     _fake_backward,
@@ -228,18 +317,18 @@ _scan_backward = define_op(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, softplus = inputs
-    ctx.softplus = softplus
+    *tensors, softplus, reverse = inputs
+    ctx.softplus, ctx.reverse = softplus, reverse
     ctx.save_for_backward(*tensors, output[2])
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx: Any, dy: Tensor | None, dh_last: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    *inputs, chunk_states = ctx.saved_tensors
+    *inputs, cu_seqlens, chunk_states = ctx.saved_tensors
     if dy is None:
         dy = torch.zeros_like(inputs[0])
-    gradients = _scan_backward(dy, dh_last, *inputs, chunk_states, ctx.softplus)
-    return (*of_present(inputs, gradients), None)
+    gradients = _scan_backward(dy, dh_last, *inputs, cu_seqlens, chunk_states, ctx.softplus, ctx.reverse)
+    return (*of_present(inputs, gradients), None, None, None)
 
 
 differentiate_op("selective_scan", _gradients, _save)

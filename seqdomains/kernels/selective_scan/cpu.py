@@ -1,110 +1,139 @@
 """The selective scan on a CPU: 16 channels per vector, one pass over time, states recomputed per chunk in backward.
 
-A task is one batch row and one block of channels. Its state tile is [N, 16] per group of 16 channels and stays in the
-first-level cache. Forward stores the state that enters each chunk of CPU_CHUNK steps; backward walks the chunks from
-last to first, recomputes a chunk's states into scratch, and steps back through them (README.md, "The adjoint").
-"""
+A task is one run of sequences (a batch row, or a few packed sequences) and one block of channels that share a group of
+B and C. Its state tile is [rows, 16] per vector of 16 channels and stays in the first-level cache: a row per state,
+two where states are complex. Forward stores the state that enters each chunk of CPU_CHUNK steps; backward walks the
+chunks from last to first, recomputes a chunk's states into scratch, and steps back through them (README.md, "The
+adjoint"). To run backwards in time is to count rows down.
 
-# numba infers the types of a kernel's arguments; its functions carry no annotations.
-# mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: ANN001
+The kernels take `sizes` (channels, rows of states, groups, rows of steps); `cuts`, arrays of where sequences begin,
+where their stored states do, and where runs of sequences do; `flags`; and how to step through B and C (`Projection`).
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from numba.extending import register_jitable
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from seqdomains.kernels.compilation import flat, kernel, run_tasks, sum_rows
-from seqdomains.kernels.selective_scan.plan import CPU_CHUNK
-from seqdomains.kernels.simd import (
-    WIDTH,
-    exp2,
-    load,
-    load_part,
-    muladd,
-    sigmoid,
-    softplus,
-    splat,
-    spread,
-    store,
-    store_part,
-    totals,
-)
+from seqdomains.kernels.compilation import flat, run_tasks, sum_rows
+from seqdomains.kernels.selective_scan.cpu_backward import layout, retreat
+from seqdomains.kernels.selective_scan.cpu_forward import BLOCK, VECTORS, advance
+from seqdomains.kernels.selective_scan.plan import CPU_CHUNK, states_shape
+from seqdomains.kernels.simd import WIDTH
 
-CHUNK: Final = CPU_CHUNK
-# Channels of a task: the sums over channels in dB and dC are gathered over a whole block before lanes are added.
-BLOCK: Final = 64
-_GROUPS: Final = BLOCK // WIDTH
-_LN2: Final = np.float32(math.log(2.0))
-# Scratch arrays a multiple of 4 KiB apart share the address bits by which a load is held against the stores before it,
-# and wait for nothing; 320 bytes between them made backward 12 % faster.
-_SKEW: Final = 80
+# Packed sequences are dealt to no more tasks per block than this: each has sums of its own for dA, dD and dbias.
+_RUNS: Final = 64
 
 
-@kernel
-def _advance(first, last, scratch, shape, flags, inputs, outputs):
-    u, dt, A, B, C, D, z, bias, h0 = inputs
-    y, h_last, states = outputs
-    _, length, channels, N = shape
-    steps_softplus, has_D, has_z, has_bias, has_h0 = flags
-    blocks = (channels + BLOCK - 1) // BLOCK
-    chunks = (length + CHUNK - 1) // CHUNK
-    tile = N * WIDTH
-    decays = _GROUPS * tile
-    for task in range(first, last):
-        b, c0 = task // blocks, (task % blocks) * BLOCK
-        groups = (min(BLOCK, channels - c0) + WIDTH - 1) // WIDTH
-        for g in range(groups):
-            c = c0 + g * WIDTH
-            count = channels - c
-            for n in range(N):
-                store(scratch, decays + g * tile + n * WIDTH, load_part(A, n * channels + c, count))
-                h = splat(np.float32(0))
-                if has_h0:
-                    h = load_part(h0, (b * N + n) * channels + c, count)
-                store(scratch, g * tile + n * WIDTH, h)
-        for k in range(chunks):
-            for g in range(groups):
-                c = c0 + g * WIDTH
-                count = channels - c
-                base = g * tile
-                for n in range(N):
-                    at = ((b * chunks + k) * N + n) * channels + c
-                    store_part(states, at, load(scratch, base + n * WIDTH), count)
-                skip = splat(np.float32(0))
-                if has_D:
-                    skip = load_part(D, c, count)
-                shift = splat(np.float32(0))
-                if has_bias:
-                    shift = load_part(bias, c, count)
-                for t in range(k * CHUNK, min(length, (k + 1) * CHUNK)):
-                    row = (b * length + t) * channels + c
-                    column = (b * length + t) * N
-                    d = load_part(dt, row, count) + shift
-                    if steps_softplus:
-                        d = softplus(d)[0]
-                    x = load_part(u, row, count)
-                    dx = d * x
-                    out = skip * x
-                    for n in range(N):
-                        at = base + n * WIDTH
-                        a = exp2(d * load(scratch, decays + at))
-                        h = muladd(a, load(scratch, at), dx * spread(B, column + n))
-                        store(scratch, at, h)
-                        out = muladd(spread(C, column + n), h, out)
-                    if has_z:
-                        gate = load_part(z, row, count)
-                        out = out * (gate * sigmoid(gate))
-                    store_part(y, row, out, count)
-        for g in range(groups):
-            c = c0 + g * WIDTH
-            for n in range(N):
-                store_part(h_last, (b * N + n) * channels + c, load(scratch, g * tile + n * WIDTH), channels - c)
+class Projection(NamedTuple):
+    """Numbers of B or C in the order of a kernel, and its steps through them.
+
+    Of a projection that varies in time there is one number for all lanes; of a constant one there are 16.
+    """
+
+    values: NDArray[np.float32]
+    constant: bool
+    by_vector: int
+    by_group: int
+    by_row: int
+
+    @property
+    def steps(self) -> tuple[bool, int, int, int]:
+        """What kernels take."""
+        return self[1:]
+
+
+Cuts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+class Plan(NamedTuple):
+    """How a scan is cut into tasks."""
+
+    sizes: tuple[int, int, int, int]
+    cuts: Cuts
+    blocks: int
+
+    @property
+    def sequences(self) -> int:
+        """Batch rows, or packed sequences."""
+        return len(self.cuts[1])
+
+    @property
+    def runs(self) -> int:
+        """Tasks per block."""
+        return len(self.cuts[2]) - 1
+
+
+@lru_cache(16)
+def _even_cuts(batch: int, length: int) -> Cuts:
+    rows = np.arange(batch + 1, dtype=np.int64)
+    return rows * length, rows[:-1] * -(-length // CPU_CHUNK), rows
+
+
+def _packed_cuts(borders: NDArray[Any], length: int) -> Cuts:
+    bounds = borders.astype(np.int64)
+    slots = bounds[:-1] // CPU_CHUNK + np.arange(len(bounds) - 1)
+    firsts = np.searchsorted(bounds[:-1], np.arange(_RUNS) * length // _RUNS)
+    return bounds, slots, np.unique(np.append(firsts, len(slots)))
+
+
+def plan_of(u: Tensor, A: Tensor, B: Tensor, C: Tensor, cu_seqlens: Tensor | None) -> Plan:
+    """Cut a scan into tasks."""
+    batch, length, channels = u.shape
+    groups = max(tensor.shape[2] if tensor.dim() == 4 else 1 for tensor in (B, C))
+    blocks = groups * -(-(channels // groups) // BLOCK)
+    cuts = _even_cuts(batch, length) if cu_seqlens is None else _packed_cuts(cu_seqlens.numpy(), length)
+    rows = 2 * A.shape[1] if A.is_complex() else A.shape[1]
+    return Plan((channels, rows, groups, batch * length), cuts, blocks)
+
+
+def _rates(A: Tensor) -> Tensor:
+    """Return A as kernels take it, states first, and its real part times log2(e): a decay is one exp2."""
+    if not A.is_complex():
+        return (A.detach().float() * math.log2(math.e)).t()
+    return (torch.view_as_real(A.detach()) * torch.tensor([math.log2(math.e), 1.0])).flatten(1).t()
+
+
+def _state_rows(h: Tensor | None) -> Tensor | None:
+    """Return states of shape (..., D, N) as rows of channels, (..., N, D) or (..., 2 N, D)."""
+    if h is None:
+        return None
+    h = h.detach()
+    return (torch.view_as_real(h).flatten(-2) if h.is_complex() else h).transpose(-1, -2)
+
+
+def _from_state_rows(rows: Tensor, A: Tensor) -> Tensor:
+    return _numbers(rows.transpose(-1, -2).contiguous(), A)
+
+
+def _numbers(values: Tensor, A: Tensor) -> Tensor:
+    """Return the last axis as complex numbers where A is complex."""
+    return torch.view_as_complex(values.reshape(*values.shape[:-1], -1, 2)) if A.is_complex() else values
+
+
+def _projection(projection: Tensor, A: Tensor, plan: Plan) -> Projection:
+    channels, rows, groups, _ = plan.sizes
+    values = projection.detach()
+    if A.is_complex():
+        values = torch.view_as_real(values.to(torch.complex64)).flatten(-2)
+    if values.dim() > 2:
+        grouped = values.dim() == 4
+        return Projection(flat(values), False, 0, rows if grouped else 0, values.shape[2:].numel())
+    width = plan.blocks // groups * BLOCK
+    lanes = F.pad(values.float().reshape(groups, -1, rows), (0, 0, 0, width - channels // groups))
+    lanes = lanes.reshape(-1, WIDTH, rows).transpose(1, 2)
+    return Projection(flat(lanes), True, rows * WIDTH, 0, 0)
+
+
+def _kind(A: Tensor) -> bool | None:
+    return True if A.is_complex() else None
 
 
 def forward(
@@ -117,208 +146,47 @@ def forward(
     z: Tensor | None,
     bias: Tensor | None,
     h0: Tensor | None,
+    cu_seqlens: Tensor | None,
     softplus: bool,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y in u's dtype, h_last, and the state entering each chunk, shape (B, chunks, N, D)."""
-    batch, length, channels = u.shape
-    N = A.shape[1]
+    """Return y in u's dtype, h_last, and the state entering each chunk, channels last."""
+    plan = plan_of(u, A, B, C, cu_seqlens)
+    (batch, length, channels), rows = u.shape, plan.sizes[1]
+    Bs, Cs = _projection(B, A, plan), _projection(C, A, plan)
     y = torch.empty(u.shape)
-    h_last = torch.empty(batch, N, channels)
-    states = torch.empty(batch, -(-length // CHUNK), N, channels)
-    flags = (softplus, *(tensor is not None for tensor in (D, z, bias, h0)))
-    inputs = (u, dt, _scaled(A), B, C, D, z, bias, None if h0 is None else h0.transpose(1, 2))
+    h_last = torch.empty(plan.sequences, rows, channels)
+    states = torch.empty(states_shape(batch, length, channels, rows, "cpu", sequences=plan.sequences))
+    flags = (_kind(A), -1 if reverse else 1, softplus, *(tensor is not None for tensor in (D, z, bias, h0)))
     run_tasks(
-        _advance,
-        batch * -(-channels // BLOCK),
-        2 * _GROUPS * N * WIDTH,
-        (batch, length, channels, N),
+        advance,
+        plan.runs * plan.blocks,
+        2 * VECTORS * rows * WIDTH,
+        plan.sizes,
+        plan.cuts,
         flags,
-        tuple(flat(tensor) for tensor in inputs),
-        tuple(flat(tensor) for tensor in (y, h_last, states)),
+        Bs.steps,
+        Cs.steps,
+        (flat(u), flat(dt), flat(_rates(A)), Bs.values, Cs.values, *map(flat, (D, z, bias, _state_rows(h0)))),
+        (flat(y), flat(h_last), flat(states)),
     )
-    return y.to(u.dtype), h_last.transpose(1, 2).contiguous(), states
+    return y.to(u.dtype), _from_state_rows(h_last, A), states
 
 
-def _scaled(A: Tensor) -> Tensor:
-    """Return A log2(e), states first: exp(d A) is 2 to the power of d times this."""
-    return (A.detach().float() * math.log2(math.e)).t()
+def _parts(projection: Tensor, given: Projection, plan: Plan) -> Tensor:
+    """Return memory for the gradient of B or C, with one part for each task that adds to the same number."""
+    channels, rows, groups, steps = plan.sizes
+    if given.constant:
+        return torch.empty(plan.runs, rows, channels)
+    parts = plan.blocks // groups if projection.dim() == 4 else plan.blocks
+    return torch.empty(parts, steps, given.by_row)
 
 
-@register_jitable
-def _layout(N: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Return where arrays begin in the scratch of backward: those carried over chunks, those of one; and its size."""
-    tile = N * WIDTH
-    at_q = 0
-    at_A = at_q + _GROUPS * tile + _SKEW
-    at_dA = at_A + _GROUPS * tile + _SKEW
-    at_sums = at_dA + _GROUPS * tile + _SKEW
-    at_part = at_sums + 2 * _GROUPS * WIDTH
-    at_a = at_part + tile + _SKEW
-    at_h = at_a + CHUNK * tile + _SKEW
-    at_dB = at_h + (CHUNK + 1) * tile + _SKEW
-    at_dC = at_dB + CHUNK * tile + _SKEW
-    # totals() reads whole groups of 16 states: past the end of dC where N is no multiple of 16.
-    at_d = at_dC + CHUNK * tile + WIDTH * WIDTH
-    at_slope = at_d + CHUNK * WIDTH
-    at_gated = at_slope + CHUNK * WIDTH
-    end = at_gated + CHUNK * WIDTH
-    carried, kept = (at_q, at_A, at_dA, at_sums), (at_part, at_a, at_h, at_dB, at_dC, at_d, at_slope, at_gated)
-    return carried, kept, end
-
-
-@kernel
-def _recompute(scratch, shape, flags, place, inputs, outputs):
-    """Run one chunk of 16 channels forward from its stored state, keeping states, decays and steps; write dz.
-
-    Returns the chunk's part of the gradient of D.
-    """
-    dy, _, u, dt, _, B, C, D, z, bias, states = inputs
-    dz = outputs[6]
-    _, length, channels, N = shape
-    steps_softplus, has_D, has_z, has_bias, _ = flags
-    b, k, c, base = place
-    (_, at_A, _, _), (_, at_a, at_h, _, _, at_d, at_slope, at_gated), _ = _layout(N)
-    chunks = (length + CHUNK - 1) // CHUNK
-    count = channels - c
-    tile = N * WIDTH
-    one, sum_D = splat(np.float32(1)), splat(np.float32(0))
-    skip, shift = splat(np.float32(0)), splat(np.float32(0))
-    if has_D:
-        skip = load_part(D, c, count)
-    if has_bias:
-        shift = load_part(bias, c, count)
-    for n in range(N):
-        store(scratch, at_h + n * WIDTH, load_part(states, ((b * chunks + k) * N + n) * channels + c, count))
-    for i in range(min(CHUNK, length - k * CHUNK)):
-        t = b * length + k * CHUNK + i
-        row = t * channels + c
-        d, slope = load_part(dt, row, count) + shift, one
-        if steps_softplus:
-            d, slope = softplus(d)
-        store(scratch, at_d + i * WIDTH, d)
-        store(scratch, at_slope + i * WIDTH, slope)
-        x = load_part(u, row, count)
-        dx = d * x
-        out = skip * x
-        for n in range(N):
-            at = i * tile + n * WIDTH
-            a = exp2(d * load(scratch, at_A + base + n * WIDTH))
-            h = muladd(a, load(scratch, at_h + at), dx * spread(B, t * N + n))
-            store(scratch, at_a + at, a)
-            store(scratch, at_h + tile + at, h)
-            out = muladd(spread(C, t * N + n), h, out)
-        gated = load_part(dy, row, count)
-        if has_z:
-            gate = load_part(z, row, count)
-            s = sigmoid(gate)
-            store_part(dz, row, gated * out * s * muladd(gate, one - s, one), count)
-            gated = gated * gate * s
-        store(scratch, at_gated + i * WIDTH, gated)
-        sum_D = muladd(gated, x, sum_D)
-    return sum_D
-
-
-@kernel
-def _step_back(scratch, shape, flags, place, inputs, outputs):
-    """Walk one chunk of 16 channels back through the states of `_recompute`; write du and ddt, add to dA, dB and dC.
-
-    Returns the chunk's part of the gradient of the bias.
-    """
-    _, _, u, _, _, B, C, D, _, _, _ = inputs
-    du, ddt = outputs[0], outputs[1]
-    _, length, channels, N = shape
-    b, k, c, base = place
-    (at_q, at_A, at_dA, _), (at_part, at_a, at_h, at_dB, at_dC, at_d, at_slope, at_gated), _ = _layout(N)
-    count = channels - c
-    tile = N * WIDTH
-    zero, skip, sum_bias = splat(np.float32(0)), splat(np.float32(0)), splat(np.float32(0))
-    if flags[1]:
-        skip = load_part(D, c, count)
-    # Sums over time are taken per chunk first: one sum over 2**20 steps would lose three digits.
-    for n in range(N):
-        store(scratch, at_part + n * WIDTH, zero)
-    for i in range(min(CHUNK, length - k * CHUNK) - 1, -1, -1):
-        t = b * length + k * CHUNK + i
-        row = t * channels + c
-        d = load(scratch, at_d + i * WIDTH)
-        gated = load(scratch, at_gated + i * WIDTH)
-        x = load_part(u, row, count)
-        dx = d * x
-        rate, through = zero, zero
-        for n in range(N):
-            at = i * tile + n * WIDTH
-            own = base + n * WIDTH
-            gh = muladd(gated, spread(C, t * N + n), load(scratch, at_q + own))
-            q = gh * load(scratch, at_a + at)
-            store(scratch, at_q + own, q)
-            s = q * load(scratch, at_h + at)
-            store(scratch, at_part + n * WIDTH, muladd(s, d, load(scratch, at_part + n * WIDTH)))
-            through = muladd(s, load(scratch, at_A + own), through)
-            rate = muladd(gh, spread(B, t * N + n), rate)
-            store(scratch, at_dB + at, muladd(gh, dx, load(scratch, at_dB + at)))
-            h = load(scratch, at_h + tile + at)
-            store(scratch, at_dC + at, muladd(gated, h, load(scratch, at_dC + at)))
-        store_part(du, row, muladd(rate, d, gated * skip), count)
-        change = muladd(rate, x, through * splat(_LN2)) * load(scratch, at_slope + i * WIDTH)
-        store_part(ddt, row, change, count)
-        sum_bias = sum_bias + change
-    for n in range(N):
-        at = at_dA + base + n * WIDTH
-        store(scratch, at, load(scratch, at) + load(scratch, at_part + n * WIDTH))
-    return sum_bias
-
-
-@kernel
-def _retreat(first, last, scratch, shape, flags, inputs, outputs):
-    _, dh, _, _, A, _, _, _, _, _, _ = inputs
-    _, _, dA, dB, dC, dD, _, dbias, dh0 = outputs
-    batch, length, channels, N = shape
-    blocks = (channels + BLOCK - 1) // BLOCK
-    tile = N * WIDTH
-    (at_q, at_A, at_dA, at_sums), (_, _, _, at_dB, at_dC, _, _, _), _ = _layout(N)
-    zero = splat(np.float32(0))
-    for task in range(first, last):
-        b, block = task // blocks, task % blocks
-        c0 = block * BLOCK
-        groups = (min(BLOCK, channels - c0) + WIDTH - 1) // WIDTH
-        for g in range(groups):
-            c, count = c0 + g * WIDTH, channels - c0 - g * WIDTH
-            for n in range(N):
-                at = g * tile + n * WIDTH
-                q = zero
-                if flags[4]:
-                    q = load_part(dh, (b * N + n) * channels + c, count)
-                store(scratch, at_q + at, q)
-                store(scratch, at_A + at, load_part(A, n * channels + c, count))
-                store(scratch, at_dA + at, zero)
-            store(scratch, at_sums + 2 * g * WIDTH, zero)
-            store(scratch, at_sums + (2 * g + 1) * WIDTH, zero)
-        for k in range((length - 1) // CHUNK, -1, -1):
-            steps = min(CHUNK, length - k * CHUNK)
-            for at in range(0, steps * tile, WIDTH):
-                store(scratch, at_dB + at, zero)
-                store(scratch, at_dC + at, zero)
-            for g in range(groups):
-                place = (b, k, c0 + g * WIDTH, g * tile)
-                at = at_sums + 2 * g * WIDTH
-                part = _recompute(scratch, shape, flags, place, inputs, outputs)
-                store(scratch, at, load(scratch, at) + part)
-                part = _step_back(scratch, shape, flags, place, inputs, outputs)
-                store(scratch, at + WIDTH, load(scratch, at + WIDTH) + part)
-            for i in range(steps):
-                column = ((block * batch + b) * length + k * CHUNK + i) * N
-                for n in range(0, N, WIDTH):
-                    at = i * tile + n * WIDTH
-                    store_part(dB, column + n, totals(scratch, at_dB + at), N - n)
-                    store_part(dC, column + n, totals(scratch, at_dC + at), N - n)
-        for g in range(groups):
-            c, count = c0 + g * WIDTH, channels - c0 - g * WIDTH
-            for n in range(N):
-                at = g * tile + n * WIDTH
-                store_part(dA, (b * N + n) * channels + c, load(scratch, at_dA + at), count)
-                store_part(dh0, (b * N + n) * channels + c, load(scratch, at_q + at), count)
-            store_part(dD, b * channels + c, load(scratch, at_sums + 2 * g * WIDTH), count)
-            store_part(dbias, b * channels + c, load(scratch, at_sums + (2 * g + 1) * WIDTH), count)
+def _gradient(parts: Tensor, projection: Tensor, A: Tensor) -> Tensor:
+    """Add the parts of the gradient of B or C."""
+    total = sum_rows(parts)
+    total = _from_state_rows(total, A) if projection.dim() == 2 else _numbers(total, A)
+    return (total if projection.is_complex() else total.real).reshape(projection.shape).to(projection.dtype)
 
 
 def backward(
@@ -333,38 +201,42 @@ def backward(
     z: Tensor | None,
     bias: Tensor | None,
     h0: Tensor | None,
+    cu_seqlens: Tensor | None,
     chunk_states: Tensor,
     softplus: bool,
+    reverse: bool,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients (du, ddt, dA, dB, dC, dD, dz, dbias, dh0), each in its input's dtype."""
-    batch, length, channels = u.shape
-    N = A.shape[1]
-    blocks = -(-channels // BLOCK)
+    plan = plan_of(u, A, B, C, cu_seqlens)
+    channels, rows, _, _ = plan.sizes
+    Bs, Cs = _projection(B, A, plan), _projection(C, A, plan)
     du, ddt = torch.empty(u.shape), torch.empty(u.shape)
     dz = None if z is None else torch.empty(u.shape)
-    dA, dh0 = torch.empty(batch, N, channels), torch.empty(batch, N, channels)
-    dB, dC = torch.empty(blocks, batch, length, N), torch.empty(blocks, batch, length, N)
-    dD, dbias = torch.empty(batch, channels), torch.empty(batch, channels)
-    flags = (softplus, *(tensor is not None for tensor in (D, z, bias, dh_last)))
-    dh = None if dh_last is None else dh_last.transpose(1, 2)
-    inputs = (dy, dh, u, dt, _scaled(A), B, C, D, z, bias, chunk_states)
+    dA, dh0 = torch.empty(plan.runs, rows, channels), torch.empty(plan.sequences, rows, channels)
+    dB, dC = _parts(B, Bs, plan), _parts(C, Cs, plan)
+    dD, dbias = torch.empty(plan.runs, channels), torch.empty(plan.runs, channels)
+    flags = (_kind(A), -1 if reverse else 1, softplus, *(tensor is not None for tensor in (D, z, bias, dh_last)))
+    steps, skips = tuple(map(flat, (u, dt, _rates(A)))), tuple(map(flat, (D, z, bias, chunk_states)))
     run_tasks(
-        _retreat,
-        batch * blocks,
-        _layout(N)[-1],
-        (batch, length, channels, N),
+        retreat,
+        plan.runs * plan.blocks,
+        layout(rows)[-1],
+        plan.sizes,
+        plan.cuts,
         flags,
-        tuple(flat(tensor) for tensor in inputs),
-        tuple(flat(tensor) for tensor in (du, ddt, dA, dB, dC, dD, dz, dbias, dh0)),
+        Bs.steps,
+        Cs.steps,
+        (flat(dy), flat(_state_rows(dh_last)), *steps, Bs.values, Cs.values, *skips),
+        tuple(map(flat, (du, ddt, dA, dB, dC, dD, dz, dbias, dh0))),
     )
     return (
         du.to(u.dtype),
         ddt.to(dt.dtype),
-        sum_rows(dA).t().contiguous().to(A.dtype),
-        sum_rows(dB).to(B.dtype),
-        sum_rows(dC).to(C.dtype),
+        _from_state_rows(sum_rows(dA), A).to(A.dtype),
+        _gradient(dB, B, A),
+        _gradient(dC, C, A),
         None if D is None else sum_rows(dD).to(D.dtype),
         None if dz is None or z is None else dz.to(z.dtype),
         None if bias is None else sum_rows(dbias).to(bias.dtype),
-        None if h0 is None else dh0.transpose(1, 2).contiguous().to(h0.dtype),
+        None if h0 is None else _from_state_rows(dh0, A).to(h0.dtype),
     )

@@ -1,19 +1,27 @@
-"""The scan's backward in Triton: two sweeps over each chunk, with a state kept every 8 steps between them.
+"""The scan's backward in Triton: two sweeps over each chunk that keep nothing but running states and one in 16.
 
 Symbols are those of README.md, "The adjoint": gated_t = dy_t silu(z_t) is the gradient of the ungated output,
-gh_t = gated_t C_t + q_{t+1} that of h_t, and q_t = a_t gh_t what step t hands to step t - 1, the carry of this pass.
+gh_t = gated_t C_t + q_{t+1} that of h_t, and q_t = a_t gh_t what step t hands to step t - 1.
 
-1. `sweep_forward`, in time order from the state entering the chunk: dz, dC, dD, a state every `STRIDE` steps, and what
-   the chunk adds to the carry. Unrolled, the q that leaves a chunk is E_end q_in + sum of E_t gated_t C_t, with E_t the
-   decay from the chunk's start to step t: the sum needs no q, so a forward sweep can take it, and E_end = exp(A S).
-2. `pass_states`, over chunks backwards: the q entering each chunk from its end.
-3. `sweep_backward`, in reverse order: recomputes 8 steps from their state, then du, ddt, dA, dB, dbias.
+1. `sweep_forward`, in time order from the state entering the chunk, carries h, E, the decay since the chunk's start,
+   and J = dh/dA. It writes dz, dC, ea_t = gated_t A . (C_t p_t) with p_t = a_t h_{t-1}, a state every `STRIDE` steps,
+   and of the chunk: what it adds to the carry, the sum of E_t gated_t C_t (unrolled, the q that leaves a chunk is
+   exp(A S) q_in and that sum, which needs no q); J at its end; and its dA if q_in were zero, the sum of
+   gated_t C_t J_t.
+2. `pass_backward`, over chunks backwards: the q that enters each chunk from its end, and dA, which is what the sweep
+   found and q_in J.
+3. `sweep_backward`, in reverse order, carries q and W, the sum over n of A times the gradient through a_t, which is
+   s_t = q_t h_{t-1}. From gh_t = gated_t C_t + q_{t+1} and h_t = p_t + b_t, with b_t = d_t u_t B_t, follows
+   s_t - s_{t+1} = gated_t C_t p_t - q_{t+1} b_t: W grows by ea_t - d_t u_t A . (B_t q_{t+1}), and neither sweep needs
+   the other's states. At each kept state W starts afresh from A . (q h).
 4. `add_blocks`: dB and dC over the blocks of channels in a fixed order, so that two runs are bit-equal.
 
-Time is cut into segments, last to first, that hand q on: the states between the sweeps never take more than a fixed
-amount of memory. The gradient through a_t is summed from q_t h_{t-1} directly. Forms that never hold both (running sums
-over time of h_t gated_t C_t - gh_t b_t with b_t = d_t u_t B_t) are no faster here and were wrong by up to 3e-5 in ddt
-and 4e-6 in dbias in float32, the direct sum by 2e-7.
+W's error grows with the steps since it was exact. In float32 and with one state kept in 16 it leaves 3e-7 of ddt; in
+dbias, a sum over time, it would not average out. What W has gone wrong by shows at the next kept state: each step's
+share, in proportion to the steps that W has walked, is taken back from dbias.
+
+`ea` lies in the memory of du and ddt, which the second sweep overwrites. Scratch is worked through in slabs, batch rows
+or segments of time, that hand q on.
 """
 
 # Kernel arguments are pointers, tiles and integers of Triton's own typing.
@@ -22,23 +30,44 @@ and 4e-6 in dbias in float32, the direct sum by 2e-7.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.kernels.selective_scan.plan import TRITON_CHUNK
+from seqdomains.kernels.selective_scan.plan import RESIDENT, chunk_table, gpu_chunk, slabs
+from seqdomains.kernels.selective_scan.triton_packed import add_group_blocks, pass_backward_packed
+from seqdomains.kernels.selective_scan.triton_sums import add_rows
 from seqdomains.kernels.selective_scan.triton_tile import (
     SIZES,
-    advance,
+    TileShape,
+    add_blocks,
+    correction,
     decay_rates,
-    one_row,
-    pass_states,
+    entering_state,
+    form_of,
+    groups_of,
+    halves,
+    launch_key,
+    load_halves,
+    pass_backward,
     program_place,
+    projection,
+    refuse_complex,
+    rows_of,
+    rows_taken,
+    sigmoid,
     state_offsets,
     step_size,
+    store_halves,
+    sum_states,
+    tile_of,
     tile_shape,
 )
+from seqdomains.kernels.triton_launch import launch
 from seqdomains.kernels.triton_parts import (
     channel_values,
     columns,
@@ -46,266 +75,318 @@ from seqdomains.kernels.triton_parts import (
     from_columns,
     given,
     on_device_of,
-    sigmoid,
 )
 
-STRIDE = 8
-SEGMENT_BYTES = 1 << 28
+# Steps between two states that the sweep back starts from afresh.
+STRIDE: Final = 16
+# Scratch of the backward: up to this it is taken whole, since smaller slabs would leave processors idle; beyond, so
+# many bytes per element of u.
+SCRATCH: Final = 192 << 20
+BYTES_PER_ELEMENT: Final = 2
 
 
 @triton.jit
-def forward_step(h, E, added, d, u, gated, A2, B_t, C_t):
-    """Advance sweep 1 by one step; also return C . h and the channel block's part of dC."""
+def step_forward(h, E, J, added, dA, d, du, gated, A2, B_t, C_t, BN: tl.constexpr, BD: tl.constexpr):
+    """Advance sweep 1 by one step; also return A2 . (C p) and C . h."""
     a = tl.exp2(d[None, :] * A2)
-    h = a * h + B_t[:, None] * (d * u)[None, :]
     E = a * E
-    added += E * (C_t[:, None] * gated[None, :])
-    return h, E, added, tl.sum(C_t[:, None] * h, 0), tl.sum(gated[None, :] * h, 1)
+    g = C_t * gated[None, :]
+    added += E * g
+    p = a * h
+    ea = sum_states(A2 * (C_t * p), BN, BD)
+    J = a * J + d[None, :] * p
+    dA += J * g
+    h = p + B_t * du[None, :]
+    return h, E, J, added, dA, ea, sum_states(C_t * h, BN, BD)
+
+
+@triton.jit
+def channel_part(tile, factor, BN: tl.constexpr, BD: tl.constexpr, FORM: tl.constexpr):
+    """Multiply a [N, BD] tile by a factor per channel and add over channels as far as a lane has several."""
+    tile = tile * factor[None, :]
+    if FORM == 2:
+        return tile
+    elif BN == 16:
+        return tl.sum(tl.reshape(tile, [BN, BD // 8, 8]), 1)
+    else:
+        return tl.sum(tile, 1)
+
+
+@triton.jit
+def finish_sums(pointer, total, p0, p1, p2, p3, BN: tl.constexpr, N: tl.constexpr, FORM: tl.constexpr):
+    """Add four steps' `channel_part` over channels and store four rows of dB or dC, or if it is constant add to it."""
+    # The buffer holds whole chunks, so rows past the end may be written: nothing reads them.
+    if FORM == 2:
+        total += (p0 + p1) + (p2 + p3)
+    elif BN == 16:
+        # Eight lanes hold a part of each sum. Taken apart they lie in one, which is a third of the work of a butterfly.
+        parts = tl.reshape(tl.join(tl.join(p0, p2), tl.join(p1, p3)), [BN, 8, 4])
+        low, high = tl.split(tl.reshape(tl.permute(parts, (2, 0, 1)), [4 * BN, 2, 2, 2]))
+        a, b = tl.split(low)
+        c, d = tl.split(high)
+        a0, a1 = tl.split(a)
+        b0, b1 = tl.split(b)
+        c0, c1 = tl.split(c)
+        d0, d1 = tl.split(d)
+        i = tl.arange(0, 4 * BN)
+        tl.store(pointer + (i // BN * N + i % BN), ((a0 + a1) + (b0 + b1)) + ((c0 + c1) + (d0 + d1)), mask=i % BN < N)
+    else:
+        n = tl.arange(0, BN)
+        tl.store(pointer + n, p0, mask=n < N)
+        tl.store(pointer + (N + n), p1, mask=n < N)
+        tl.store(pointer + (2 * N + n), p2, mask=n < N)
+        tl.store(pointer + (3 * N + n), p3, mask=n < N)
+    return total
 
 
 @triton.jit(do_not_specialize=SIZES)
 def sweep_forward(
-    u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, dy_ptr, states_ptr,
-    dz_ptr, kept_ptr, dC_ptr, added_ptr, sums_ptr, dD_ptr,
-    length, channels, chunk, chunks, channel_blocks, first, segment,
-    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STRIDE: tl.constexpr,
-    SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
+    u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, table_ptr, dy_ptr, states_ptr,
+    dz_ptr, high_ptr, low_ptr, kept_ptr, dC_ptr, added_ptr, reached_ptr, dA_ptr, sums_ptr, dD_ptr,
+    length, channels, chunk, chunks, channel_blocks, first, segment, groups,
+    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr, STRIDE: tl.constexpr, STEP: tl.constexpr,
+    PACKED: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr, SPLIT: tl.constexpr, SOFTPLUS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_START: tl.constexpr,
 ):  # fmt: skip
-    """Sweep 1 over one chunk of a segment of `segment` chunks that begins with chunk `first` of each batch row."""
-    flat, batch, c, block, channel, exists = program_place(channels, segment, channel_blocks, BD)
+    """Sweep 1 over one chunk."""
+    flat, owner, part, entering, row, steps, _last, block, group, channel, exists = program_place(
+        table_ptr, length, channels, chunk, chunks, channel_blocks, first, segment, groups, BD, STEP, PACKED
+    )
     n = tl.arange(0, BN)
     k = tl.arange(0, 4)
-    start = batch * length + (first + c) * chunk
-    steps = tl.minimum(chunk, length - (first + c) * chunk)
-    u_ptr += start * channels
-    dt_ptr += start * channels
-    z_ptr += start * channels
-    dy_ptr += start * channels
-    dz_ptr += start * channels
-    B_ptr += start * N
-    C_ptr += start * N
-    dC_ptr += ((tl.num_programs(0) // channel_blocks).to(tl.int64) * block + flat) * chunk * N
+    u_ptr += row * channels
+    dt_ptr += row * channels
+    z_ptr += row * channels
+    dy_ptr += row * channels
+    dz_ptr += row * channels
+    high_ptr += row * channels
+    low_ptr += row * channels
+    B_ptr, B_stride = rows_of(B_ptr, row, group, groups, N, B_FORM)
+    C_ptr, C_stride = rows_of(C_ptr, row, group, groups, N, C_FORM)
+    state = state_offsets(channel, n, N)
+    state_mask = (n[:, None] < N) & exists[None, :]
+    size = channels.to(tl.int64) * N
+    kept_ptr += flat * tl.cdiv(chunk, STRIDE) * size
+    if C_FORM < 2:
+        dC_ptr += ((tl.num_programs(0) // channel_blocks).to(tl.int64) * block + flat) * chunk * N
     A2 = decay_rates(A_ptr, channel, n, N, exists)
+    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM)
+    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM)
     shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
     skip = channel_values(D_ptr, channel, exists, HAS_D)
-    state_mask = (n[:, None] < N) & exists[None, :]
-    state = state_offsets(channel, n, N)
-    kept_ptr += flat * (chunk // STRIDE) * channels * N
-    h = tl.load(states_ptr + (batch * chunks + first + c) * channels * N + state, mask=state_mask, other=0.0)
+    h = entering_state(states_ptr, start_ptr, entering, owner, channels, state, state_mask, N, HAS_START)
     E = tl.full([BN, BD], 1.0, tl.float32)
+    J = tl.zeros([BN, BD], tl.float32)
     added = tl.zeros([BN, BD], tl.float32)
+    dA = tl.zeros([BN, BD], tl.float32)
+    dC = tl.zeros([BN, BD], tl.float32)
     total = tl.zeros([BD], tl.float32)
     dD = tl.zeros([BD], tl.float32)
+    offsets = (k * STEP)[None, :] * channels + channel[:, None]
     for t in range(0, steps, 4):
-        step = t + k
-        mask = exists[:, None] & (step[None, :] < steps)
-        offsets = step[None, :] * channels + channel[:, None]
+        mask = exists[:, None] & (t + k < steps)[None, :]
         u = four_rows(u_ptr, offsets, mask)
-        d = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
-        dy = four_rows(dy_ptr, offsets, mask)
-        gated = dy
+        d, _d_slope = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
+        gated = four_rows(dy_ptr, offsets, mask)
         if HAS_Z:
             z = four_rows(z_ptr, offsets, mask)
             gate = sigmoid(z)
-            gated = dy * z * gate
+            slope = gated * gate * (1.0 + z * (1.0 - gate))
+            gated = gated * (z * gate)
         d0, d1, d2, d3 = columns(d, BD)
-        u0, u1, u2, u3 = columns(u, BD)
+        e0, e1, e2, e3 = columns(d * u, BD)
         g0, g1, g2, g3 = columns(gated, BD)
-        B0 = one_row(B_ptr + t * N, n, N, t < steps)
-        C0 = one_row(C_ptr + t * N, n, N, t < steps)
-        B1 = one_row(B_ptr + (t + 1) * N, n, N, t + 1 < steps)
-        C1 = one_row(C_ptr + (t + 1) * N, n, N, t + 1 < steps)
-        B2 = one_row(B_ptr + (t + 2) * N, n, N, t + 2 < steps)
-        C2 = one_row(C_ptr + (t + 2) * N, n, N, t + 2 < steps)
-        B3 = one_row(B_ptr + (t + 3) * N, n, N, t + 3 < steps)
-        C3 = one_row(C_ptr + (t + 3) * N, n, N, t + 3 < steps)
-        if t % STRIDE == 0:
-            tl.store(kept_ptr + state, h, mask=state_mask)
-            kept_ptr += channels * N
-        h, E, added, y0, dC0 = forward_step(h, E, added, d0, u0, g0, A2, B0, C0)
-        h, E, added, y1, dC1 = forward_step(h, E, added, d1, u1, g1, A2, B1, C1)
-        h, E, added, y2, dC2 = forward_step(h, E, added, d2, u2, g2, A2, B2, C2)
-        h, E, added, y3, dC3 = forward_step(h, E, added, d3, u3, g3, A2, B3, C3)
+        B_t = projection(B_ptr, B_all, n, t < steps, N, B_FORM)
+        C_t = projection(C_ptr, C_all, n, t < steps, N, C_FORM)
+        h, E, J, added, dA, ea0, y0 = step_forward(h, E, J, added, dA, d0, e0, g0, A2, B_t, C_t, BN, BD)
+        p0 = channel_part(h, g0, BN, BD, C_FORM)
+        B_t = projection(B_ptr + STEP * B_stride, B_all, n, t + 1 < steps, N, B_FORM)
+        C_t = projection(C_ptr + STEP * C_stride, C_all, n, t + 1 < steps, N, C_FORM)
+        h, E, J, added, dA, ea1, y1 = step_forward(h, E, J, added, dA, d1, e1, g1, A2, B_t, C_t, BN, BD)
+        p1 = channel_part(h, g1, BN, BD, C_FORM)
+        B_t = projection(B_ptr + 2 * STEP * B_stride, B_all, n, t + 2 < steps, N, B_FORM)
+        C_t = projection(C_ptr + 2 * STEP * C_stride, C_all, n, t + 2 < steps, N, C_FORM)
+        h, E, J, added, dA, ea2, y2 = step_forward(h, E, J, added, dA, d2, e2, g2, A2, B_t, C_t, BN, BD)
+        p2 = channel_part(h, g2, BN, BD, C_FORM)
+        B_t = projection(B_ptr + 3 * STEP * B_stride, B_all, n, t + 3 < steps, N, B_FORM)
+        C_t = projection(C_ptr + 3 * STEP * C_stride, C_all, n, t + 3 < steps, N, C_FORM)
+        h, E, J, added, dA, ea3, y3 = step_forward(h, E, J, added, dA, d3, e3, g3, A2, B_t, C_t, BN, BD)
+        p3 = channel_part(h, g3, BN, BD, C_FORM)
+        dC = finish_sums(dC_ptr, dC, p0, p1, p2, p3, BN, N, C_FORM)
         total += (d0 + d1) + (d2 + d3)
-        dD += (g0 * u0 + g1 * u1) + (g2 * u2 + g3 * u3)
+        if HAS_D:
+            dD += tl.sum(gated * u, 1)
+        store_halves(high_ptr, low_ptr, offsets, gated * from_columns(ea0, ea1, ea2, ea3, BD), mask, SPLIT)
         if HAS_Z:
             y = from_columns(y0, y1, y2, y3, BD) + skip[:, None] * u
-            tl.store(dz_ptr + offsets, dy * y * gate * (1.0 + z * (1.0 - gate)), mask=mask)
-        # The buffer holds whole chunks, so rows past the end may be written: add_blocks does not read them.
-        tl.store(dC_ptr + t * N + n, dC0, mask=n < N)
-        tl.store(dC_ptr + (t + 1) * N + n, dC1, mask=n < N)
-        tl.store(dC_ptr + (t + 2) * N + n, dC2, mask=n < N)
-        tl.store(dC_ptr + (t + 3) * N + n, dC3, mask=n < N)
-    tl.store(added_ptr + flat * channels * N + state, added, mask=state_mask)
+            tl.store(dz_ptr + offsets, slope * y, mask=mask)
+        if ((t + 4) % STRIDE == 0) | (t + 4 >= steps):
+            tl.store(kept_ptr + state, h, mask=state_mask)
+            kept_ptr += size
+        u_ptr += 4 * STEP * channels
+        dt_ptr += 4 * STEP * channels
+        z_ptr += 4 * STEP * channels
+        dy_ptr += 4 * STEP * channels
+        dz_ptr += 4 * STEP * channels
+        high_ptr += 4 * STEP * channels
+        low_ptr += 4 * STEP * channels
+        B_ptr += 4 * STEP * B_stride
+        C_ptr += 4 * STEP * C_stride
+        if C_FORM < 2:
+            dC_ptr += 4 * N
+    tl.store(added_ptr + flat * size + state, added, mask=state_mask)
+    tl.store(reached_ptr + flat * size + state, J, mask=state_mask)
+    tl.store(dA_ptr + flat * size + state, dA, mask=state_mask)
+    if C_FORM == 2:
+        tl.store(dC_ptr + flat * size + state, dC, mask=state_mask)
     tl.store(sums_ptr + flat * channels + channel, total, mask=exists)
     if HAS_D:
-        tl.store(dD_ptr + (batch * chunks + first + c) * channels + channel, dD, mask=exists)
+        tl.store(dD_ptr + part * channels + channel, dD, mask=exists)
 
 
 @triton.jit
-def backward_step(q, dA, a, p, d, u, gated, A2, B_t, C_t):
-    """Step sweep 2 back from q_{t+1} to q_t; also return du without its skip, dd, and the block's part of dB.
-
-    With p = a_t h_{t-1} the README's q_t h_{t-1} is p gh_t. A2 is A log2(e), so its sum is scaled back by log(2).
-    """
-    gh = q + C_t[:, None] * gated[None, :]
-    through_decay = p * gh
-    dA += d[None, :] * through_decay
-    rate = tl.sum(B_t[:, None] * gh, 0)
-    dd = tl.sum(A2 * through_decay, 0) * 0.6931471805599453 + u * rate
-    return a * gh, dA, d * rate, dd, tl.sum(gh * (d * u)[None, :], 1)
-
-
-@triton.jit
-def four_steps_back(
-    h, q, dA, t, steps, d, u, gated, A2, B_ptr, C_ptr, dB_ptr,
-    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
-    """Recompute steps t to t + 3 from h = h_{t-1}, then walk back over them; return q, dA, du without skip, and dd."""
-    n = tl.arange(0, BN)
-    d0, d1, d2, d3 = columns(d, BD)
-    u0, u1, u2, u3 = columns(u, BD)
-    g0, g1, g2, g3 = columns(gated, BD)
-    B0 = one_row(B_ptr + t * N, n, N, t < steps)
-    C0 = one_row(C_ptr + t * N, n, N, t < steps)
-    B1 = one_row(B_ptr + (t + 1) * N, n, N, t + 1 < steps)
-    C1 = one_row(C_ptr + (t + 1) * N, n, N, t + 1 < steps)
-    B2 = one_row(B_ptr + (t + 2) * N, n, N, t + 2 < steps)
-    C2 = one_row(C_ptr + (t + 2) * N, n, N, t + 2 < steps)
-    B3 = one_row(B_ptr + (t + 3) * N, n, N, t + 3 < steps)
-    C3 = one_row(C_ptr + (t + 3) * N, n, N, t + 3 < steps)
-    a0 = tl.exp2(d0[None, :] * A2)
-    a1 = tl.exp2(d1[None, :] * A2)
-    a2 = tl.exp2(d2[None, :] * A2)
-    a3 = tl.exp2(d3[None, :] * A2)
-    p0 = a0 * h
-    p1 = a1 * (p0 + B0[:, None] * (d0 * u0)[None, :])
-    p2 = a2 * (p1 + B1[:, None] * (d1 * u1)[None, :])
-    p3 = a3 * (p2 + B2[:, None] * (d2 * u2)[None, :])
-    q, dA, du3, dd3, dB3 = backward_step(q, dA, a3, p3, d3, u3, g3, A2, B3, C3)
-    q, dA, du2, dd2, dB2 = backward_step(q, dA, a2, p2, d2, u2, g2, A2, B2, C2)
-    q, dA, du1, dd1, dB1 = backward_step(q, dA, a1, p1, d1, u1, g1, A2, B1, C1)
-    q, dA, du0, dd0, dB0 = backward_step(q, dA, a0, p0, d0, u0, g0, A2, B0, C0)
-    tl.store(dB_ptr + t * N + n, dB0, mask=n < N)
-    tl.store(dB_ptr + (t + 1) * N + n, dB1, mask=n < N)
-    tl.store(dB_ptr + (t + 2) * N + n, dB2, mask=n < N)
-    tl.store(dB_ptr + (t + 3) * N + n, dB3, mask=n < N)
-    return q, dA, from_columns(du0, du1, du2, du3, BD), from_columns(dd0, dd1, dd2, dd3, BD)
-
-
-@triton.jit
-def read_four(
-    u_ptr, dt_ptr, z_ptr, dy_ptr, offsets, mask, shift, SOFTPLUS: tl.constexpr, HAS_Z: tl.constexpr
-):  # fmt: skip
-    """Read four steps; return u, d, x = dt + bias, and gated."""
-    u = four_rows(u_ptr, offsets, mask)
-    x = four_rows(dt_ptr, offsets, mask) + shift[:, None]
-    gated = four_rows(dy_ptr, offsets, mask)
-    if HAS_Z:
-        z = four_rows(z_ptr, offsets, mask)
-        gated = gated * z * sigmoid(z)
-    return u, step_size(x, mask, SOFTPLUS), x, gated
-
-
-@triton.jit
-def write_four(du_ptr, ddt_ptr, offsets, mask, du, dd, gated, x, skip, SOFTPLUS: tl.constexpr):
-    """Write du and ddt of four steps; return ddt summed over them."""
-    tl.store(du_ptr + offsets, du + skip[:, None] * gated, mask=mask)
-    if SOFTPLUS:
-        dd = dd * sigmoid(x)
-    tl.store(ddt_ptr + offsets, dd, mask=mask)
-    return tl.sum(tl.where(mask, dd, 0.0), 1)
+def step_backward(q, d, du, gated, A2, B_t, C_t, BN: tl.constexpr, BD: tl.constexpr):
+    """Step sweep 2 back from q_{t+1} to q_t; also return A2 . (B q_{t+1}), B . gh, and gh."""
+    through_input = sum_states(A2 * (B_t * q), BN, BD)
+    gh = q + C_t * gated[None, :]
+    return tl.exp2(d[None, :] * A2) * gh, through_input, sum_states(B_t * gh, BN, BD), gh
 
 
 @triton.jit(do_not_specialize=SIZES)
 def sweep_backward(
-    u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, dy_ptr, kept_ptr, q_ptr,
-    du_ptr, ddt_ptr, dB_ptr, dbias_ptr,
-    length, channels, chunk, chunks, channel_blocks, first, segment,
-    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STRIDE: tl.constexpr,
-    SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
+    u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, table_ptr, dy_ptr, states_ptr,
+    high_ptr, low_ptr, kept_ptr, q_ptr, du_ptr, ddt_ptr, dB_ptr, dbias_ptr,
+    length, channels, chunk, chunks, channel_blocks, first, segment, groups,
+    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr, STRIDE: tl.constexpr, STEP: tl.constexpr,
+    PACKED: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr, SPLIT: tl.constexpr, SOFTPLUS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_START: tl.constexpr,
 ):  # fmt: skip
-    """Sweep 2 over one chunk, last step first, 8 steps at a time: each 8 begin at a kept state.
-
-    The states of the first 4 lead to the one in the middle; the last 4 are then walked back before the first 4. The
-    chunk's dA takes the place of its q.
-    """
-    tl.static_assert(STRIDE == 8)
-    flat, batch, c, block, channel, exists = program_place(channels, segment, channel_blocks, BD)
+    """Sweep 2 over one chunk, last step first, from kept state to kept state."""
+    flat, owner, part, entering, row, steps, _last, block, group, channel, exists = program_place(
+        table_ptr, length, channels, chunk, chunks, channel_blocks, first, segment, groups, BD, STEP, PACKED
+    )
     n = tl.arange(0, BN)
     k = tl.arange(0, 4)
-    start = batch * length + (first + c) * chunk
-    steps = tl.minimum(chunk, length - (first + c) * chunk)
-    u_ptr += start * channels
-    dt_ptr += start * channels
-    z_ptr += start * channels
-    dy_ptr += start * channels
-    du_ptr += start * channels
-    ddt_ptr += start * channels
-    B_ptr += start * N
-    C_ptr += start * N
-    dB_ptr += ((tl.num_programs(0) // channel_blocks).to(tl.int64) * block + flat) * chunk * N
+    rounds = tl.cdiv(steps, STRIDE)
+    t = rounds * STRIDE
+    row += t * STEP
+    B_ptr, B_stride = rows_of(B_ptr, row, group, groups, N, B_FORM)
+    C_ptr, C_stride = rows_of(C_ptr, row, group, groups, N, C_FORM)
     A2 = decay_rates(A_ptr, channel, n, N, exists)
+    slowest = tl.max(tl.where(n[:, None] < N, A2, -float("inf")), 0)
+    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM)
+    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM)
+    u_ptr += row * channels
+    dt_ptr += row * channels
+    z_ptr += row * channels
+    dy_ptr += row * channels
+    du_ptr += row * channels
+    ddt_ptr += row * channels
+    high_ptr += row * channels
+    low_ptr += row * channels
+    state = state_offsets(channel, n, N)
+    state_mask = (n[:, None] < N) & exists[None, :]
+    size = channels.to(tl.int64) * N
+    kept_ptr += (flat * tl.cdiv(chunk, STRIDE) + rounds) * size
+    if B_FORM < 2:
+        dB_ptr += (((tl.num_programs(0) // channel_blocks).to(tl.int64) * block + flat) * chunk + t) * N
     shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
     skip = channel_values(D_ptr, channel, exists, HAS_D)
-    state_mask = (n[:, None] < N) & exists[None, :]
-    state = state_offsets(channel, n, N)
-    rounds = tl.cdiv(steps, STRIDE)
-    kept_ptr += (flat * (chunk // STRIDE) + rounds) * channels * N
-    q_ptr += flat * channels * N + state
-    q = tl.load(q_ptr, mask=state_mask, other=0.0)
-    dA = tl.zeros([BN, BD], tl.float32)
+    q = tl.load(q_ptr + flat * size + state, mask=state_mask, other=0.0)
+    dB = tl.zeros([BN, BD], tl.float32)
+    running = tl.zeros([BD], tl.float32)
     dbias = tl.zeros([BD], tl.float32)
-    for i in range(0, rounds):
-        t = (rounds - 1 - i) * STRIDE
-        kept_ptr -= channels * N
-        early = (t + k)[None, :]
-        late = early + 4
-        early_mask = exists[:, None] & (early < steps)
-        late_mask = exists[:, None] & (late < steps)
-        early = early * channels + channel[:, None]
-        late = late * channels + channel[:, None]
-        h = tl.load(kept_ptr + state, mask=state_mask, other=0.0)
-        u, d, x, gated = read_four(u_ptr, dt_ptr, z_ptr, dy_ptr, early, early_mask, shift, SOFTPLUS, HAS_Z)
+    plain = tl.zeros([BD], tl.float32)
+    summed = tl.zeros([BD], tl.float32)
+    offsets = (k * STEP)[None, :] * channels + channel[:, None]
+    # One flat loop: with one in another, the compiler carries an address for every element of every tensor.
+    for i in range(0, rounds * STRIDE, 4):
+        if i % STRIDE == 0:
+            kept_ptr -= size
+            exact = sum_states(A2 * (q * tl.load(kept_ptr + state, mask=state_mask, other=0.0)), BN, BD)
+            # Before the first round both sums are zero.
+            dbias -= correction(running, exact, plain, summed, STRIDE) * 0.6931471805599453
+            running = exact
+            plain = tl.zeros([BD], tl.float32)
+            summed = tl.zeros([BD], tl.float32)
+        t -= 4
+        u_ptr -= 4 * STEP * channels
+        dt_ptr -= 4 * STEP * channels
+        z_ptr -= 4 * STEP * channels
+        dy_ptr -= 4 * STEP * channels
+        du_ptr -= 4 * STEP * channels
+        ddt_ptr -= 4 * STEP * channels
+        high_ptr -= 4 * STEP * channels
+        low_ptr -= 4 * STEP * channels
+        B_ptr -= 4 * STEP * B_stride
+        C_ptr -= 4 * STEP * C_stride
+        if B_FORM < 2:
+            dB_ptr -= 4 * N
+        mask = exists[:, None] & (t + k < steps)[None, :]
+        u = four_rows(u_ptr, offsets, mask)
+        d, slope = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
+        gated = four_rows(dy_ptr, offsets, mask)
+        ea = load_halves(high_ptr, low_ptr, offsets, mask, SPLIT)
+        if HAS_Z:
+            z = four_rows(z_ptr, offsets, mask)
+            gated = gated * (z * sigmoid(z))
+        if WARPS > 1:
+            # Several warps may read the same ea, and one of them will write over it.
+            tl.debug_barrier()
         d0, d1, d2, d3 = columns(d, BD)
-        u0, u1, u2, u3 = columns(u, BD)
-        middle = advance(h, d0, u0, one_row(B_ptr + t * N, n, N, t < steps), A2)
-        middle = advance(middle, d1, u1, one_row(B_ptr + (t + 1) * N, n, N, t + 1 < steps), A2)
-        middle = advance(middle, d2, u2, one_row(B_ptr + (t + 2) * N, n, N, t + 2 < steps), A2)
-        middle = advance(middle, d3, u3, one_row(B_ptr + (t + 3) * N, n, N, t + 3 < steps), A2)
-        u_late, d_late, x_late, gated_late = read_four(
-            u_ptr, dt_ptr, z_ptr, dy_ptr, late, late_mask, shift, SOFTPLUS, HAS_Z
-        )
-        q, dA, du, dd = four_steps_back(
-            middle, q, dA, t + 4, steps, d_late, u_late, gated_late, A2, B_ptr, C_ptr, dB_ptr, N, BN, BD
-        )
-        dbias += write_four(du_ptr, ddt_ptr, late, late_mask, du, dd, gated_late, x_late, skip, SOFTPLUS)
-        q, dA, du, dd = four_steps_back(h, q, dA, t, steps, d, u, gated, A2, B_ptr, C_ptr, dB_ptr, N, BN, BD)
-        dbias += write_four(du_ptr, ddt_ptr, early, early_mask, du, dd, gated, x, skip, SOFTPLUS)
-    tl.debug_barrier()  # all warps have read q
-    tl.store(q_ptr, dA, mask=state_mask)
+        du = d * u
+        e0, e1, e2, e3 = columns(du, BD)
+        g0, g1, g2, g3 = columns(gated, BD)
+        B_t = projection(B_ptr + 3 * STEP * B_stride, B_all, n, t + 3 < steps, N, B_FORM)
+        C_t = projection(C_ptr + 3 * STEP * C_stride, C_all, n, t + 3 < steps, N, C_FORM)
+        q, Q3, r3, gh = step_backward(q, d3, e3, g3, A2, B_t, C_t, BN, BD)
+        p3 = channel_part(gh, e3, BN, BD, B_FORM)
+        B_t = projection(B_ptr + 2 * STEP * B_stride, B_all, n, t + 2 < steps, N, B_FORM)
+        C_t = projection(C_ptr + 2 * STEP * C_stride, C_all, n, t + 2 < steps, N, C_FORM)
+        q, Q2, r2, gh = step_backward(q, d2, e2, g2, A2, B_t, C_t, BN, BD)
+        p2 = channel_part(gh, e2, BN, BD, B_FORM)
+        B_t = projection(B_ptr + STEP * B_stride, B_all, n, t + 1 < steps, N, B_FORM)
+        C_t = projection(C_ptr + STEP * C_stride, C_all, n, t + 1 < steps, N, C_FORM)
+        q, Q1, r1, gh = step_backward(q, d1, e1, g1, A2, B_t, C_t, BN, BD)
+        p1 = channel_part(gh, e1, BN, BD, B_FORM)
+        B_t = projection(B_ptr, B_all, n, t < steps, N, B_FORM)
+        C_t = projection(C_ptr, C_all, n, t < steps, N, C_FORM)
+        q, Q0, r0, gh = step_backward(q, d0, e0, g0, A2, B_t, C_t, BN, BD)
+        p0 = channel_part(gh, e0, BN, BD, B_FORM)
+        dB = finish_sums(dB_ptr, dB, p0, p1, p2, p3, BN, N, B_FORM)
+        grown = ea - du * from_columns(Q0, Q1, Q2, Q3, BD)
+        rate = from_columns(r0, r1, r2, r3, BD)
+        w0, w1, w2, w3 = columns(grown, BD)
+        # Where nothing is left of the state, neither is of the gradient through its decay.
+        l0, l1, l2, l3 = columns(tl.where(d * slowest[:, None] < -40.0, 0.0, 1.0), BD)
+        w3 = tl.where(l3 > 0.0, w3 + running, 0.0)
+        w2 = tl.where(l2 > 0.0, w2 + w3, 0.0)
+        w1 = tl.where(l1 > 0.0, w1 + w2, 0.0)
+        running = tl.where(l0 > 0.0, w1 + w0, 0.0)
+        ddt = (from_columns(running, w1, w2, w3, BD) * 0.6931471805599453 + u * rate) * slope
+        if HAS_BIAS:
+            dbias += tl.sum(ddt, 1)
+            s0, s1, s2, s3 = columns(slope, BD)
+            s2 += s3
+            s1 += s2
+            s0 += s1
+            summed += 4.0 * plain + ((s0 + s1) + (s2 + s3))
+            plain += s0
+        tl.store(du_ptr + offsets, d * rate + skip[:, None] * gated, mask=mask)
+        tl.store(ddt_ptr + offsets, ddt, mask=mask)
     if HAS_BIAS:
-        tl.store(dbias_ptr + (batch * chunks + first + c) * channels + channel, dbias, mask=exists)
+        # No state enters a chunk beyond the last of packed sequences.
+        present = state_mask & (steps > 0)
+        h = entering_state(states_ptr, start_ptr, entering, owner, channels, state, present, N, HAS_START)
+        exact = sum_states(A2 * (q * h), BN, BD)
+        dbias -= correction(running, exact, plain, summed, STRIDE) * 0.6931471805599453
+        tl.store(dbias_ptr + part * channels + channel, dbias, mask=exists)
+    if B_FORM == 2:
+        tl.store(dB_ptr + flat * size + state, dB, mask=state_mask)
 
 
-@triton.jit(do_not_specialize=SIZES)
-def add_blocks(
-    partial_ptr, out_ptr, length, chunk, channel_blocks, first, segment, blocks, N: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """Add the parts of dB or dC, (channel blocks, `blocks` = batch x segment, chunk, N), in the order of the blocks."""
-    pid = tl.program_id(0)
-    per_chunk = tl.cdiv(chunk * N, BLOCK)
-    flat = (pid // per_chunk).to(tl.int64)
-    i = (pid % per_chunk) * BLOCK + tl.arange(0, BLOCK)
-    start = (first + flat % segment) * chunk
-    mask = i < tl.minimum(chunk, length - start) * N
-    partial_ptr += flat * chunk * N
-    stride = blocks.to(tl.int64) * chunk * N
-    total = tl.zeros([BLOCK], tl.float32)
-    for _ in range(0, channel_blocks):
-        total += tl.load(partial_ptr + i, mask=mask, other=0.0)
-        partial_ptr += stride
-    tl.store(out_ptr + (flat // segment * length + start) * N + i, total, mask=mask)
+def _blocks(tile: TileShape, channels: int, groups: int) -> int:
+    return groups * -(-(channels // groups) // tile.channels)
 
 
 def backward(
@@ -320,79 +401,134 @@ def backward(
     z: Tensor | None,
     bias: Tensor | None,
     h0: Tensor | None,
+    cu_seqlens: Tensor | None,
     chunk_states: Tensor,
     softplus: bool,
+    reverse: bool,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients (du, ddt, dA, dB, dC, dD, dz, dbias, dh0), each in its input's dtype.
 
-    Scratch memory beside these is 3 N / 4 bytes per element of u, but not more than `SEGMENT_BYTES` as long as one
-    chunk of all batch rows fits into it.
+    Scratch memory beside these is at most `BYTES_PER_ELEMENT` bytes per element of u, or `SCRATCH` where that is more,
+    as long as one chunk of one batch row fits into it.
     """
+    refuse_complex(A)
     batch, length, channels = u.shape
-    N = A.shape[1]
-    chunk = TRITON_CHUNK
-    chunks = chunk_states.shape[1]
-    narrow, wide = tile_shape(N, per_lane=8), tile_shape(N)
-    narrow_blocks, wide_blocks = triton.cdiv(channels, narrow.channels), triton.cdiv(channels, wide.channels)
+    N, groups = A.shape[1], groups_of(B, C)
+    chunk = gpu_chunk(batch, length, channels, N)
+    chunks, sequences, packed = triton.cdiv(length, chunk), batch, cu_seqlens is not None and cu_seqlens.shape[0] > 2
+    table = borders = A
+    if cu_seqlens is not None and packed:
+        table, borders = chunk_table(cu_seqlens, length, chunk, reverse)
+        sequences, chunks = cu_seqlens.shape[0] - 1, table.shape[0]
 
     def scratch(*shape: int) -> Tensor:
         return torch.empty(shape, device=u.device, dtype=torch.float32)
 
-    du, ddt, dB, dC = (torch.empty_like(tensor) for tensor in (u, dt, B, C))
+    du, ddt = torch.empty_like(u), torch.empty_like(dt)
+    high, low, split = halves(du, ddt)
+    dB, dC = (torch.zeros_like(x, dtype=torch.float32) if x.dim() == 2 else torch.empty_like(x) for x in (B, C))
     dz = None if z is None else torch.empty_like(z)
     dD = None if D is None else scratch(batch * chunks, channels)
     dbias = None if bias is None else scratch(batch * chunks, channels)
-    dA = torch.zeros_like(A, dtype=torch.float32)
-    carry = scratch(batch, channels, N)
+    # A sequence without steps has no part in dA.
+    dA = (torch.zeros if packed else torch.empty)(sequences, channels, N, device=u.device, dtype=torch.float32)
+    carry = scratch(sequences, channels, N)
     carry.zero_() if dh_last is None else carry.copy_(dh_last)
 
-    chunk_floats = batch * N * (chunk // STRIDE * channels + narrow_blocks * chunk)
-    longest = min(chunks, max(1, SEGMENT_BYTES // 4 // chunk_floats))
-    pieces = triton.cdiv(chunks, longest)
-    bounds = [chunks * piece // pieces for piece in range(pieces + 1)]
-    shape = {
-        "N": N, "STRIDE": STRIDE, "SOFTPLUS": softplus,
-        "HAS_D": D is not None, "HAS_Z": z is not None, "HAS_BIAS": bias is not None,
-    }  # fmt: skip
-    inputs = (u, dt, A, B, C, given(D, A), given(z, u), given(bias, A), dy)
-
-    for piece in reversed(range(pieces)):
-        first, segment = bounds[piece], bounds[piece + 1] - bounds[piece]
-        blocks = batch * segment
-        kept = scratch(blocks, chunk // STRIDE, channels, N)
-        partial = scratch(narrow_blocks, blocks, chunk, N)
-        q, sums = scratch(blocks, channels, N), scratch(blocks, channels)
-        sizes = (length, channels, chunk, chunks)
-        add_grid = (blocks * triton.cdiv(chunk * N, 128),)
-        with on_device_of(u):
-            sweep_forward[(blocks * wide_blocks,)](
-                *inputs, chunk_states, given(dz, u), kept, partial, q, sums, given(dD, A), *sizes,
-                wide_blocks, first, segment, BN=wide.states, BD=wide.channels, num_warps=wide.warps, **shape,
-            )  # fmt: skip
-            add_blocks[add_grid](
-                partial, dC, length, chunk, wide_blocks, first, segment, blocks, N=N, BLOCK=128, num_warps=1
-            )
-            state_blocks = triton.cdiv(channels * N, 32)
-            pass_states[(batch * state_blocks,)](
-                A, carry, carry, sums, q, channels, segment, segment, state_blocks,
-                N=N, BLOCK=32, REVERSE=True, HAS_START=True, WRITE_END=True, num_warps=1,
-            )  # fmt: skip
-            sweep_backward[(blocks * narrow_blocks,)](
-                *inputs, kept, q, du, ddt, partial, given(dbias, A), *sizes,
-                narrow_blocks, first, segment, BN=narrow.states, BD=narrow.channels, num_warps=narrow.warps, **shape,
-            )  # fmt: skip
-            add_blocks[add_grid](
-                partial, dB, length, chunk, narrow_blocks, first, segment, blocks, N=N, BLOCK=128, num_warps=1
-            )
-        dA += q.sum(0)
-    return (
-        du,
-        ddt,
-        dA.to(A.dtype),
-        dB,
-        dC,
-        None if D is None or dD is None else dD.sum(0).to(D.dtype),
-        dz,
-        None if bias is None or dbias is None else dbias.sum(0).to(bias.dtype),
-        None if h0 is None else carry.to(h0.dtype),
+    there, back = tile_shape("sweep_forward", N), tile_shape("sweep_backward", N)
+    there_blocks, back_blocks = _blocks(there, channels, groups), _blocks(back, channels, groups)
+    pieces, strides = triton.cdiv(channels * N, 32), triton.cdiv(chunk, STRIDE)
+    part_floats = max(
+        channels * N if x.dim() == 2 else blocks * chunk * N for x, blocks in ((C, there_blocks), (B, back_blocks))
     )
+    chunk_floats = strides * channels * N + part_floats + 3 * channels * N + channels
+    allowed = max(SCRATCH, BYTES_PER_ELEMENT * u.numel()) // (4 * chunk_floats)
+    whole = allowed >= batch * chunks
+    cuts = [(slice(0, batch), 0, chunks)] if whole else slabs(batch, chunks, allowed, max(1, RESIDENT // there_blocks))
+    most = max((rows.stop - rows.start) * segment for rows, _, segment in cuts)
+    kept, part = scratch(most * strides * channels * N), scratch(most * part_floats)
+    q, reached, added = (scratch(most, channels, N) for _ in range(3))
+    sums = scratch(most, channels)
+    key = launch_key((u, dt, A, B, C, D, z, bias, h0, dy))
+    step = -1 if reverse else 1
+    shape = {
+        "N": N, "STRIDE": STRIDE, "STEP": step, "PACKED": packed, "B_FORM": form_of(B), "C_FORM": form_of(C),
+        "SPLIT": split, "SOFTPLUS": softplus, "HAS_BIAS": bias is not None, "HAS_D": D is not None,
+        "HAS_Z": z is not None, "HAS_START": h0 is not None,
+    }  # fmt: skip
+    for rows, first, segment in cuts:
+        own = rows_taken(rows, batch)
+        spread = rows_taken(slice(rows.start * chunks, rows.stop * chunks), batch * chunks)
+        count = rows.stop - rows.start
+        flat = count * segment
+
+        def add(total: Tensor, blocks: int, own: Callable[[Tensor], Tensor] = own, flat: int = flat,
+                first: int = first, segment: int = segment) -> None:  # fmt: skip
+            """Add what a sweep left in `part` to dB or dC."""
+            if total.dim() == 2:
+                total += part[: flat * channels * N].view(flat, channels, N).sum(0)
+            elif packed or total.dim() == 4:
+                parts = total.shape[2] if total.dim() == 4 else 1
+                launch(
+                    add_group_blocks, flat * parts * triton.cdiv(chunk * N, 128),
+                    (part, own(total), table, length, chunk, blocks, first, segment, flat, parts),
+                    {"N": N, "BLOCK": 128, "STEP": step, "PACKED": packed}, key and (key, total.dtype), num_warps=1,
+                )  # fmt: skip
+            else:
+                launch(
+                    add_blocks, flat * triton.cdiv(chunk * N, 128),
+                    (part, own(total), length, chunk, blocks, first, segment, flat),
+                    {"N": N, "BLOCK": 128, "REVERSE": reverse}, key and (key, total.dtype), num_warps=1,
+                )  # fmt: skip
+
+        inputs = (
+            own(u), own(dt), A, B if B.dim() == 2 else own(B), C if C.dim() == 2 else own(C), given(D, A),
+            own(given(z, u)), given(bias, A), A if h0 is None else h0 if packed else own(h0), table, own(dy),
+            own(chunk_states),
+        )  # fmt: skip
+        ea = own(high), own(low)
+        sizes = (length, channels, chunk, chunks)
+        with on_device_of(u):
+            launch(
+                sweep_forward, flat * there_blocks,
+                (*inputs, own(given(dz, u)), *ea, kept, part, q, reached, added, sums,
+                 A if dD is None else spread(dD), *sizes, there_blocks, first, segment, groups),
+                {**shape, "BN": there.states, "BD": there.channels, "WARPS": there.options["num_warps"]},
+                key, **there.options,
+            )  # fmt: skip
+            add(dC, there_blocks)
+            if packed:
+                launch(
+                    pass_backward_packed, sequences * pieces,
+                    (A, carry, borders, sums, q, reached, added, dA, channels, first, segment, pieces),
+                    {"N": N, "BLOCK": 32}, key, num_warps=1,
+                )  # fmt: skip
+            else:
+                launch(
+                    pass_backward, count * pieces,
+                    (A, own(carry), sums, q, reached, added, own(dA), channels, segment, pieces),
+                    {"N": N, "BLOCK": 32, "ADD": first + segment < chunks}, key, num_warps=1,
+                )  # fmt: skip
+            launch(
+                sweep_backward, flat * back_blocks,
+                (*inputs, *ea, kept, q, own(du), own(ddt), part, A if dbias is None else spread(dbias), *sizes,
+                 back_blocks, first, segment, groups),
+                {**shape, "BN": back.states, "BD": back.channels, "WARPS": back.options["num_warps"]},
+                key, **back.options,
+            )  # fmt: skip
+            add(dB, back_blocks)
+    sum_A = torch.empty_like(A)
+    sum_D, sum_bias = (None if x is None else torch.empty_like(x) for x in (D, bias))
+    with on_device_of(u):
+        if sequences > 64:
+            dA = dA.sum(0, keepdim=True)
+        launch(
+            add_rows, triton.cdiv(channels * N, 256) + triton.cdiv(channels, 32),
+            (dA, sum_A, given(dD, dA), given(sum_D, A), given(dbias, dA), given(sum_bias, A), dA.shape[0],
+             channels * N, batch * chunks, channels),
+            {"BLOCK": 256, "HAS_D": D is not None, "HAS_BIAS": bias is not None}, key, num_warps=1,
+        )  # fmt: skip
+    return (
+        du, ddt, sum_A, dB.to(B.dtype), dC.to(C.dtype), sum_D, dz, sum_bias,
+        None if h0 is None else carry.to(h0.dtype),
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 d_t = softplus(dt_t + bias), a_t = exp(d_t A), h_t = a_t h_{t-1} + d_t u_t B_t, y_t = (C_t . h_t + D u_t) silu(z_t).
 
 1. `chunk_ends`: each chunk's end state from a zero start, and the sum S of d over it.
-2. `pass_states`: the state entering each chunk, h_in[c+1] = exp(A S_c) h_in[c] + h_end[c]; A is constant in time, so
+2. `pass_forward`: the state entering each chunk, h_in[c+1] = exp(A S_c) h_in[c] + h_end[c]; A is constant in time, so
    one sum per channel stands for the product of all the chunk's decays.
 3. `outputs`: each chunk again from h_in, writing y; the last one writes h_last.
 
@@ -21,18 +21,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.kernels.selective_scan.plan import TRITON_CHUNK
+from seqdomains.kernels.selective_scan.plan import chunk_table, gpu_chunk
+from seqdomains.kernels.selective_scan.triton_packed import pass_forward_packed
 from seqdomains.kernels.selective_scan.triton_tile import (
     SIZES,
-    advance,
     decay_rates,
-    one_row,
-    pass_states,
+    entering_state,
+    form_of,
+    groups_of,
+    launch_key,
+    pass_forward,
     program_place,
+    projection,
+    refuse_complex,
+    rows_of,
+    sigmoid,
     state_offsets,
     step_size,
+    sum_states,
+    tile_of,
     tile_shape,
 )
+from seqdomains.kernels.triton_launch import launch
 from seqdomains.kernels.triton_parts import (
     channel_values,
     columns,
@@ -40,92 +50,121 @@ from seqdomains.kernels.triton_parts import (
     from_columns,
     given,
     on_device_of,
-    sigmoid,
 )
+
+
+@triton.jit
+def advance(h, d, du, A2, B_t):
+    """Return h_t from h_{t-1}; A2 = A log2(e), du = d u."""
+    return tl.exp2(d[None, :] * A2) * h + B_t * du[None, :]
 
 
 @triton.jit(do_not_specialize=SIZES)
 def chunk_ends(
-    u_ptr, dt_ptr, A_ptr, B_ptr, bias_ptr, states_ptr, sums_ptr,
-    length, channels, chunk, chunks, channel_blocks,
-    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    u_ptr, dt_ptr, A_ptr, B_ptr, bias_ptr, table_ptr, states_ptr, sums_ptr,
+    length, channels, chunk, chunks, channel_blocks, segment, groups,
+    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STEP: tl.constexpr, PACKED: tl.constexpr,
+    B_FORM: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Write the end state of a chunk, from zero, and the sum of d over it; not for the last chunk."""
-    _, batch, c, _, channel, exists = program_place(channels, chunks - 1, channel_blocks, BD)
+    """Write the end state of a chunk, from zero, where the state entering the next one belongs, and the sum of d.
+
+    Not for the last chunk.
+    """
+    flat, _owner, _part, _entering, row, steps, last, _block, group, channel, exists = program_place(
+        table_ptr, length, channels, chunk, chunks, channel_blocks, 0, segment, groups, BD, STEP, PACKED
+    )
+    if PACKED:
+        steps = tl.where(last, 0, steps)
     n = tl.arange(0, BN)
     k = tl.arange(0, 4)
-    start = batch * length + c * chunk
-    u_ptr += start * channels
-    dt_ptr += start * channels
-    B_ptr += start * N
+    u_ptr += row * channels
+    dt_ptr += row * channels
+    B_ptr, stride = rows_of(B_ptr, row, group, groups, N, B_FORM)
     A2 = decay_rates(A_ptr, channel, n, N, exists)
+    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM)
     shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
     h = tl.zeros([BN, BD], tl.float32)
     total = tl.zeros([BD], tl.float32)
-    for t in range(0, chunk, 4):
-        mask = exists[:, None] & (k[None, :] >= 0)
-        offsets = (t + k)[None, :] * channels + channel[:, None]
-        d = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
+    offsets = (k * STEP)[None, :] * channels + channel[:, None]
+    for t in range(0, steps, 4):
+        mask = exists[:, None] & (t + k < steps)[None, :]
+        u = four_rows(u_ptr, offsets, mask)
+        d, _slope = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
         d0, d1, d2, d3 = columns(d, BD)
-        u0, u1, u2, u3 = columns(four_rows(u_ptr, offsets, mask), BD)
-        h = advance(h, d0, u0, one_row(B_ptr + t * N, n, N, True), A2)
-        h = advance(h, d1, u1, one_row(B_ptr + (t + 1) * N, n, N, True), A2)
-        h = advance(h, d2, u2, one_row(B_ptr + (t + 2) * N, n, N, True), A2)
-        h = advance(h, d3, u3, one_row(B_ptr + (t + 3) * N, n, N, True), A2)
+        e0, e1, e2, e3 = columns(d * u, BD)
+        h = advance(h, d0, e0, A2, projection(B_ptr, B_all, n, t < steps, N, B_FORM))
+        h = advance(h, d1, e1, A2, projection(B_ptr + STEP * stride, B_all, n, t + 1 < steps, N, B_FORM))
+        h = advance(h, d2, e2, A2, projection(B_ptr + 2 * STEP * stride, B_all, n, t + 2 < steps, N, B_FORM))
+        h = advance(h, d3, e3, A2, projection(B_ptr + 3 * STEP * stride, B_all, n, t + 3 < steps, N, B_FORM))
         total += (d0 + d1) + (d2 + d3)
-    place = batch * chunks + c
-    tl.store(sums_ptr + place * channels + channel, total, mask=exists)
+        u_ptr += 4 * STEP * channels
+        dt_ptr += 4 * STEP * channels
+        B_ptr += 4 * STEP * stride
+    if PACKED:
+        states_ptr += channels.to(tl.int64) * N
+        exists = exists & ((steps > 0) & (last == 0))
+    tl.store(sums_ptr + flat * channels + channel, total, mask=exists)
     mask = (n[:, None] < N) & exists[None, :]
-    tl.store(states_ptr + place * channels * N + state_offsets(channel, n, N), h, mask=mask)
+    tl.store(states_ptr + flat * channels * N + state_offsets(channel, n, N), h, mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def outputs(
-    u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, states_ptr, y_ptr, h_last_ptr,
-    length, channels, chunk, chunks, channel_blocks,
-    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-    SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
+    u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, table_ptr, states_ptr, y_ptr, h_last_ptr,
+    length, channels, chunk, chunks, channel_blocks, segment, groups,
+    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STEP: tl.constexpr, PACKED: tl.constexpr,
+    B_FORM: tl.constexpr, C_FORM: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_START: tl.constexpr,
 ):  # fmt: skip
     """Write y of one chunk from the state that enters it, and h_last from the last chunk."""
-    flat, batch, c, _, channel, exists = program_place(channels, chunks, channel_blocks, BD)
+    _flat, owner, _part, entering, row, steps, last, _block, group, channel, exists = program_place(
+        table_ptr, length, channels, chunk, chunks, channel_blocks, 0, segment, groups, BD, STEP, PACKED
+    )
     n = tl.arange(0, BN)
     k = tl.arange(0, 4)
-    start = batch * length + c * chunk
-    steps = tl.minimum(chunk, length - c * chunk)
-    u_ptr += start * channels
-    dt_ptr += start * channels
-    z_ptr += start * channels
-    y_ptr += start * channels
-    B_ptr += start * N
-    C_ptr += start * N
+    u_ptr += row * channels
+    dt_ptr += row * channels
+    z_ptr += row * channels
+    y_ptr += row * channels
+    B_ptr, B_stride = rows_of(B_ptr, row, group, groups, N, B_FORM)
+    C_ptr, C_stride = rows_of(C_ptr, row, group, groups, N, C_FORM)
+    state = state_offsets(channel, n, N)
     state_mask = (n[:, None] < N) & exists[None, :]
     A2 = decay_rates(A_ptr, channel, n, N, exists)
+    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM)
+    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM)
     shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
     skip = channel_values(D_ptr, channel, exists, HAS_D)
-    h = tl.load(states_ptr + flat * channels * N + state_offsets(channel, n, N), mask=state_mask, other=0.0)
+    h = entering_state(states_ptr, start_ptr, entering, owner, channels, state, state_mask, N, HAS_START)
+    offsets = (k * STEP)[None, :] * channels + channel[:, None]
     for t in range(0, steps, 4):
-        step = t + k
-        mask = exists[:, None] & (step[None, :] < steps)
-        offsets = step[None, :] * channels + channel[:, None]
+        mask = exists[:, None] & (t + k < steps)[None, :]
         u = four_rows(u_ptr, offsets, mask)
-        d = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
-        d0, d1, d2, d3 = columns(d, BD)
-        u0, u1, u2, u3 = columns(u, BD)
-        h = advance(h, d0, u0, one_row(B_ptr + t * N, n, N, t < steps), A2)
-        y0 = tl.sum(one_row(C_ptr + t * N, n, N, t < steps)[:, None] * h, 0)
-        h = advance(h, d1, u1, one_row(B_ptr + (t + 1) * N, n, N, t + 1 < steps), A2)
-        y1 = tl.sum(one_row(C_ptr + (t + 1) * N, n, N, t + 1 < steps)[:, None] * h, 0)
-        h = advance(h, d2, u2, one_row(B_ptr + (t + 2) * N, n, N, t + 2 < steps), A2)
-        y2 = tl.sum(one_row(C_ptr + (t + 2) * N, n, N, t + 2 < steps)[:, None] * h, 0)
-        h = advance(h, d3, u3, one_row(B_ptr + (t + 3) * N, n, N, t + 3 < steps), A2)
-        y3 = tl.sum(one_row(C_ptr + (t + 3) * N, n, N, t + 3 < steps)[:, None] * h, 0)
-        y = from_columns(y0, y1, y2, y3, BD) + skip[:, None] * u
+        d, _slope = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
         if HAS_Z:
             z = four_rows(z_ptr, offsets, mask)
+        d0, d1, d2, d3 = columns(d, BD)
+        e0, e1, e2, e3 = columns(d * u, BD)
+        h = advance(h, d0, e0, A2, projection(B_ptr, B_all, n, t < steps, N, B_FORM))
+        y0 = sum_states(projection(C_ptr, C_all, n, t < steps, N, C_FORM) * h, BN, BD)
+        h = advance(h, d1, e1, A2, projection(B_ptr + STEP * B_stride, B_all, n, t + 1 < steps, N, B_FORM))
+        y1 = sum_states(projection(C_ptr + STEP * C_stride, C_all, n, t + 1 < steps, N, C_FORM) * h, BN, BD)
+        h = advance(h, d2, e2, A2, projection(B_ptr + 2 * STEP * B_stride, B_all, n, t + 2 < steps, N, B_FORM))
+        y2 = sum_states(projection(C_ptr + 2 * STEP * C_stride, C_all, n, t + 2 < steps, N, C_FORM) * h, BN, BD)
+        h = advance(h, d3, e3, A2, projection(B_ptr + 3 * STEP * B_stride, B_all, n, t + 3 < steps, N, B_FORM))
+        y3 = sum_states(projection(C_ptr + 3 * STEP * C_stride, C_all, n, t + 3 < steps, N, C_FORM) * h, BN, BD)
+        y = from_columns(y0, y1, y2, y3, BD) + skip[:, None] * u
+        if HAS_Z:
             y = y * z * sigmoid(z)
         tl.store(y_ptr + offsets, y, mask=mask)
-    if c == chunks - 1:
-        tl.store(h_last_ptr + batch * channels * N + state_offsets(channel, n, N), h, mask=state_mask)
+        u_ptr += 4 * STEP * channels
+        dt_ptr += 4 * STEP * channels
+        z_ptr += 4 * STEP * channels
+        y_ptr += 4 * STEP * channels
+        B_ptr += 4 * STEP * B_stride
+        C_ptr += 4 * STEP * C_stride
+    if last:
+        tl.store(h_last_ptr + owner * channels * N + state, h, mask=state_mask)
 
 
 def forward(
@@ -138,40 +177,67 @@ def forward(
     z: Tensor | None,
     bias: Tensor | None,
     h0: Tensor | None,
+    cu_seqlens: Tensor | None,
     softplus: bool,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the scan on contiguous tensors.
 
     Returns
     -------
     tuple of Tensor
-        y, shape (B, L, D) in u's dtype; h_last, shape (B, D, N) float32; the state entering each chunk of
-        `TRITON_CHUNK` steps, shape (B, chunks, D, N) float32.
+        y, shape (B, L, D) in u's dtype; h_last, shape (B, D, N) or (S, D, N), float32; the states entering
+        the chunks, of the shape that `plan.states_shape` returns.
     """
+    refuse_complex(A)
     batch, length, channels = u.shape
-    N = A.shape[1]
-    tile = tile_shape(N)
-    chunk = TRITON_CHUNK
-    chunks = triton.cdiv(length, chunk)
-    channel_blocks = triton.cdiv(channels, tile.channels)
+    N, groups = A.shape[1], groups_of(B, C)
+    chunk = gpu_chunk(batch, length, channels, N)
+    sequences, packed = batch, cu_seqlens is not None and cu_seqlens.shape[0] > 2
+    chunks = stored = triton.cdiv(length, chunk)
+    table = borders = A
+    if cu_seqlens is not None and packed:
+        table, borders = chunk_table(cu_seqlens, length, chunk, reverse)
+        sequences, chunks = cu_seqlens.shape[0] - 1, table.shape[0]
+    stored = chunks if packed else chunks - 1
     y = torch.empty_like(u)
-    states = torch.empty(batch, chunks, channels, N, device=u.device, dtype=torch.float32)
-    h_last = torch.empty(batch, channels, N, device=u.device, dtype=torch.float32)
-    sums = torch.empty(batch, chunks, channels, device=u.device, dtype=torch.float32)
-    sizes = (length, channels, chunk, chunks, channel_blocks)
-    shape = {"N": N, "BN": tile.states, "BD": tile.channels, "SOFTPLUS": softplus, "HAS_BIAS": bias is not None}
+    states = torch.empty(batch, stored, channels, N, device=u.device, dtype=torch.float32)
+    h_last = torch.empty(sequences, channels, N, device=u.device, dtype=torch.float32)
+    key = launch_key((u, dt, A, B, C, D, z, bias, h0))
+    shape = {
+        "N": N, "STEP": -1 if reverse else 1, "PACKED": packed, "B_FORM": form_of(B), "SOFTPLUS": softplus,
+        "HAS_BIAS": bias is not None,
+    }  # fmt: skip
     with on_device_of(u):
-        if chunks > 1:
-            chunk_ends[(batch * (chunks - 1) * channel_blocks,)](
-                u, dt, A, B, given(bias, A), states, sums, *sizes, **shape, num_warps=tile.warps
-            )
-        blocks = triton.cdiv(channels * N, 32)
-        pass_states[(batch * blocks,)](
-            A, given(h0, A), h_last, sums, states, channels, chunks, chunks - 1, blocks,
-            N=N, BLOCK=32, REVERSE=False, HAS_START=h0 is not None, WRITE_END=False, num_warps=1,
-        )  # fmt: skip
-        outputs[(batch * chunks * channel_blocks,)](
-            u, dt, A, B, C, given(D, A), given(z, u), given(bias, A), states, y, h_last, *sizes,
-            **shape, HAS_D=D is not None, HAS_Z=z is not None, num_warps=tile.warps,
+        if stored:
+            ends = tile_shape("chunk_ends", N)
+            blocks = groups * triton.cdiv(channels // groups, ends.channels)
+            sums = torch.empty(batch, stored, channels, device=u.device, dtype=torch.float32)
+            launch(
+                chunk_ends, batch * stored * blocks,
+                (u, dt, A, B, given(bias, A), table, states, sums, length, channels, chunk, chunks, blocks, stored,
+                 groups),
+                {**shape, "BN": ends.states, "BD": ends.channels}, key, **ends.options,
+            )  # fmt: skip
+            pieces = triton.cdiv(channels * N, 32)
+            passing = {"N": N, "BLOCK": 32, "HAS_START": h0 is not None}
+            if packed:
+                launch(
+                    pass_forward_packed, sequences * pieces,
+                    (A, given(h0, A), borders, sums, states, h_last, channels, pieces), passing, key, num_warps=1,
+                )  # fmt: skip
+            else:
+                launch(
+                    pass_forward, batch * pieces, (A, given(h0, A), sums, states, channels, stored, pieces), passing,
+                    key, num_warps=1,
+                )  # fmt: skip
+        tile = tile_shape("outputs", N)
+        blocks = groups * triton.cdiv(channels // groups, tile.channels)
+        launch(
+            outputs, batch * chunks * blocks,
+            (u, dt, A, B, C, given(D, A), given(z, u), given(bias, A), given(h0, A), table, states, y, h_last,
+             length, channels, chunk, chunks, blocks, chunks, groups),
+            {**shape, "BN": tile.states, "BD": tile.channels, "C_FORM": form_of(C), "HAS_D": D is not None,
+             "HAS_Z": z is not None, "HAS_START": h0 is not None}, key, **tile.options,
         )  # fmt: skip
     return y, h_last, states

@@ -1,6 +1,7 @@
-"""What the scan's Triton kernels share: tile shapes, places, rows of B and C, the step size, the pass over chunks.
+"""What the scan's Triton kernels share: tile shapes, places, rows of B and C, the step size, the passes over chunks.
 
-A tile of states is [N, channels] and never leaves the registers.
+A tile of states is [N, channels] and never leaves the registers. Chunks are counted in the order in which they are
+processed: those of a reversed scan from the end.
 """
 
 # Kernel arguments are pointers, tiles and integers of Triton's own typing.
@@ -9,57 +10,190 @@ A tile of states is [N, channels] and never leaves the registers.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from seqdomains.errors import ConfigError
+from seqdomains.kernels.dispatch import VARIABLE
+from seqdomains.kernels.triton_launch import aligned
 from seqdomains.kernels.triton_parts import columns, from_columns
 
 # Integer arguments that change from call to call. Triton would compile again for 1 and for multiples of 16, and would
 # let the alignment of a row decide how channels are spread over the lanes.
-SIZES: Final = ["length", "channels", "chunk", "chunks", "channel_blocks", "first", "segment", "known", "blocks"]
+SIZES: Final = [
+    "length", "channels", "chunk", "chunks", "channel_blocks", "first", "segment", "groups", "known", "blocks",
+]  # fmt: skip
 
 
 class TileShape(NamedTuple):
-    """Channels per program, N rounded up to a power of two, and warps per program."""
+    """Channels per program, N rounded up to a power of two, and how to compile: warps, and registers where limited."""
 
     channels: int
     states: int
-    warps: int
+    options: dict[str, int]
 
 
-def tile_shape(d_state: int, *, per_lane: int = 16) -> TileShape:
-    """Choose the tile so that a lane of 32 holds `per_lane` states, or fewer when N is small.
+class Tile(NamedTuple):
+    """Channels per program for N up to 64, states that a lane of 32 holds, and registers that it may have."""
+
+    channels: int
+    per_lane: int
+    registers: int | None = None
+
+
+TILES: Final[dict[str, Tile]] = {
+    "chunk_ends": Tile(32, 16),
+    "outputs": Tile(32, 16),
+    "sweep_forward": Tile(32, 16),
+    "sweep_backward": Tile(32, 16),
+}
+
+
+def tile_shape(kernel: str, d_state: int) -> TileShape:
+    """Return the tile of a kernel.
 
     Examples
     --------
-    >>> tile_shape(16), tile_shape(256, per_lane=8)
-    (TileShape(channels=32, states=16, warps=1), TileShape(channels=8, states=256, warps=8))
+    >>> tuple(tile_shape("outputs", 16)), tuple(tile_shape("outputs", 200))
+    ((32, 16, {'num_warps': 1}), (16, 256, {'num_warps': 8}))
     """
     states = 1 << (d_state - 1).bit_length()
-    channels = 2 * per_lane if states <= 64 else per_lane
-    return TileShape(channels, states, max(1, states * channels // (32 * per_lane)))
+    channels, per_lane, registers = TILES[kernel]
+    if states > 64:
+        channels = min(channels, 16)
+    options = {"num_warps": max(1, states * channels // (32 * per_lane))}
+    return TileShape(channels, states, options if registers is None else options | {"maxnreg": registers})
+
+
+def form_of(projection: Tensor) -> int:
+    """Return what B or C is: 0 rows for all channels, 1 rows for each group of channels, 2 constant in time."""
+    return {3: 0, 4: 1, 2: 2}[projection.dim()]
+
+
+def refuse_complex(A: Tensor) -> None:
+    """Raise ConfigError for complex states, which these kernels do not have."""
+    if A.is_complex():
+        raise ConfigError(
+            "selective_scan has no GPU kernel for complex A: use tensors on the CPU, or set "
+            f"{VARIABLE}=reference for a slow loop in plain torch"
+        )
+
+
+def groups_of(B: Tensor, C: Tensor) -> int:
+    """Return in how many groups the channels fall; B and C agree where both have groups."""
+    return int(B.shape[2] if B.dim() == 4 else C.shape[2] if C.dim() == 4 else 1)
+
+
+def launch_key(tensors: Sequence[Tensor | None]) -> Hashable:
+    """Return what decides the compiled kernels beside their constants; None where Triton shall look itself."""
+    first = tensors[0]
+    if first is None or not first.is_cuda or torch.version.hip is not None or not aligned(tensors):
+        return None
+    return first.device, *(None if tensor is None else tensor.dtype for tensor in tensors)
+
+
+def rows_taken(rows: slice, batch: int) -> Callable[[Tensor], Tensor]:
+    """Return how to take these rows out of a tensor of `batch` rows."""
+    return (lambda tensor: tensor) if rows.stop - rows.start == batch else (lambda tensor: tensor[rows])
+
+
+def halves(du: Tensor, ddt: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Return where `ea` may lie until du and ddt are written, and whether it is cut into two halves."""
+    if ddt.element_size() == 4:
+        return ddt, ddt, False
+    if du.element_size() == 4:
+        return du, du, False
+    return du.view(torch.int16), ddt.view(torch.int16), True
 
 
 @triton.jit
-def program_place(channels, chunks, channel_blocks, BD: tl.constexpr):
-    """Return the program's flat chunk, batch row, chunk in the row, block of channels, channels, and which exist.
+def program_place(
+    table_ptr, length, channels, chunk, chunks, channel_blocks, first, segment, groups,
+    BD: tl.constexpr, STEP: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """Return where a program works, for a segment of `segment` chunks that begins with chunk `first`.
 
     All axes lie on the grid's x axis, which alone may exceed 65,535. Channel blocks are innermost: programs that run
-    together read the same rows of B and C.
+    together read the same rows of B and C. No block has channels of two groups.
+
+    Returns
+    -------
+    flat : int
+        Chunk in the segment, over all batch rows.
+    owner : int
+        Batch row or sequence.
+    part : int
+        Chunk over all batch rows.
+    entering : int
+        Where the state that enters the chunk is stored; negative if that is h0 or zero.
+    row, steps : int
+        First row of memory that is processed and how many there are.
+    last : bool
+        Whether it is the last chunk of its owner.
+    block, group : int
+    channel, exists : tile
+        Channels, and whether there are such.
     """
     pid = tl.program_id(0)
-    flat = pid // channel_blocks
+    flat = (pid // channel_blocks).to(tl.int64)
     block = pid % channel_blocks
-    channel = block * BD + tl.arange(0, BD)
-    return flat.to(tl.int64), (flat // chunks).to(tl.int64), flat % chunks, block, channel, channel < channels
+    per_group = channel_blocks // groups
+    group = block // per_group
+    width = channels // groups
+    channel = (block % per_group) * BD + tl.arange(0, BD)
+    exists = channel < width
+    channel += group * width
+    if PACKED:
+        part = first + flat
+        entering = part
+        row = tl.load(table_ptr + part * 4)
+        steps = tl.load(table_ptr + part * 4 + 1).to(tl.int32)
+        owner = tl.load(table_ptr + part * 4 + 2)
+        last = tl.load(table_ptr + part * 4 + 3) != 0
+    else:
+        owner = flat // segment
+        c = (first + flat % segment).to(tl.int32)
+        part = owner * chunks + c
+        entering = tl.where(c > 0, owner * (chunks - 1) + c - 1, -1)
+        steps = tl.minimum(chunk, length - c * chunk)
+        row = owner * length + (length - 1 - c * chunk if STEP < 0 else c * chunk)
+        last = c == chunks - 1
+    return flat, owner, part, entering, row, steps, last, block, group, channel, exists
 
 
 @triton.jit
-def one_row(pointer, n, N: tl.constexpr, present):
-    """Read the N values of B or C at one step in float32, zero beyond N and where the step does not exist."""
-    return tl.load(pointer + n, mask=(n < N) & present, other=0.0).to(tl.float32)
+def rows_of(pointer, row, group, groups, N: tl.constexpr, FORM: tl.constexpr):
+    """Return the pointer to B or C at a row, and how far apart rows are."""
+    if FORM == 1:
+        return pointer + (row * groups + group) * N, groups * N
+    elif FORM == 0:
+        return pointer + row * N, N
+    else:
+        return pointer, 0
+
+
+@triton.jit
+def tile_of(pointer, channel, exists, n, N: tl.constexpr, FORM: tl.constexpr):
+    """Read a constant B or C as a [N, BD] tile; 0, to be ignored, if it varies."""
+    if FORM == 2:
+        mask = (n[:, None] < N) & exists[None, :]
+        return tl.load(pointer + state_offsets(channel, n, N), mask=mask, other=0.0).to(tl.float32)
+    else:
+        return 0.0
+
+
+@triton.jit
+def projection(pointer, tile, n, present, N: tl.constexpr, FORM: tl.constexpr):
+    """Return B or C at one step in float32 as a [N, BD] or [N, 1] tile, zero where there is no step or state."""
+    if FORM == 2:
+        return tile
+    else:
+        return tl.load(pointer + n, mask=(n < N) & present, other=0.0).to(tl.float32)[:, None]
 
 
 @triton.jit
@@ -69,9 +203,16 @@ def state_offsets(channel, n, N: tl.constexpr):
 
 
 @triton.jit
-def advance(h, d, u, B_t, A2):
-    """Return h_t from h_{t-1}; A2 = A log2(e)."""
-    return tl.exp2(d[None, :] * A2) * h + B_t[:, None] * (d * u)[None, :]
+def entering_state(
+    states_ptr, start_ptr, entering, owner, channels, state, mask, N: tl.constexpr, HAS_START: tl.constexpr
+):
+    """Read the state that enters a chunk: what is stored for it, or h0, or zero."""
+    size = channels.to(tl.int64) * N
+    stored = entering >= 0
+    h = tl.load(states_ptr + tl.where(stored, entering, 0) * size + state, mask=mask & stored, other=0.0)
+    if HAS_START:
+        h += tl.load(start_ptr + owner * size + state, mask=mask & (entering < 0), other=0.0).to(tl.float32)
+    return h
 
 
 @triton.jit
@@ -82,104 +223,271 @@ def decay_rates(A_ptr, channel, n, N: tl.constexpr, exists):
 
 
 @triton.jit
+def sum_states(tile, BN: tl.constexpr, BD: tl.constexpr):
+    """Add a [N, BD] tile over its states."""
+    if BN == 16:
+        # Lanes hold four states of a channel each. A butterfly over them would leave each sum in all of four lanes;
+        # taking the four parts apart brings them to one.
+        c0, c1, c2, c3 = columns(tl.trans(tl.sum(tl.reshape(tile, [4, 4, BD]), 1)), BD)
+        return (c0 + c1) + (c2 + c3)
+    else:
+        return tl.sum(tile, 0)
+
+
+@triton.jit
+def sigmoid(x):
+    """Return 1 / (1 + e^-x), which is 0 where e^-x overflows."""
+    return 1.0 / (1.0 + tl.exp2(x * -1.4426950408889634))
+
+
+@triton.jit
 def softplus(x):
-    """Return log(1 + e^x) with a relative error of 4e-8 in the mean and 3e-7 at most; NaN stays NaN.
+    """Return log(1 + e^x) with a relative error of 4e-8 in the mean and 3e-7 at most, and its derivative.
 
     max(x, 0) + log1p(e) with e = exp(-|x|), and log1p(e) = 2 artanh(s), s = e / (2 + e) <= 1/3, as a series in s^2
     whose first neglected term is 1.4e-8. log(1 + e) would lose half the digits where steps are small (e^x = 1e-3).
     exp2 takes |x| log2(e), whose rounding alone costs |x| 2^-24 of e: what product and constant lost is put back.
-    Above 20 the result is x in float32, as in the official code; below -87 it stays at e^-87.
+    Above 20 the result is x in float32, as in the official code; below -87 it stays at e^-87. NaN stays NaN.
     """
     negative = tl.maximum(-tl.abs(x), -87.0)
     product = negative * 1.4426950216293335
     lost = tl.fma(negative, 1.4426950216293335, -product) + negative * 1.9259629911e-8
     e = tl.exp2(product)
     e += e * (lost * 0.6931471805599453)
-    s = e / (2.0 + e)
+    # One division for both results.
+    inverse = 1.0 / ((1.0 + e) * (2.0 + e))
+    s = e * ((1.0 + e) * inverse)
     s2 = s * s
     series = 1.0 / 11.0 + s2 * (1.0 / 13.0)
     series = 1.0 / 9.0 + s2 * series
     series = 1.0 / 7.0 + s2 * series
     series = 1.0 / 5.0 + s2 * series
     series = 1.0 / 3.0 + s2 * series
-    return tl.where(x < 0.0, 0.0, x) + 2.0 * s * (1.0 + s2 * series)
+    slope = tl.where(x < 0.0, e, 1.0) * ((2.0 + e) * inverse)
+    return tl.where(x < 0.0, 0.0, x) + 2.0 * s * (1.0 + s2 * series), slope
 
 
 @triton.jit
 def step_size(x, valid, SOFTPLUS: tl.constexpr):
-    """Return d; zero, the identity step, where a step does not exist (softplus(bias) would not be zero there)."""
-    d = x
+    """Return d and its derivative by x; both zero, the identity step, where a step does not exist."""
     if SOFTPLUS:
-        d = softplus(x)
-    return tl.where(valid, d, 0.0)
+        # softplus(bias) would not be zero there; e^-87 is, beside anything.
+        return softplus(tl.where(valid, x, -87.0))
+    else:
+        return tl.where(valid, x, 0.0), tl.where(valid, 1.0, 0.0)
 
 
 @triton.jit
-def four_chunks(sums_ptr, states_ptr, place, i, known, exists, A2, channels, N: tl.constexpr):
-    """Read the decays and the ends of four chunks as [BLOCK, 4] tiles; chunks past `known` have neither."""
+def store_halves(high_ptr, low_ptr, offsets, value, mask, SPLIT: tl.constexpr):
+    """Store a float32, as two halves into two arrays of 16 bits where `SPLIT`, else into the first array."""
+    if SPLIT:
+        bits = value.to(tl.uint32, bitcast=True)
+        tl.store(high_ptr + offsets, (bits >> 16).to(tl.uint16).to(tl.int16, bitcast=True), mask=mask)
+        tl.store(low_ptr + offsets, (bits & 0xFFFF).to(tl.uint16).to(tl.int16, bitcast=True), mask=mask)
+    else:
+        tl.store(high_ptr + offsets, value, mask=mask)
+
+
+@triton.jit
+def load_halves(high_ptr, low_ptr, offsets, mask, SPLIT: tl.constexpr):
+    """Read what `store_halves` wrote."""
+    if SPLIT:
+        high = tl.load(high_ptr + offsets, mask=mask, other=0).to(tl.uint16, bitcast=True).to(tl.uint32)
+        low = tl.load(low_ptr + offsets, mask=mask, other=0).to(tl.uint16, bitcast=True).to(tl.uint32)
+        return ((high << 16) | low).to(tl.float32, bitcast=True)
+    else:
+        return tl.load(high_ptr + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def correction(running, exact, plain, summed, STRIDE: tl.constexpr):
+    """Return how much W's error, `running` less `exact`, has put into dbias.
+
+    With slope_k of the k-th step that W walked, `plain` is their sum and `summed` that of `plain` after each step.
+    """
+    return (running - exact) * ((STRIDE + 1) * plain - summed) * (1.0 / STRIDE)
+
+
+@triton.jit
+def four_states(states_ptr, place, i, size, known, exists):
+    """Read the states of four chunks as a [BLOCK, 4] tile; chunks that are not there have zeros."""
+    mask = exists[:, None] & ((place >= 0) & (place < known))[None, :]
+    return tl.load(states_ptr + place[None, :] * size + i[:, None], mask=mask, other=0.0)
+
+
+@triton.jit
+def four_decays(sums_ptr, place, i, A2, channels, known, exists, N: tl.constexpr):
+    """Return the decays over four chunks; one where a chunk is not there."""
     mask = exists[:, None] & ((place >= 0) & (place < known))[None, :]
     total = tl.load(sums_ptr + place[None, :] * channels + (i // N)[:, None], mask=mask, other=0.0)
-    ends = tl.load(states_ptr + place[None, :] * channels * N + i[:, None], mask=mask, other=0.0)
-    return tl.exp2(A2[:, None] * total), ends
+    return tl.exp2(A2[:, None] * total)
+
+
+@triton.jit
+def write_four_states(states_ptr, place, i, size, known, exists, h):
+    """Write the states of four chunks that are there."""
+    mask = exists[:, None] & ((place >= 0) & (place < known))[None, :]
+    tl.store(states_ptr + place[None, :] * size + i[:, None], h, mask=mask)
 
 
 @triton.jit
 def through_four(h, decays, ends, BLOCK: tl.constexpr):
-    """Carry h through four chunks; return it and the [BLOCK, 4] states that enter them."""
+    """Carry h through four chunks; return it after each."""
     a0, a1, a2, a3 = columns(decays, BLOCK)
     e0, e1, e2, e3 = columns(ends, BLOCK)
     h1 = a0 * h + e0
     h2 = a1 * h1 + e1
     h3 = a2 * h2 + e2
-    return a3 * h3 + e3, from_columns(h, h1, h2, h3, BLOCK)
+    return h1, h2, h3, a3 * h3 + e3
+
+
+@triton.jit
+def walk_forward(h, A2, sums_ptr, states_ptr, i, exists, channels, known, N: tl.constexpr, BLOCK: tl.constexpr):
+    """Turn the end of each of `known` chunks from a start of zero into the true one, in place; return the last.
+
+    Sixteen chunks are read before the first is written: the walk waits for memory only.
+    """
+    size = channels * N
+    for c in range(0, known, 16):
+        p0 = (c + tl.arange(0, 4)).to(tl.int64)
+        p1 = p0 + 4
+        p2 = p0 + 8
+        p3 = p0 + 12
+        a0 = four_decays(sums_ptr, p0, i, A2, channels, known, exists, N)
+        a1 = four_decays(sums_ptr, p1, i, A2, channels, known, exists, N)
+        a2 = four_decays(sums_ptr, p2, i, A2, channels, known, exists, N)
+        a3 = four_decays(sums_ptr, p3, i, A2, channels, known, exists, N)
+        e0 = four_states(states_ptr, p0, i, size, known, exists)
+        e1 = four_states(states_ptr, p1, i, size, known, exists)
+        e2 = four_states(states_ptr, p2, i, size, known, exists)
+        e3 = four_states(states_ptr, p3, i, size, known, exists)
+        h1, h2, h3, h = through_four(h, a0, e0, BLOCK)
+        write_four_states(states_ptr, p0, i, size, known, exists, from_columns(h1, h2, h3, h, BLOCK))
+        h1, h2, h3, h = through_four(h, a1, e1, BLOCK)
+        write_four_states(states_ptr, p1, i, size, known, exists, from_columns(h1, h2, h3, h, BLOCK))
+        h1, h2, h3, h = through_four(h, a2, e2, BLOCK)
+        write_four_states(states_ptr, p2, i, size, known, exists, from_columns(h1, h2, h3, h, BLOCK))
+        h1, h2, h3, h = through_four(h, a3, e3, BLOCK)
+        write_four_states(states_ptr, p3, i, size, known, exists, from_columns(h1, h2, h3, h, BLOCK))
+    return h
+
+
+@triton.jit
+def walk_backward(
+    q, dA, A2, sums_ptr, q_ptr, reached_ptr, part_ptr, i, exists, channels, known, N: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Turn what each of `known` chunks adds to q into the q that enters it from its end, in place; return q and dA.
+
+    A chunk's share of dA is `part`, as if nothing came from its end, and q times J, which is what it reached.
+    """
+    size = channels * N
+    for c in range(0, known, 8):
+        p0 = known - 1 - (c + tl.arange(0, 4)).to(tl.int64)
+        p1 = p0 - 4
+        a0 = four_decays(sums_ptr, p0, i, A2, channels, known, exists, N)
+        a1 = four_decays(sums_ptr, p1, i, A2, channels, known, exists, N)
+        e0 = four_states(q_ptr, p0, i, size, known, exists)
+        e1 = four_states(q_ptr, p1, i, size, known, exists)
+        J0 = four_states(reached_ptr, p0, i, size, known, exists)
+        J1 = four_states(reached_ptr, p1, i, size, known, exists)
+        part0 = four_states(part_ptr, p0, i, size, known, exists)
+        part1 = four_states(part_ptr, p1, i, size, known, exists)
+        q1, q2, q3, q4 = through_four(q, a0, e0, BLOCK)
+        entering = from_columns(q, q1, q2, q3, BLOCK)
+        q = q4
+        write_four_states(q_ptr, p0, i, size, known, exists, entering)
+        dA += tl.sum(entering * J0 + part0, 1)
+        q1, q2, q3, q4 = through_four(q, a1, e1, BLOCK)
+        entering = from_columns(q, q1, q2, q3, BLOCK)
+        q = q4
+        write_four_states(q_ptr, p1, i, size, known, exists, entering)
+        dA += tl.sum(entering * J1 + part1, 1)
+    return q, dA
 
 
 @triton.jit(do_not_specialize=SIZES)
-def pass_states(
-    A_ptr, start_ptr, end_ptr, sums_ptr, states_ptr, channels, chunks, known, blocks,
-    N: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr, HAS_START: tl.constexpr, WRITE_END: tl.constexpr,
+def pass_forward(
+    A_ptr, start_ptr, sums_ptr, states_ptr, channels, known, blocks,
+    N: tl.constexpr, BLOCK: tl.constexpr, HAS_START: tl.constexpr,
 ):  # fmt: skip
-    """Turn what each chunk adds to the carry into the carry that enters it, in place, in time order or reversed.
+    """Turn the ends of the first `known` chunks of each batch row from zero into the states that enter the next ones.
 
-    The carry enters chunk c + 1 as exp(A S_c) carry_c + added_c, with S the chunk's sum of d. A program owns BLOCK of a
-    batch row's D N states. Sixteen chunks are read before the first is written: the walk waits for memory only.
+    The state leaves chunk c as exp(A S_c) h + end_c, with S the chunk's sum of d. A program owns BLOCK of a batch row's
+    D N states.
     """
     pid = tl.program_id(0)
     batch = (pid // blocks).to(tl.int64)
     i = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
-    exists = i < channels * N
+    size = channels * N
+    exists = i < size
     A2 = tl.load(A_ptr + i, mask=exists, other=0.0).to(tl.float32) * 1.4426950408889634
-    carry = tl.zeros([BLOCK], tl.float32)
+    h = tl.zeros([BLOCK], tl.float32)
     if HAS_START:
-        carry = tl.load(start_ptr + batch * channels * N + i, mask=exists, other=0.0).to(tl.float32)
-    states_ptr += batch * chunks * channels * N
-    sums_ptr += batch * chunks * channels
-    for c in range(0, chunks, 16):
-        p0 = (c + tl.arange(0, 4)).to(tl.int64)
-        if REVERSE:
-            p0 = chunks - 1 - p0
-        ahead = -4 if REVERSE else 4
-        p1 = p0 + ahead
-        p2 = p1 + ahead
-        p3 = p2 + ahead
-        a0, e0 = four_chunks(sums_ptr, states_ptr, p0, i, known, exists, A2, channels, N)
-        a1, e1 = four_chunks(sums_ptr, states_ptr, p1, i, known, exists, A2, channels, N)
-        a2, e2 = four_chunks(sums_ptr, states_ptr, p2, i, known, exists, A2, channels, N)
-        a3, e3 = four_chunks(sums_ptr, states_ptr, p3, i, known, exists, A2, channels, N)
-        carry, h0 = through_four(carry, a0, e0, BLOCK)
-        carry, h1 = through_four(carry, a1, e1, BLOCK)
-        carry, h2 = through_four(carry, a2, e2, BLOCK)
-        carry, h3 = through_four(carry, a3, e3, BLOCK)
-        write_four_chunks(states_ptr, p0, i, chunks, exists, h0, channels, N)
-        write_four_chunks(states_ptr, p1, i, chunks, exists, h1, channels, N)
-        write_four_chunks(states_ptr, p2, i, chunks, exists, h2, channels, N)
-        write_four_chunks(states_ptr, p3, i, chunks, exists, h3, channels, N)
-    if WRITE_END:
-        tl.store(end_ptr + batch * channels * N + i, carry, mask=exists)
+        h = tl.load(start_ptr + batch * size + i, mask=exists, other=0.0).to(tl.float32)
+    sums_ptr += batch * known * channels
+    states_ptr += batch * known * size
+    walk_forward(h, A2, sums_ptr, states_ptr, i, exists, channels, known, N, BLOCK)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pass_backward(
+    A_ptr, carry_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, segment, blocks,
+    N: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    """Pass q over a segment's chunks from the last to the first, in place, and sum dA of each batch row.
+
+    `carry` is the q that enters the segment from its end, and becomes the one that leaves it at its start.
+    """
+    pid = tl.program_id(0)
+    batch = (pid // blocks).to(tl.int64)
+    i = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
+    size = channels * N
+    exists = i < size
+    A2 = tl.load(A_ptr + i, mask=exists, other=0.0).to(tl.float32) * 1.4426950408889634
+    q = tl.load(carry_ptr + batch * size + i, mask=exists, other=0.0)
+    dA = tl.zeros([BLOCK], tl.float32)
+    if ADD:
+        dA = tl.load(dA_ptr + batch * size + i, mask=exists, other=0.0)
+    q_ptr += batch * segment * size
+    reached_ptr += batch * segment * size
+    part_ptr += batch * segment * size
+    sums_ptr += batch * segment * channels
+    q, dA = walk_backward(
+        q, dA, A2, sums_ptr, q_ptr, reached_ptr, part_ptr, i, exists, channels, segment, N, BLOCK
+    )  # fmt: skip
+    tl.store(carry_ptr + batch * size + i, q, mask=exists)
+    tl.store(dA_ptr + batch * size + i, dA, mask=exists)
 
 
 @triton.jit
-def write_four_chunks(states_ptr, place, i, chunks, exists, h, channels, N: tl.constexpr):
-    """Write the states entering four chunks."""
-    mask = exists[:, None] & ((place >= 0) & (place < chunks))[None, :]
-    tl.store(states_ptr + place[None, :] * channels * N + i[:, None], h, mask=mask)
+def sum_of_blocks(partial_ptr, i, mask, stride, count, BLOCK: tl.constexpr):
+    """Add the parts of `count` blocks of channels in order."""
+    total = tl.zeros([BLOCK], tl.float32)
+    for _ in range(0, count):
+        total += tl.load(partial_ptr + i, mask=mask, other=0.0)
+        partial_ptr += stride
+    return total
+
+
+@triton.jit(do_not_specialize=SIZES)
+def add_blocks(
+    partial_ptr, out_ptr, length, chunk, channel_blocks, first, segment, blocks,
+    N: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr,
+):  # fmt: skip
+    """Add a segment's dB or dC over the blocks of channels, BLOCK numbers of one chunk at a time.
+
+    `partial` is (channel_blocks, blocks, chunk, N), with `blocks` the chunks of all batch rows in the segment.
+    """
+    pid = tl.program_id(0)
+    per_chunk = tl.cdiv(chunk * N, BLOCK)
+    flat = (pid // per_chunk).to(tl.int64)
+    i = (pid % per_chunk) * BLOCK + tl.arange(0, BLOCK)
+    start = (first + flat % segment) * chunk
+    mask = i < tl.minimum(chunk, length - start) * N
+    stride = blocks.to(tl.int64) * chunk * N
+    total = sum_of_blocks(partial_ptr + flat * chunk * N, i, mask, stride, channel_blocks, BLOCK)
+    if REVERSE:
+        out_ptr += (flat // segment * length + length - 1 - start) * N
+        tl.store(out_ptr + (i % N - i // N * N), total, mask=mask)
+    else:
+        tl.store(out_ptr + (flat // segment * length + start) * N + i, total, mask=mask)

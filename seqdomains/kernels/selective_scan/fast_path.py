@@ -1,0 +1,106 @@
+"""Whether the Gluon kernels run a scan on a GPU, or the portable Triton kernels do."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqdomains.errors import ConfigError
+from seqdomains.kernels.dispatch import VARIABLE, interpreting
+
+# States per channel that the Gluon kernels are written for.
+STATES = (16, 64)
+_broken: list[str] = []
+
+
+def uncovered(u: Tensor, A: Tensor, B: Tensor, C: Tensor, cu_seqlens: Tensor | None) -> str:
+    """Say why the Gluon kernels do not take a scan; nothing if they do."""
+    if u.device.type != "cuda" or interpreting():
+        return "they run on NVIDIA GPUs alone"
+    if missing := unavailable(u.device.index or 0):
+        return missing
+    if A.is_complex():
+        return "A is complex"
+    if A.shape[1] not in STATES:
+        return f"N is {A.shape[1]}, expected {' or '.join(map(str, STATES))}"
+    if u.shape[2] % 16 or u.shape[2] > 1 << 18:
+        return f"D is {u.shape[2]}, expected a multiple of 16 up to {1 << 18}"
+    if B.dim() != 3 or C.dim() != 3:
+        return "B or C is constant or grouped"
+    if cu_seqlens is not None:
+        return "sequences are packed"
+    return ""
+
+
+@cache
+def _loaded() -> ModuleType | str:
+    try:
+        return import_module("seqdomains.kernels.selective_scan.gluon")
+    except (ImportError, AttributeError, TypeError) as problem:
+        warnings.warn(f"selective_scan runs its portable, slower kernels: no fitting Gluon ({problem})", stacklevel=2)
+        return f"this Triton has no fitting Gluon: {problem}"
+
+
+@cache
+def _old(index: int) -> str:
+    if torch.version.hip is not None:
+        return "they run on NVIDIA GPUs alone"
+    major, minor = torch.cuda.get_device_capability(index)
+    return "" if major >= 8 else f"compute capability is {major}.{minor}, expected 8.0 or more"
+
+
+def unavailable(index: int) -> str:
+    """Say why the Gluon kernels cannot run on a CUDA device at all; nothing if they can."""
+    if _broken:
+        return _broken[0]
+    if problem := _old(index):
+        return problem
+    module = _loaded()
+    return module if isinstance(module, str) else ""
+
+
+def choose(u: Tensor, A: Tensor, B: Tensor, C: Tensor, cu_seqlens: Tensor | None) -> ModuleType | None:
+    """Return the module of the Gluon kernels if they are to run, else None.
+
+    Raises
+    ------
+    ConfigError
+        ``SEQDOMAINS_KERNELS=gluon`` asks for them and they do not cover the call.
+    """
+    wish = os.environ.get(VARIABLE, "auto")
+    if wish == "triton":
+        return None
+    reason = uncovered(u, A, B, C, cu_seqlens)
+    if not reason:
+        module = _loaded()
+        assert isinstance(module, ModuleType)  # noqa: S101 - `uncovered` said so
+        return module
+    if wish == "gluon":
+        raise ConfigError(f"{VARIABLE}=gluon cannot run: {reason}. Unset {VARIABLE} or set it to triton.")
+    return None
+
+
+def attempt(module: ModuleType, direction: str, arguments: tuple[Any, ...]) -> Any:
+    """Run the Gluon kernels; if they do not compile, say so once and return None from then on."""
+    from triton.errors import TritonError
+
+    try:
+        return getattr(module, direction)(*arguments)
+    except TritonError as problem:
+        if os.environ.get(VARIABLE, "auto") == "gluon":
+            raise
+        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        _broken.append(f"they do not compile here: {first}")
+        warnings.warn(
+            f"the fast kernels of selective_scan do not compile here ({first}); the portable, slower ones run instead",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
