@@ -13,6 +13,12 @@ pytestmark = [
 LOW = (torch.bfloat16, torch.float16)
 
 
+@pytest.fixture
+def floors():
+    """The scan's gradients of dt and bias come from a walk that starts afresh every 16 steps."""
+    return {torch.float32: 2e-6}
+
+
 def normal(seed):
     """A source of normal numbers that are the same on every machine of one kind."""
     generator = torch.Generator("cuda").manual_seed(seed)
@@ -144,12 +150,14 @@ def test_scan_beyond_two_to_the_31_elements():
 
     found, y = gradients(2)
     assert y.numel() > 1 << 31
+    # Chunks depend on the number of rows, so the rows agree to the rounding of bfloat16 and no further.
     kept = {name: tensor[1].clone() for name, tensor in found.items()} | {"y": y[1].detach().clone()}
     del found, y
     expected, y = gradients(1)
     for name, tensor in (expected | {"y": y}).items():
         assert torch.isfinite(tensor).all(), name
-        assert torch.equal(kept[name], tensor[0]), name
+        difference = (kept[name].float() - tensor[0].float()).norm() / tensor[0].float().norm()
+        assert difference <= 4e-3, (name, difference)
 
 
 def test_neighbours_beyond_two_to_the_31_elements():
@@ -214,7 +222,7 @@ def test_opcheck():
     inputs = scan_inputs(2, 70, 5, 3)
     for absent in ((), ("D", "z", "bias", "h0")):
         args = [None if name in absent else x.clone().requires_grad_() for name, x in inputs.items()]
-        torch.library.opcheck(torch.ops.seqdomains.selective_scan.default, (*args, True))
+        torch.library.opcheck(torch.ops.seqdomains.selective_scan.default, (*args, None, True, False))
     draw = normal(0)
     x, weight, state = (draw(*shape).requires_grad_() for shape in ((2, 70, 5), (5, 4), (2, 3, 5)))
     torch.library.opcheck(torch.ops.seqdomains.causal_conv1d.default, (x, weight, weight[:, 0], state, True))
