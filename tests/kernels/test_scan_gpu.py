@@ -241,5 +241,6 @@ def test_step_in_a_graph_equals_the_scan(dtype):
         for name, tensor in now.items():
             tensor.copy_(inputs[name][:, t])
         graph.replay()
-        assert (row.double() - y[:, t].double()).norm() <= 1e-2 * y[:, t].double().norm()
+        allowed = 1e-5 if dtype == FULL else 5e-3
+        assert (row.double() - y[:, t].double()).norm() <= allowed * y[:, t].double().norm()
     assert (state - h).norm() <= 1e-5 * h.norm()

@@ -155,7 +155,6 @@ def causal_conv1d_update(
             f"conv_state has shape {tuple(conv_state.shape)}, expected (batch, dim, S) with batch, dim = "
             f"{tuple(steps.shape[:2])} and S at least {past}"
         )
-    held = conv_state.shape[2]
     silu = _silu(activation)
     held, length, dtype = conv_state.shape[2], steps.shape[2], widest((x, conv_state, weight, bias))
     # Plain torch: for the few steps of a call it takes less time than a call of the convolution.

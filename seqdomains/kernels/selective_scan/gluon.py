@@ -6,7 +6,6 @@ chunks, and what is saved between forward and backward, are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 import torch
@@ -15,25 +14,20 @@ from torch import Tensor
 from seqdomains.kernels.selective_scan.gluon_backward import sweep_backward, sweep_forward
 from seqdomains.kernels.selective_scan.gluon_forward import chunk_ends, outputs
 from seqdomains.kernels.selective_scan.gluon_spread import spread_outputs
-from seqdomains.kernels.selective_scan.plan import gpu_chunk
-from seqdomains.kernels.selective_scan.triton_sums import add_rows
-from seqdomains.kernels.selective_scan.triton_tile import add_blocks, pass_backward, pass_forward
-from seqdomains.kernels.triton_launch import aligned, launch
+from seqdomains.kernels.selective_scan.plan import SCRATCH, STRIDE, gpu_chunk, slabs
+from seqdomains.kernels.selective_scan.triton_chunks import add_blocks, add_rows, pass_backward, pass_forward
+from seqdomains.kernels.selective_scan.triton_tile import halves, launch_key, rows_taken
+from seqdomains.kernels.triton_launch import launch
 from seqdomains.kernels.triton_parts import given, multiprocessors, on_device_of
 
 # Channels a program of the forward sweeps owns, in one warp or with N = 64 in four.
 WIDTH: Final = 32
-# Steps between two states that the sweep back starts from afresh. 32 would save 2 bytes of scratch per element, but
-# errors of the bias's gradient were 0.8 to 1.2e-6 with it and are half of that with 16.
-STRIDE: Final = 16
 # Registers a lane may have in the sweep back: 200 leave room for 10 warps, which beat 11 at 178 and 12 at 168.
 REGISTERS: Final = 200
 # From so many channels of all batch rows on, one pass over all of time fills the GPU, and from so many with two
 # channels a lane.
 SINGLE_PASS: Final = 8192
 SINGLE_PASS_PAIRS: Final = 16384
-# Scratch of the backward in bytes: up to this it is taken whole, since smaller slabs would leave processors idle.
-SCRATCH: Final = 192 << 20
 
 
 def _slab_bytes(u: Tensor, N: int, chunk: int) -> int:
@@ -51,11 +45,8 @@ def _aligned(tensor: Tensor) -> Tensor:
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
-def _key(u: Tensor, tensors: Sequence[Tensor | None]) -> Hashable:
-    """Return what decides the compiled kernels beside their constants; None where Triton shall look itself."""
-    if not aligned((u, *tensors)):
-        return None
-    return u.shape[2], u.device, u.dtype, *(None if tensor is None else tensor.dtype for tensor in tensors)
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)  # triton.cdiv takes 5 us
 
 
 def forward(
@@ -72,7 +63,8 @@ def forward(
     y = torch.empty_like(u)
     states = torch.empty((batch, chunks - 1, channels, N), device=u.device, dtype=torch.float32)
     h_last = torch.empty((batch, channels, N), device=u.device, dtype=torch.float32)
-    key = _key(u, (dt, A, B, C, D, z, bias, h0))
+    key = launch_key((u, dt, A, B, C, D, z, bias, h0))
+    key = key and (key, channels)  # which these kernels are specialised for
     shape = {"N": N, "SOFTPLUS": softplus, "HAS_BIAS": bias is not None, "REVERSE": reverse}
     optional = {"HAS_D": D is not None, "HAS_Z": z is not None, "HAS_START": h0 is not None}
     inputs = (u, dt, A, B, C, given(D, A), given(z, u), given(bias, A), given(h0, A))
@@ -80,7 +72,8 @@ def forward(
     spread = {**shape, **optional, "PER": per_lane, "W": 4, "T": 64 if chunk % 64 == 0 and N == 16 else 32}
     pairs = _cdiv(channels, 32 * per_lane)
     with on_device_of(u):
-        if batch * channels >= SINGLE_PASS:
+        # Within a chunk, and so in the single pass within a row, the kernels count elements in 32 bits.
+        if batch * channels >= SINGLE_PASS and length * channels < 1 << 31:
             launch(
                 spread_outputs, batch * pairs,
                 (*inputs, states, y, h_last, states, length, channels, length, 1, pairs, chunk),
@@ -117,41 +110,6 @@ def forward(
     return y, h_last, states
 
 
-def _cdiv(a: int, b: int) -> int:
-    return -(-a // b)  # triton.cdiv takes 5 us
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _rows(rows: slice) -> Callable[[Tensor], Tensor]:
-    return lambda tensor: tensor[rows]
-
-
-def slabs(batch: int, chunks: int, most: int, wave: int) -> list[tuple[slice, int, int]]:
-    """Cut the work into batch rows, first chunk and number of chunks, of at most `most` chunks of all rows.
-
-    Rows are cut before time, and time from last to first. Slabs of whole waves, as many chunks as run at once, leave
-    the fewest processors idle.
-
-    Examples
-    --------
-    >>> slabs(4, 3, 7, 2)
-    [(slice(0, 2, None), 0, 3), (slice(2, 4, None), 0, 3)]
-    >>> slabs(1, 5, 3, 2)
-    [(slice(0, 1, None), 3, 2), (slice(0, 1, None), 1, 2), (slice(0, 1, None), 0, 1)]
-    """
-    if most >= wave:
-        most -= most % wave
-    rows, segment = max(1, most // chunks), max(1, min(chunks, most))
-    return [
-        (slice(row, min(batch, row + rows)), max(0, end - segment), min(end, segment))
-        for row in range(0, batch, rows)
-        for end in range(chunks, 0, -segment)
-    ]
-
-
 def backward(
     dy: Tensor, dh_last: Tensor | None, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
     z: Tensor | None, bias: Tensor | None, h0: Tensor | None, states: Tensor, softplus: bool, reverse: bool,
@@ -173,14 +131,12 @@ def backward(
     dbias = None if bias is None else scratch(batch * chunks, channels)
     dA = scratch(batch, channels, N)
     carry = torch.zeros((batch, channels, N), device=u.device) if dh_last is None else dh_last.float().clone()
-    split = u.element_size() == dt.element_size() == 2
-    high, low = (du.view(torch.int16), ddt.view(torch.int16)) if split else (ddt, ddt)
-    if not split and ddt.element_size() == 2:
-        high, low = du, du
+    high, low, split = halves(du, ddt)
     # With N = 16 the sweep back has the registers for two channels a lane.
     warps, per_lane = N // 16, 2 if N == 16 else 1
     narrow, wide = _cdiv(channels, WIDTH), _cdiv(channels, WIDTH * per_lane)
-    key = _key(u, (dt, A, B, C, D, z, bias, h0, dy))
+    key = launch_key((u, dt, A, B, C, D, z, bias, h0, dy))
+    key = key and (key, channels)
     shape = {
         "N": N, "STRIDE": STRIDE, "SUB": 4, "W": warps, "SOFTPLUS": softplus, "HAS_D": D is not None,
         "HAS_Z": z is not None, "HAS_BIAS": bias is not None, "HAS_START": h0 is not None, "SPLIT": split,
@@ -205,13 +161,13 @@ def backward(
         for rows, first, segment in cuts:
             count = rows.stop - rows.start
             flat = count * segment
-            own = _whole if count == batch else _rows(rows)
+            own = rows_taken(rows, batch)
             inputs = (
                 own(u), own(dt), A, own(B), own(C), given(D, A), own(given(z, u)), given(bias, A),
                 A if h0 is None else own(h0), own(dy), own(states),
             )  # fmt: skip
             ea = own(high), own(low)
-            spread = _whole if count == batch else _rows(slice(rows.start * chunks, rows.stop * chunks))
+            spread = rows_taken(slice(rows.start * chunks, rows.stop * chunks), batch * chunks)
             adders = flat * _cdiv(chunk * N, 128)
             launch(
                 sweep_forward, flat * narrow,

@@ -14,6 +14,13 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 
+from seqdomains.kernels.selective_scan.gluon_sums import (
+    lane_bits,
+    selectors,
+    sum_channels,
+    sum_channels_exactly,
+    sum_steps_exactly,
+)
 from seqdomains.kernels.selective_scan.gluon_tile import (
     SIZES,
     allocate,
@@ -22,20 +29,15 @@ from seqdomains.kernels.selective_scan.gluon_tile import (
     copy_layout,
     entering_state,
     fetch,
-    lane_bits,
     place,
     plain_shared,
     read_rows,
-    selectors,
     sigmoid,
     single_rows,
     state_layout,
     state_tile,
     step_size,
     store_state_tile,
-    sum_channels,
-    sum_channels_exactly,
-    sum_steps_exactly,
 )
 
 
@@ -133,7 +135,7 @@ def sweep_forward(
     COL: gl.constexpr = gl.SliceLayout(0, STATE)
     STEP: gl.constexpr = -1 if REVERSE else 1
     in_segment, batch, c, row, steps, block = place(
-        length, channels, chunk, chunks, channel_blocks, first, segment, CH, REVERSE
+        length, channels, chunk, chunks, channel_blocks, first, segment, REVERSE
     )
     channel = block * CH
     left = channels - channel
@@ -174,8 +176,8 @@ def sweep_forward(
         z_rows = single_rows(z_s, T, CH)
         fetch(z_s, 0, z_ptr, 0, steps, channels, left, T, CH, STEP, W)
     async_copy.commit_group()
-    B_s.index(0).store(read_rows(B_ptr, 0, steps, N, N, N, T, STEP, W))
-    C_s.index(0).store(read_rows(C_ptr, 0, steps, N, N, N, T, STEP, W))
+    B_s.index(0).store(read_rows(B_ptr, 0, steps, N, N, T, STEP, W))
+    C_s.index(0).store(read_rows(C_ptr, 0, steps, N, N, T, STEP, W))
     h = entering_state(states_ptr, start_ptr, batch, c, chunks, channels, channel, lane, exists, n, N, HAS_START)
     E = gl.full([CH, N], 1.0, gl.float32, STATE)
     J = gl.zeros([CH, N], gl.float32, STATE)
@@ -191,8 +193,8 @@ def sweep_forward(
         if HAS_Z:
             fetch(z_s, 1 - buffer, z_ptr, t + T, steps, channels, left, T, CH, STEP, W)
         async_copy.commit_group()
-        B_next = read_rows(B_ptr, t + T, steps, N, N, N, T, STEP, W)
-        C_next = read_rows(C_ptr, t + T, steps, N, N, N, T, STEP, W)
+        B_next = read_rows(B_ptr, t + T, steps, N, N, T, STEP, W)
+        C_next = read_rows(C_ptr, t + T, steps, N, N, T, STEP, W)
         async_copy.wait_group(1)
         for s in range(0, T, SUB):
             r = buffer * T + s
@@ -276,7 +278,7 @@ def sweep_backward(
     STEP: gl.constexpr = -1 if REVERSE else 1
     TILES: gl.constexpr = STRIDE // T
     in_segment, batch, c, row, steps, block = place(
-        length, channels, chunk, chunks, channel_blocks, first, segment, CH, REVERSE
+        length, channels, chunk, chunks, channel_blocks, first, segment, REVERSE
     )
     channel = block * CH
     left = channels - channel
@@ -333,8 +335,8 @@ def sweep_backward(
         fetch(z_s, 0, z_ptr, t, steps, channels, left, T, CH, STEP, W)
     fetch_kept(kept_s, kept_ptr + (tiles - 1) // TILES * (32 * N), kept_stride, left, CH, N, W)
     async_copy.commit_group()
-    B_s.index(0).store(read_rows(B_ptr, t, steps, N, N, N, T, STEP, W))
-    C_s.index(0).store(read_rows(C_ptr, t, steps, N, N, N, T, STEP, W))
+    B_s.index(0).store(read_rows(B_ptr, t, steps, N, N, T, STEP, W))
+    C_s.index(0).store(read_rows(C_ptr, t, steps, N, N, T, STEP, W))
     q = state_tile(q_ptr + (in_segment * channels + channel) * N, lane, exists, n, N)
     running = gl.zeros([CH], gl.float32, ROW)
     dbias = gl.zeros([CH], gl.float32, ROW)
@@ -353,8 +355,8 @@ def sweep_backward(
         if HAS_Z:
             fetch(z_s, 1 - buffer, z_ptr, t - T, steps, channels, left, T, CH, STEP, W)
         async_copy.commit_group()
-        B_next = read_rows(B_ptr, t - T, steps, N, N, N, T, STEP, W)
-        C_next = read_rows(C_ptr, t - T, steps, N, N, N, T, STEP, W)
+        B_next = read_rows(B_ptr, t - T, steps, N, N, T, STEP, W)
+        C_next = read_rows(C_ptr, t - T, steps, N, N, T, STEP, W)
         async_copy.wait_group(1)
         if (i == 0) | ((tile + 1) % TILES == 0):
             exact = gl.sum(A2 * (q * kept_s.permute([1, 0]).load(STATE)), 1)

@@ -42,9 +42,7 @@ def chunk_ends(
     ROW: gl.constexpr = gl.SliceLayout(1, STATE)
     COL: gl.constexpr = gl.SliceLayout(0, STATE)
     STEP: gl.constexpr = -1 if REVERSE else 1
-    flat, batch, c, row, steps, block = place(
-        length, channels, chunk, chunks, channel_blocks, 0, chunks - 1, CH, REVERSE
-    )
+    flat, batch, c, row, steps, block = place(length, channels, chunk, chunks, channel_blocks, 0, chunks - 1, REVERSE)
     first = block * CH
     left = channels - first
     u_ptr += row * channels + first
@@ -64,7 +62,7 @@ def chunk_ends(
     fetch(u_s, 0, u_ptr, 0, steps, channels, left, T, CH, STEP, W)
     fetch(dt_s, 0, dt_ptr, 0, steps, channels, left, T, CH, STEP, W)
     async_copy.commit_group()
-    B_s.index(0).store(read_rows(B_ptr, 0, steps, N, N, N, T, STEP, W))
+    B_s.index(0).store(read_rows(B_ptr, 0, steps, N, N, T, STEP, W))
     h = gl.zeros([CH, N], gl.float32, STATE)
     total = gl.zeros([CH], gl.float32, ROW)
     buffer = 0
@@ -72,7 +70,7 @@ def chunk_ends(
         fetch(u_s, 1 - buffer, u_ptr, t + T, steps, channels, left, T, CH, STEP, W)
         fetch(dt_s, 1 - buffer, dt_ptr, t + T, steps, channels, left, T, CH, STEP, W)
         async_copy.commit_group()
-        B_next = read_rows(B_ptr, t + T, steps, N, N, N, T, STEP, W)
+        B_next = read_rows(B_ptr, t + T, steps, N, N, T, STEP, W)
         async_copy.wait_group(1)
         for s in range(0, T, SUB):
             r = buffer * T + s
@@ -107,7 +105,7 @@ def outputs(
     ROW: gl.constexpr = gl.SliceLayout(1, STATE)
     COL: gl.constexpr = gl.SliceLayout(0, STATE)
     STEP: gl.constexpr = -1 if REVERSE else 1
-    flat, batch, c, row, steps, block = place(length, channels, chunk, chunks, channel_blocks, 0, chunks, CH, REVERSE)
+    flat, batch, c, row, steps, block = place(length, channels, chunk, chunks, channel_blocks, 0, chunks, REVERSE)
     first = block * CH
     left = channels - first
     u_ptr += row * channels + first
@@ -137,8 +135,8 @@ def outputs(
         z_rows = single_rows(z_s, T, CH)
         fetch(z_s, 0, z_ptr, 0, steps, channels, left, T, CH, STEP, W)
     async_copy.commit_group()
-    B_s.index(0).store(read_rows(B_ptr, 0, steps, N, N, N, T, STEP, W))
-    C_s.index(0).store(read_rows(C_ptr, 0, steps, N, N, N, T, STEP, W))
+    B_s.index(0).store(read_rows(B_ptr, 0, steps, N, N, T, STEP, W))
+    C_s.index(0).store(read_rows(C_ptr, 0, steps, N, N, T, STEP, W))
     h = entering_state(states_ptr, start_ptr, batch, c, chunks, channels, first, lane, exists, n, N, HAS_START)
     buffer = 0
     for t in range(0, steps, T):
@@ -147,8 +145,8 @@ def outputs(
         if HAS_Z:
             fetch(z_s, 1 - buffer, z_ptr, t + T, steps, channels, left, T, CH, STEP, W)
         async_copy.commit_group()
-        B_next = read_rows(B_ptr, t + T, steps, N, N, N, T, STEP, W)
-        C_next = read_rows(C_ptr, t + T, steps, N, N, N, T, STEP, W)
+        B_next = read_rows(B_ptr, t + T, steps, N, N, T, STEP, W)
+        C_next = read_rows(C_ptr, t + T, steps, N, N, T, STEP, W)
         async_copy.wait_group(1)
         for s in range(0, T, SUB):
             r = buffer * T + s

@@ -52,7 +52,7 @@ def spread_outputs(
     COL: gl.constexpr = gl.SliceLayout(0, STATE)
     DENSE: gl.constexpr = gl.BlockedLayout([1, 1], [32 // min(CH, 32), min(CH, 32)], [W, 1], [1, 0])
     STEP: gl.constexpr = -1 if REVERSE else 1
-    flat, batch, c, row, steps, block = place(length, channels, chunk, chunks, channel_blocks, 0, chunks, CH, REVERSE)
+    flat, batch, c, row, steps, block = place(length, channels, chunk, chunks, channel_blocks, 0, chunks, REVERSE)
     first = block * CH
     left = channels - first
     u_ptr += row * channels + first
@@ -92,8 +92,8 @@ def spread_outputs(
         z_fours = z_s._reinterpret(z_s.dtype, [T // 2, 4, CH], plain_shared(2))
         fetch(z_s, 0, z_ptr, 0, steps, channels, left, T, CH, STEP, W)
     async_copy.commit_group()
-    B_s.index(0).store(read_rows(B_ptr, 0, steps, N, N, N, T, STEP, W))
-    C_s.index(0).store(read_rows(C_ptr, 0, steps, N, N, N, T, STEP, W))
+    B_s.index(0).store(read_rows(B_ptr, 0, steps, N, N, T, STEP, W))
+    C_s.index(0).store(read_rows(C_ptr, 0, steps, N, N, T, STEP, W))
     h = entering_state(states_ptr, start_ptr, batch, c, chunks, channels, first, lane, exists, n, N, HAS_START)
     kept_ptr += (batch * ((length + every - 1) // every - 1) * channels + first) * N
     step = gl.arange(0, T, gl.SliceLayout(1, DENSE))
@@ -105,8 +105,8 @@ def spread_outputs(
         if HAS_Z:
             fetch(z_s, 1 - buffer, z_ptr, t + T, steps, channels, left, T, CH, STEP, W)
         async_copy.commit_group()
-        B_next = read_rows(B_ptr, t + T, steps, N, N, N, T, STEP, W)
-        C_next = read_rows(C_ptr, t + T, steps, N, N, N, T, STEP, W)
+        B_next = read_rows(B_ptr, t + T, steps, N, N, T, STEP, W)
+        C_next = read_rows(C_ptr, t + T, steps, N, N, T, STEP, W)
         if KEEP:
             if t == until:
                 store_state_tile(kept_ptr, h, lane, exists, n, N)

@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqdomains.kernels.selective_scan.plan import chunk_table, gpu_chunk
+from seqdomains.kernels.selective_scan.triton_chunks import pass_forward
 from seqdomains.kernels.selective_scan.triton_packed import pass_forward_packed
 from seqdomains.kernels.selective_scan.triton_tile import (
     SIZES,
@@ -30,7 +31,6 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     form_of,
     groups_of,
     launch_key,
-    pass_forward,
     program_place,
     projection,
     refuse_complex,
@@ -194,7 +194,7 @@ def forward(
     N, groups = A.shape[1], groups_of(B, C)
     chunk = gpu_chunk(batch, length, channels, N)
     sequences, packed = batch, cu_seqlens is not None and cu_seqlens.shape[0] > 2
-    chunks = stored = triton.cdiv(length, chunk)
+    chunks = triton.cdiv(length, chunk)
     table = borders = A
     if cu_seqlens is not None and packed:
         table, borders = chunk_table(cu_seqlens, length, chunk, reverse)

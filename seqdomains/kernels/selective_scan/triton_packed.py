@@ -9,7 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from seqdomains.kernels.selective_scan.triton_tile import SIZES, sum_of_blocks, walk_backward, walk_forward
+from seqdomains.kernels.selective_scan.triton_chunks import sum_of_blocks, walk_backward, walk_forward
+from seqdomains.kernels.selective_scan.triton_tile import SIZES
 
 
 @triton.jit(do_not_specialize=SIZES)

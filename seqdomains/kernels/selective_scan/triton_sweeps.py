@@ -1,0 +1,328 @@
+"""The two sweeps of the scan's backward; see `triton_backward` for the method."""
+
+# Kernel arguments are pointers, tiles and integers of Triton's own typing.
+# ruff: noqa: ANN001, ANN201
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from seqdomains.kernels.selective_scan.triton_tile import (
+    SIZES,
+    correction,
+    decay_rates,
+    entering_state,
+    load_halves,
+    program_place,
+    projection,
+    rows_of,
+    sigmoid,
+    state_offsets,
+    step_size,
+    store_halves,
+    sum_states,
+    tile_of,
+)
+from seqdomains.kernels.triton_parts import channel_values, columns, four_rows, from_columns
+
+
+@triton.jit
+def step_forward(h, E, J, added, dA, d, du, gated, A2, B_t, C_t, BN: tl.constexpr, BD: tl.constexpr):
+    """Advance sweep 1 by one step; also return A2 . (C p) and C . h."""
+    a = tl.exp2(d[None, :] * A2)
+    E = a * E
+    g = C_t * gated[None, :]
+    added += E * g
+    p = a * h
+    ea = sum_states(A2 * (C_t * p), BN, BD)
+    J = a * J + d[None, :] * p
+    dA += J * g
+    h = p + B_t * du[None, :]
+    return h, E, J, added, dA, ea, sum_states(C_t * h, BN, BD)
+
+
+@triton.jit
+def channel_part(tile, factor, BN: tl.constexpr, BD: tl.constexpr, FORM: tl.constexpr):
+    """Multiply a [N, BD] tile by a factor per channel and add over channels as far as a lane has several."""
+    tile = tile * factor[None, :]
+    if FORM == 2:
+        return tile
+    elif BN == 16:
+        return tl.sum(tl.reshape(tile, [BN, BD // 8, 8]), 1)
+    else:
+        return tl.sum(tile, 1)
+
+
+@triton.jit
+def finish_sums(pointer, total, p0, p1, p2, p3, BN: tl.constexpr, N: tl.constexpr, FORM: tl.constexpr):
+    """Add four steps' `channel_part` over channels and store four rows of dB or dC, or if it is constant add to it."""
+    # The buffer holds whole chunks, so rows past the end may be written: nothing reads them.
+    if FORM == 2:
+        total += (p0 + p1) + (p2 + p3)
+    elif BN == 16:
+        # Eight lanes hold a part of each sum. Taken apart they lie in one, which is a third of the work of a butterfly.
+        parts = tl.reshape(tl.join(tl.join(p0, p2), tl.join(p1, p3)), [BN, 8, 4])
+        low, high = tl.split(tl.reshape(tl.permute(parts, (2, 0, 1)), [4 * BN, 2, 2, 2]))
+        a, b = tl.split(low)
+        c, d = tl.split(high)
+        a0, a1 = tl.split(a)
+        b0, b1 = tl.split(b)
+        c0, c1 = tl.split(c)
+        d0, d1 = tl.split(d)
+        i = tl.arange(0, 4 * BN)
+        tl.store(pointer + (i // BN * N + i % BN), ((a0 + a1) + (b0 + b1)) + ((c0 + c1) + (d0 + d1)), mask=i % BN < N)
+    else:
+        n = tl.arange(0, BN)
+        tl.store(pointer + n, p0, mask=n < N)
+        tl.store(pointer + (N + n), p1, mask=n < N)
+        tl.store(pointer + (2 * N + n), p2, mask=n < N)
+        tl.store(pointer + (3 * N + n), p3, mask=n < N)
+    return total
+
+
+@triton.jit(do_not_specialize=SIZES)
+def sweep_forward(
+    u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, table_ptr, dy_ptr, states_ptr,
+    dz_ptr, high_ptr, low_ptr, kept_ptr, dC_ptr, added_ptr, reached_ptr, dA_ptr, sums_ptr, dD_ptr,
+    length, channels, chunk, chunks, channel_blocks, first, segment, groups,
+    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr, STRIDE: tl.constexpr, STEP: tl.constexpr,
+    PACKED: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr, SPLIT: tl.constexpr, SOFTPLUS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_START: tl.constexpr,
+):  # fmt: skip
+    """Sweep 1 over one chunk."""
+    flat, owner, part, entering, row, steps, _last, block, group, channel, exists = program_place(
+        table_ptr, length, channels, chunk, chunks, channel_blocks, first, segment, groups, BD, STEP, PACKED
+    )
+    n = tl.arange(0, BN)
+    k = tl.arange(0, 4)
+    u_ptr += row * channels
+    dt_ptr += row * channels
+    z_ptr += row * channels
+    dy_ptr += row * channels
+    dz_ptr += row * channels
+    high_ptr += row * channels
+    low_ptr += row * channels
+    B_ptr, B_stride = rows_of(B_ptr, row, group, groups, N, B_FORM)
+    C_ptr, C_stride = rows_of(C_ptr, row, group, groups, N, C_FORM)
+    state = state_offsets(channel, n, N)
+    state_mask = (n[:, None] < N) & exists[None, :]
+    size = channels.to(tl.int64) * N
+    kept_ptr += flat * tl.cdiv(chunk, STRIDE) * size
+    if C_FORM < 2:
+        dC_ptr += ((tl.num_programs(0) // channel_blocks).to(tl.int64) * block + flat) * chunk * N
+    A2 = decay_rates(A_ptr, channel, n, N, exists)
+    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM)
+    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM)
+    shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
+    skip = channel_values(D_ptr, channel, exists, HAS_D)
+    h = entering_state(states_ptr, start_ptr, entering, owner, channels, state, state_mask, N, HAS_START)
+    E = tl.full([BN, BD], 1.0, tl.float32)
+    J = tl.zeros([BN, BD], tl.float32)
+    added = tl.zeros([BN, BD], tl.float32)
+    dA = tl.zeros([BN, BD], tl.float32)
+    dC = tl.zeros([BN, BD], tl.float32)
+    total = tl.zeros([BD], tl.float32)
+    dD = tl.zeros([BD], tl.float32)
+    offsets = (k * STEP)[None, :] * channels + channel[:, None]
+    for t in range(0, steps, 4):
+        mask = exists[:, None] & (t + k < steps)[None, :]
+        u = four_rows(u_ptr, offsets, mask)
+        d, _d_slope = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
+        gated = four_rows(dy_ptr, offsets, mask)
+        if HAS_Z:
+            z = four_rows(z_ptr, offsets, mask)
+            gate = sigmoid(z)
+            slope = gated * gate * (1.0 + z * (1.0 - gate))
+            gated = gated * (z * gate)
+        d0, d1, d2, d3 = columns(d, BD)
+        e0, e1, e2, e3 = columns(d * u, BD)
+        g0, g1, g2, g3 = columns(gated, BD)
+        B_t = projection(B_ptr, B_all, n, t < steps, N, B_FORM)
+        C_t = projection(C_ptr, C_all, n, t < steps, N, C_FORM)
+        h, E, J, added, dA, ea0, y0 = step_forward(h, E, J, added, dA, d0, e0, g0, A2, B_t, C_t, BN, BD)
+        p0 = channel_part(h, g0, BN, BD, C_FORM)
+        B_t = projection(B_ptr + STEP * B_stride, B_all, n, t + 1 < steps, N, B_FORM)
+        C_t = projection(C_ptr + STEP * C_stride, C_all, n, t + 1 < steps, N, C_FORM)
+        h, E, J, added, dA, ea1, y1 = step_forward(h, E, J, added, dA, d1, e1, g1, A2, B_t, C_t, BN, BD)
+        p1 = channel_part(h, g1, BN, BD, C_FORM)
+        B_t = projection(B_ptr + 2 * STEP * B_stride, B_all, n, t + 2 < steps, N, B_FORM)
+        C_t = projection(C_ptr + 2 * STEP * C_stride, C_all, n, t + 2 < steps, N, C_FORM)
+        h, E, J, added, dA, ea2, y2 = step_forward(h, E, J, added, dA, d2, e2, g2, A2, B_t, C_t, BN, BD)
+        p2 = channel_part(h, g2, BN, BD, C_FORM)
+        B_t = projection(B_ptr + 3 * STEP * B_stride, B_all, n, t + 3 < steps, N, B_FORM)
+        C_t = projection(C_ptr + 3 * STEP * C_stride, C_all, n, t + 3 < steps, N, C_FORM)
+        h, E, J, added, dA, ea3, y3 = step_forward(h, E, J, added, dA, d3, e3, g3, A2, B_t, C_t, BN, BD)
+        p3 = channel_part(h, g3, BN, BD, C_FORM)
+        dC = finish_sums(dC_ptr, dC, p0, p1, p2, p3, BN, N, C_FORM)
+        total += (d0 + d1) + (d2 + d3)
+        if HAS_D:
+            dD += tl.sum(gated * u, 1)
+        store_halves(high_ptr, low_ptr, offsets, gated * from_columns(ea0, ea1, ea2, ea3, BD), mask, SPLIT)
+        if HAS_Z:
+            y = from_columns(y0, y1, y2, y3, BD) + skip[:, None] * u
+            tl.store(dz_ptr + offsets, slope * y, mask=mask)
+        if ((t + 4) % STRIDE == 0) | (t + 4 >= steps):
+            tl.store(kept_ptr + state, h, mask=state_mask)
+            kept_ptr += size
+        u_ptr += 4 * STEP * channels
+        dt_ptr += 4 * STEP * channels
+        z_ptr += 4 * STEP * channels
+        dy_ptr += 4 * STEP * channels
+        dz_ptr += 4 * STEP * channels
+        high_ptr += 4 * STEP * channels
+        low_ptr += 4 * STEP * channels
+        B_ptr += 4 * STEP * B_stride
+        C_ptr += 4 * STEP * C_stride
+        if C_FORM < 2:
+            dC_ptr += 4 * N
+    tl.store(added_ptr + flat * size + state, added, mask=state_mask)
+    tl.store(reached_ptr + flat * size + state, J, mask=state_mask)
+    tl.store(dA_ptr + flat * size + state, dA, mask=state_mask)
+    if C_FORM == 2:
+        tl.store(dC_ptr + flat * size + state, dC, mask=state_mask)
+    tl.store(sums_ptr + flat * channels + channel, total, mask=exists)
+    if HAS_D:
+        tl.store(dD_ptr + part * channels + channel, dD, mask=exists)
+
+
+@triton.jit
+def step_backward(q, d, du, gated, A2, B_t, C_t, BN: tl.constexpr, BD: tl.constexpr):
+    """Step sweep 2 back from q_{t+1} to q_t; also return A2 . (B q_{t+1}), B . gh, and gh."""
+    through_input = sum_states(A2 * (B_t * q), BN, BD)
+    gh = q + C_t * gated[None, :]
+    return tl.exp2(d[None, :] * A2) * gh, through_input, sum_states(B_t * gh, BN, BD), gh
+
+
+@triton.jit(do_not_specialize=SIZES)
+def sweep_backward(
+    u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, table_ptr, dy_ptr, states_ptr,
+    high_ptr, low_ptr, kept_ptr, q_ptr, du_ptr, ddt_ptr, dB_ptr, dbias_ptr,
+    length, channels, chunk, chunks, channel_blocks, first, segment, groups,
+    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr, STRIDE: tl.constexpr, STEP: tl.constexpr,
+    PACKED: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr, SPLIT: tl.constexpr, SOFTPLUS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_START: tl.constexpr,
+):  # fmt: skip
+    """Sweep 2 over one chunk, last step first, from kept state to kept state."""
+    flat, owner, part, entering, row, steps, _last, block, group, channel, exists = program_place(
+        table_ptr, length, channels, chunk, chunks, channel_blocks, first, segment, groups, BD, STEP, PACKED
+    )
+    n = tl.arange(0, BN)
+    k = tl.arange(0, 4)
+    rounds = tl.cdiv(steps, STRIDE)
+    t = rounds * STRIDE
+    row += t * STEP
+    B_ptr, B_stride = rows_of(B_ptr, row, group, groups, N, B_FORM)
+    C_ptr, C_stride = rows_of(C_ptr, row, group, groups, N, C_FORM)
+    A2 = decay_rates(A_ptr, channel, n, N, exists)
+    slowest = tl.max(tl.where(n[:, None] < N, A2, -float("inf")), 0)
+    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM)
+    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM)
+    u_ptr += row * channels
+    dt_ptr += row * channels
+    z_ptr += row * channels
+    dy_ptr += row * channels
+    du_ptr += row * channels
+    ddt_ptr += row * channels
+    high_ptr += row * channels
+    low_ptr += row * channels
+    state = state_offsets(channel, n, N)
+    state_mask = (n[:, None] < N) & exists[None, :]
+    size = channels.to(tl.int64) * N
+    kept_ptr += (flat * tl.cdiv(chunk, STRIDE) + rounds) * size
+    if B_FORM < 2:
+        dB_ptr += (((tl.num_programs(0) // channel_blocks).to(tl.int64) * block + flat) * chunk + t) * N
+    shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
+    skip = channel_values(D_ptr, channel, exists, HAS_D)
+    q = tl.load(q_ptr + flat * size + state, mask=state_mask, other=0.0)
+    dB = tl.zeros([BN, BD], tl.float32)
+    running = tl.zeros([BD], tl.float32)
+    dbias = tl.zeros([BD], tl.float32)
+    plain = tl.zeros([BD], tl.float32)
+    summed = tl.zeros([BD], tl.float32)
+    offsets = (k * STEP)[None, :] * channels + channel[:, None]
+    # One flat loop: with one in another, the compiler carries an address for every element of every tensor.
+    for i in range(0, rounds * STRIDE, 4):
+        if i % STRIDE == 0:
+            kept_ptr -= size
+            exact = sum_states(A2 * (q * tl.load(kept_ptr + state, mask=state_mask, other=0.0)), BN, BD)
+            # Before the first round both sums are zero.
+            dbias -= correction(running, exact, plain, summed, STRIDE) * 0.6931471805599453
+            running = exact
+            plain = tl.zeros([BD], tl.float32)
+            summed = tl.zeros([BD], tl.float32)
+        t -= 4
+        u_ptr -= 4 * STEP * channels
+        dt_ptr -= 4 * STEP * channels
+        z_ptr -= 4 * STEP * channels
+        dy_ptr -= 4 * STEP * channels
+        du_ptr -= 4 * STEP * channels
+        ddt_ptr -= 4 * STEP * channels
+        high_ptr -= 4 * STEP * channels
+        low_ptr -= 4 * STEP * channels
+        B_ptr -= 4 * STEP * B_stride
+        C_ptr -= 4 * STEP * C_stride
+        if B_FORM < 2:
+            dB_ptr -= 4 * N
+        mask = exists[:, None] & (t + k < steps)[None, :]
+        u = four_rows(u_ptr, offsets, mask)
+        d, slope = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
+        gated = four_rows(dy_ptr, offsets, mask)
+        ea = load_halves(high_ptr, low_ptr, offsets, mask, SPLIT)
+        if HAS_Z:
+            z = four_rows(z_ptr, offsets, mask)
+            gated = gated * (z * sigmoid(z))
+        if WARPS > 1:
+            # Several warps may read the same ea, and one of them will write over it.
+            tl.debug_barrier()
+        d0, d1, d2, d3 = columns(d, BD)
+        du = d * u
+        e0, e1, e2, e3 = columns(du, BD)
+        g0, g1, g2, g3 = columns(gated, BD)
+        B_t = projection(B_ptr + 3 * STEP * B_stride, B_all, n, t + 3 < steps, N, B_FORM)
+        C_t = projection(C_ptr + 3 * STEP * C_stride, C_all, n, t + 3 < steps, N, C_FORM)
+        q, Q3, r3, gh = step_backward(q, d3, e3, g3, A2, B_t, C_t, BN, BD)
+        p3 = channel_part(gh, e3, BN, BD, B_FORM)
+        B_t = projection(B_ptr + 2 * STEP * B_stride, B_all, n, t + 2 < steps, N, B_FORM)
+        C_t = projection(C_ptr + 2 * STEP * C_stride, C_all, n, t + 2 < steps, N, C_FORM)
+        q, Q2, r2, gh = step_backward(q, d2, e2, g2, A2, B_t, C_t, BN, BD)
+        p2 = channel_part(gh, e2, BN, BD, B_FORM)
+        B_t = projection(B_ptr + STEP * B_stride, B_all, n, t + 1 < steps, N, B_FORM)
+        C_t = projection(C_ptr + STEP * C_stride, C_all, n, t + 1 < steps, N, C_FORM)
+        q, Q1, r1, gh = step_backward(q, d1, e1, g1, A2, B_t, C_t, BN, BD)
+        p1 = channel_part(gh, e1, BN, BD, B_FORM)
+        B_t = projection(B_ptr, B_all, n, t < steps, N, B_FORM)
+        C_t = projection(C_ptr, C_all, n, t < steps, N, C_FORM)
+        q, Q0, r0, gh = step_backward(q, d0, e0, g0, A2, B_t, C_t, BN, BD)
+        p0 = channel_part(gh, e0, BN, BD, B_FORM)
+        dB = finish_sums(dB_ptr, dB, p0, p1, p2, p3, BN, N, B_FORM)
+        grown = ea - du * from_columns(Q0, Q1, Q2, Q3, BD)
+        rate = from_columns(r0, r1, r2, r3, BD)
+        w0, w1, w2, w3 = columns(grown, BD)
+        # Where nothing is left of the state, neither is of the gradient through its decay.
+        l0, l1, l2, l3 = columns(tl.where(d * slowest[:, None] < -40.0, 0.0, 1.0), BD)
+        w3 = tl.where(l3 > 0.0, w3 + running, 0.0)
+        w2 = tl.where(l2 > 0.0, w2 + w3, 0.0)
+        w1 = tl.where(l1 > 0.0, w1 + w2, 0.0)
+        running = tl.where(l0 > 0.0, w1 + w0, 0.0)
+        ddt = (from_columns(running, w1, w2, w3, BD) * 0.6931471805599453 + u * rate) * slope
+        if HAS_BIAS:
+            dbias += tl.sum(ddt, 1)
+            s0, s1, s2, s3 = columns(slope, BD)
+            s2 += s3
+            s1 += s2
+            s0 += s1
+            summed += 4.0 * plain + ((s0 + s1) + (s2 + s3))
+            plain += s0
+        tl.store(du_ptr + offsets, d * rate + skip[:, None] * gated, mask=mask)
+        tl.store(ddt_ptr + offsets, ddt, mask=mask)
+    if HAS_BIAS:
+        # No state enters a chunk beyond the last of packed sequences.
+        present = state_mask & (steps > 0)
+        h = entering_state(states_ptr, start_ptr, entering, owner, channels, state, present, N, HAS_START)
+        exact = sum_states(A2 * (q * h), BN, BD)
+        dbias -= correction(running, exact, plain, summed, STRIDE) * 0.6931471805599453
+        tl.store(dbias_ptr + part * channels + channel, dbias, mask=exists)
+    if B_FORM == 2:
+        tl.store(dB_ptr + flat * size + state, dB, mask=state_mask)
