@@ -12,7 +12,6 @@ from seqdomains.kernels.dispatch import (
     chosen,
     contiguous,
     define_op,
-    differentiate_op,
     gradients_like,
     module_of,
     of_present,
@@ -21,6 +20,7 @@ from seqdomains.kernels.dispatch import (
     require_shape,
     without_none,
 )
+from seqdomains.kernels.eager import backward_of, differentiable
 
 __all__ = ["causal_conv1d"]
 
@@ -179,7 +179,7 @@ def _fake(
     return x.new_empty(x.shape), x.new_empty(last)
 
 
-_conv = define_op(
+_op = define_op(
     "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, Tensor? state, bool silu, bool reverse=False, "
     "Tensor? cu_seqlens=None, bool return_state=False) -> (Tensor, Tensor)",
     _run,
@@ -200,12 +200,13 @@ def _fake_backward(dy: Tensor, dlast: Tensor | None, *arguments: Any) -> tuple[T
     return gradients_like(arguments[:4])
 
 
-_conv_backward = define_op(
+_op_backward = define_op(
     "causal_conv1d_backward(Tensor dy, Tensor? dlast, Tensor x, Tensor weight, Tensor? bias, Tensor? state, bool silu, "
     "bool reverse, Tensor? cu_seqlens) -> (Tensor, Tensor, Tensor, Tensor)",
     _run_backward,
     _fake_backward,
 )
+_conv_backward = backward_of("causal_conv1d", _op_backward, _run_backward)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -224,4 +225,4 @@ def _gradients(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Tenso
     return (*of_present(inputs, gradients), None, None, None, None)
 
 
-differentiate_op("causal_conv1d", _gradients, _save)
+_conv = differentiable("causal_conv1d", _op, _run, _save, _gradients)

@@ -11,12 +11,12 @@ from seqdomains.kernels.dispatch import (
     chosen,
     contiguous,
     define_op,
-    differentiate_op,
     module_of,
     require_shape,
     widest,
     without_none,
 )
+from seqdomains.kernels.eager import backward_of, differentiable
 
 __all__ = ["rms_norm"]
 
@@ -111,7 +111,7 @@ def _fake(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tup
     return x.new_empty(x.shape), x.new_empty(x.shape, dtype=dtype), x.new_empty((rows,), dtype=dtype)
 
 
-_norm = define_op(
+_op = define_op(
     "rms_norm(Tensor x, Tensor weight, Tensor? residual, float eps) -> (Tensor, Tensor, Tensor)",
     _run,
     _fake,
@@ -146,12 +146,13 @@ def _fake_backward(
     return residual_out.new_empty(residual_out.shape, dtype=x_dtype), dresidual, weight.new_empty(weight.shape)
 
 
-_norm_backward = define_op(
+_op_backward = define_op(
     "rms_norm_backward(Tensor dy, Tensor? dresidual_out, Tensor residual_out, Tensor weight, Tensor rstd, "
     "ScalarType x_dtype, bool has_residual) -> (Tensor, Tensor, Tensor)",
     _run_backward,
     _fake_backward,
 )
+_norm_backward = backward_of("rms_norm", _op_backward, _run_backward)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -173,4 +174,4 @@ def _gradients(ctx: Any, dy: Tensor | None, dtotal: Tensor | None, _: Tensor | N
     return dx, dweight, dx if ctx.x_dtype == total.dtype else dresidual, None
 
 
-differentiate_op("rms_norm", _gradients, _save)
+_norm = differentiable("rms_norm", _op, _run, _save, _gradients)

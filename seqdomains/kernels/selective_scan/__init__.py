@@ -12,7 +12,6 @@ from seqdomains.kernels.dispatch import (
     chosen,
     contiguous,
     define_op,
-    differentiate_op,
     gradients_like,
     module_of,
     of_present,
@@ -22,6 +21,7 @@ from seqdomains.kernels.dispatch import (
     widest,
     without_none,
 )
+from seqdomains.kernels.eager import backward_of, differentiable
 from seqdomains.kernels.selective_scan import fast_path
 from seqdomains.kernels.selective_scan.plan import states_shape
 
@@ -282,7 +282,7 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-_scan = define_op(
+_op = define_op(
     "selective_scan(Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? bias, Tensor? h0, "
     "Tensor? cu_seqlens, bool softplus, bool reverse) -> (Tensor, Tensor, Tensor)",
     _run,
@@ -307,13 +307,14 @@ def _fake_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple
     return gradients_like(inputs)
 
 
-_scan_backward = define_op(
+_op_backward = define_op(
     "selective_scan_backward(Tensor dy, Tensor? dh_last, Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
     "Tensor? z, Tensor? bias, Tensor? h0, Tensor? cu_seqlens, Tensor chunk_states, bool softplus, bool reverse) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run_backward,
     _fake_backward,
 )
+_scan_backward = backward_of("selective_scan", _op_backward, _run_backward)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -331,4 +332,4 @@ def _gradients(ctx: Any, dy: Tensor | None, dh_last: Tensor | None, _: Tensor | 
     return (*of_present(inputs, gradients), None, None, None)
 
 
-differentiate_op("selective_scan", _gradients, _save)
+_scan = differentiable("selective_scan", _op, _run, _save, _gradients)
