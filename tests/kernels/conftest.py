@@ -26,7 +26,7 @@ def assert_close():
 
 @pytest.fixture
 def run():
-    """Call an op; return its outputs and the gradients of its tensors, in their dtypes."""
+    """Call an op; return its outputs and the gradients of its tensors, in their dtypes, complex ones as pairs."""
 
     def call(op, inputs, cotangents, **options):
         leaves = {name: None if x is None else x.detach().clone().requires_grad_() for name, x in inputs.items()}
@@ -36,7 +36,8 @@ def run():
         seeds = [c.to(o.dtype) for c, o in zip(cotangents, outputs, strict=True)]
         found = torch.autograd.grad(outputs, list(present.values()), seeds)
         named = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
-        return named | {f"gradient of {name}": gradient for name, gradient in zip(present, found, strict=True)}
+        named |= {f"gradient of {name}": gradient for name, gradient in zip(present, found, strict=True)}
+        return {name: torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for name, x in named.items()}
 
     return call
 
@@ -57,11 +58,14 @@ def tested():
 def hold(monkeypatch, assert_close, run, floors, tested):
     """Hold the Triton kernels to float64, with the float32 reference as the yardstick."""
 
+    def cast_to(dtype, x):
+        return x if x is None or dtype is None else x.to(dtype.to_complex() if x.is_complex() else dtype)
+
     def check(op, inputs, cotangents, **options):
         results = {}
         for name, dtype in ((tested, None), ("reference", torch.float32), ("auto", torch.float64)):
             monkeypatch.setenv("SEQDOMAINS_KERNELS", name)
-            cast = {key: x if x is None or dtype is None else x.to(dtype) for key, x in inputs.items()}
+            cast = {key: cast_to(dtype, x) for key, x in inputs.items()}
             results[name] = run(op, cast, cotangents, **options)
         for key, exact in results["auto"].items():
             found = results[tested][key]
@@ -78,7 +82,7 @@ def poisoned(monkeypatch):
     torch_empty, torch_empty_like, numpy_empty = torch.empty, torch.empty_like, np.empty
 
     def fill(tensor):
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() or tensor.is_complex() else tensor
 
     def array(*args, **kwargs):
         memory = numpy_empty(*args, **kwargs)

@@ -11,9 +11,13 @@ import torch
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
-from seqdomains.errors import ConfigError
 from seqdomains.kernels import selective_scan
-from seqdomains.kernels.selective_scan import triton_backward, triton_forward
+from seqdomains.kernels.selective_scan import (
+    triton_backward,
+    triton_complex_backward,
+    triton_complex_forward,
+    triton_forward,
+)
 
 pytestmark = pytest.mark.usefixtures("poisoned", "one_thread")
 
@@ -63,8 +67,8 @@ def scan_cotangents(inputs, seed=1):
 @pytest.fixture
 def short_chunks(monkeypatch):
     """Chunks of 16 steps, so that a short sequence has many."""
-    monkeypatch.setattr(triton_forward, "gpu_chunk", lambda *_: 16)
-    monkeypatch.setattr(triton_backward, "gpu_chunk", lambda *_: 16)
+    for module in (triton_forward, triton_backward, triton_complex_forward, triton_complex_backward):
+        monkeypatch.setattr(module, "gpu_chunk", lambda *_: 16)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +221,102 @@ def test_scan_of_packed_sequences(reverse, hold, short_chunks):
     hold(selective_scan, inputs, cotangents, return_state=True, reverse=reverse, cu_seqlens=borders)
 
 
-def test_scan_refuses_complex_states(monkeypatch):
+def paired_inputs(B, L, D, N, *, absent=(), real=(), forms=("varying", "varying"), states=None, turns=3.0):
+    """Inputs with complex states that turn by up to some radians per step; B and C are complex unless in `real`."""
+    g = torch.Generator().manual_seed(3)
+    inputs = scan_inputs(B, L, D, N)
+    inputs["A"] = torch.complex(inputs["A"], turns * normal(g, D, N))
+    for name, form in zip("BC", forms, strict=True):
+        shape = {"varying": (B, L, N), "grouped": (B, L, 2, N), "constant": (D, N)}[form]
+        inputs[name] = torch.randn(shape, generator=g, dtype=torch.float32 if name in real else torch.complex64)
+    inputs["h0"] = torch.randn(states or B, D, N, generator=g, dtype=torch.complex64)
+    return inputs | dict.fromkeys(absent)
+
+
+def paired_cotangents(inputs, states=None):
+    g = torch.Generator().manual_seed(1)
+    shape = states or inputs["u"].shape[0], *inputs["A"].shape
+    return normal(g, *inputs["u"].shape), torch.randn(shape, generator=g, dtype=torch.complex64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 37, 5, 16), {}),
+        ((1, 1, 3, 1), {"absent": ("D", "z"), "real": ("C",)}),
+        ((2, 21, 6, 3), {"real": ("B", "C"), "absent": ("h0",)}),
+        ((1, 6, 3, 130), {"real": ("B",)}),
+        ((2, 21, 6, 4), {"forms": ("grouped", "grouped"), "real": ("B",)}),
+        ((1, 35, 18, 5), {"forms": ("constant", "varying"), "absent": ("bias",)}),
+        ((2, 19, 6, 20), {"forms": ("constant", "constant"), "real": ("B",)}),
+        ((1, 19, 6, 2), {"forms": ("grouped", "constant"), "real": ("C",)}),
+        ((1, 20, 4, 2), {"turns": 100.0}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_scan_of_complex_states(shape, options, reverse, hold, short_chunks):
+    inputs = paired_inputs(*shape, **options)
+    hold(selective_scan, inputs, paired_cotangents(inputs), return_state=True, reverse=reverse)
+
+
+def test_scan_of_complex_states_without_softplus(hold, short_chunks):
+    inputs = paired_inputs(2, 12, 5, 4)
+    inputs["dt"], inputs["bias"] = 0.3 * inputs["dt"].abs(), 0.1 * inputs["bias"].abs()
+    hold(selective_scan, inputs, paired_cotangents(inputs), softplus=False, return_state=True)
+
+
+def test_scan_of_complex_states_over_many_chunks(hold, short_chunks, monkeypatch):
+    """Memory that reaches over all chunks, in slabs of one chunk."""
+    monkeypatch.setattr(triton_complex_backward, "SCRATCH", 1)
+    inputs = paired_inputs(1, 100, 3, 2)
+    inputs["dt"] = inputs["dt"] - 5
+    hold(selective_scan, inputs, paired_cotangents(inputs), return_state=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_scan_of_complex_states_in_16_bits(dtype, hold, short_chunks):
+    inputs = paired_inputs(2, 19, 35, 4, real=("C",))
+    inputs |= {name: inputs[name].to(dtype) for name in ("u", "dt", "z", "C", "D")}
+    dy, dh = paired_cotangents(inputs)
+    hold(selective_scan, inputs, (dy.to(dtype).float(), dh), return_state=True)
+
+
+@pytest.mark.parametrize("forms", [("varying", "varying"), ("grouped", "constant")], ids=str)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_scan_of_packed_complex_states(reverse, forms, hold, short_chunks):
+    inputs = paired_inputs(1, 60, 6, 3, forms=forms, states=4, real=("B",))
+    borders = torch.tensor([0, 17, 17, 18, 60])
+    cotangents = paired_cotangents(inputs, states=4)
+    hold(selective_scan, inputs, cotangents, return_state=True, reverse=reverse, cu_seqlens=borders)
+
+
+def test_zero_steps_leave_complex_states_as_they_are(monkeypatch):
     monkeypatch.setenv("SEQDOMAINS_KERNELS", "triton")
-    inputs = scan_inputs(1, 5, 3, 2, absent=("h0",))
-    inputs["A"] = torch.complex(inputs["A"], inputs["A"])
-    with pytest.raises(ConfigError, match="no GPU kernel for complex A"):
-        selective_scan(**inputs)
+    inputs = paired_inputs(2, 11, 3, 4, absent=("bias",))
+    inputs["dt"] = torch.zeros_like(inputs["dt"])
+    _, h_last = selective_scan(**inputs, softplus=False, return_state=True)
+    assert torch.equal(h_last, inputs["h0"])
+
+
+def test_scan_of_complex_states_twice_is_bit_equal(short_chunks, monkeypatch, run):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "triton")
+    inputs = paired_inputs(2, 19, 35, 3)
+    first, second = (run(selective_scan, inputs, paired_cotangents(inputs), return_state=True) for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_scan_of_extreme_steps_of_complex_states(monkeypatch, run):
+    """No step is so large that a decay is more than one."""
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "triton")
+    inputs = paired_inputs(1, 6, 2, 2, absent=("D", "z", "bias"))
+    inputs["dt"] = torch.tensor([-torch.inf, -200.0, -100.0, 30.0, 200.0, 1e8]).repeat(2, 1).t()[None].contiguous()
+    found = run(selective_scan, inputs, paired_cotangents(inputs), return_state=True)
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "auto")
+    kept = ("A", "B", "C", "h0")
+    exact = {
+        name: x if x is None else x.to(torch.complex128 if name in kept else torch.float64)
+        for name, x in inputs.items()
+    }
+    for name, value in run(selective_scan, exact, paired_cotangents(inputs), return_state=True).items():
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-5)

@@ -7,7 +7,7 @@ import torch
 
 from seqdomains.errors import ConfigError
 from seqdomains.kernels import selective_scan, selective_scan_step
-from seqdomains.kernels.selective_scan import fast_path
+from seqdomains.kernels.selective_scan import fast_path, triton_complex_backward
 
 pytestmark = [
     pytest.mark.gpu,
@@ -81,6 +81,7 @@ def cotangents_of(inputs):
         ((300, 333, 64, 16), {"dtypes": LOW}),
         ((2, 600, 96, 64), {"dtypes": LOW}),
         ((2, 257, 80, 64), {"strong": True}),
+        ((2, 1200, 96, 64), {"absent": ("h0",)}),
     ],
     ids=str,
 )
@@ -89,16 +90,29 @@ def test_equals_float64(shape, options, reverse, tested, hold):
     hold(selective_scan, inputs, cotangents_of(inputs), return_state=True, reverse=reverse)
 
 
-@pytest.mark.parametrize("shape", [(4, 600, 64, 16), (1, 2500, 96, 16), (1, 2500, 96, 64)], ids=str)
-def test_slabs(shape, tested, hold, monkeypatch):
-    """Scratch memory is bounded by cutting rows and time."""
-    if tested == "gluon":
-        from seqdomains.kernels.selective_scan import gluon
+@pytest.fixture
+def small_slabs(tested, monkeypatch):
+    """Let the backward's scratch memory be 400 kB; of the portable path's there is a test with more data."""
+    if tested == "triton":
+        yield
+        return
+    from seqdomains.kernels.selective_scan import gluon_plan
 
-        monkeypatch.setattr(gluon, "SCRATCH", 1)
-        monkeypatch.setattr(gluon, "_slab_bytes", lambda *_: 400_000)
-    inputs = inputs_of(*shape, dtypes=LOW)
-    hold(selective_scan, inputs, cotangents_of(inputs), return_state=True)
+    monkeypatch.setattr(gluon_plan, "SCRATCH", 1)
+    monkeypatch.setattr(gluon_plan, "_slab_bytes", lambda *_: 400_000)
+    gluon_plan.plan_backward.cache_clear()
+    yield
+    gluon_plan.plan_backward.cache_clear()
+
+
+@pytest.mark.usefixtures("small_slabs")
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("absent", [(), ("h0",)], ids=["h0", "no h0"])
+@pytest.mark.parametrize("shape", [(4, 600, 64, 16), (1, 2500, 96, 16), (1, 2500, 96, 64)], ids=str)
+def test_slabs(shape, absent, reverse, hold):
+    """Scratch memory is bounded by cutting rows and time."""
+    inputs = inputs_of(*shape, dtypes=LOW, absent=absent)
+    hold(selective_scan, inputs, cotangents_of(inputs), return_state=True, reverse=reverse)
 
 
 @pytest.mark.parametrize("dtype", [FULL, LOW], ids=str)
@@ -219,11 +233,57 @@ def test_other_forms_equal_float64(form, tested, hold):
     hold(selective_scan, inputs, cotangents_of(inputs), return_state=True)
 
 
-def test_complex_states_are_refused():
-    inputs = inputs_of(1, 20, 64, 16, absent=("h0",))
-    inputs["A"] = torch.complex(inputs["A"], inputs["A"])
-    with pytest.raises(ConfigError, match="no GPU kernel for complex A"):
-        selective_scan(**inputs)
+def paired_inputs(B, L, D, N, *, dtypes=FULL, real=(), forms=("varying", "varying"), states=None, turns=3.0):
+    """Inputs with complex states that turn by up to some radians per step; B and C are complex unless in `real`."""
+    inputs, draw = inputs_of(B, L, D, N, dtypes=dtypes), normal(5)
+
+    def pairs(*shape):
+        return torch.complex(draw(*shape), draw(*shape))
+
+    inputs["A"] = torch.complex(inputs["A"], turns * draw(D, N))
+    for name, form in zip("BC", forms, strict=True):
+        shape = {"varying": (B, L, N), "grouped": (B, L, 2, N), "constant": (D, N)}[form]
+        inputs[name] = draw(*shape).to(dtypes) if name in real else pairs(*shape)
+    inputs["h0"] = pairs(states or B, D, N)
+    return inputs, (draw(B, L, D).to(dtypes), pairs(states or B, D, N))
+
+
+@pytest.mark.parametrize("tested", ["triton"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 600, 96, 16), {}),
+        ((2, 400, 80, 16), {"dtypes": LOW, "real": ("B", "C")}),
+        ((2, 257, 33, 5), {"real": ("B",), "forms": ("varying", "constant")}),
+        ((1, 300, 48, 64), {"real": ("C",), "forms": ("grouped", "grouped")}),
+        ((2, 1, 64, 16), {"forms": ("constant", "constant")}),
+        ((1, 2500, 64, 16), {"turns": 300.0}),
+        ((1, 100, 16, 256), {}),
+    ],
+    ids=str,
+)
+def test_complex_states_equal_float64(shape, options, reverse, tested, hold, monkeypatch):
+    if "turns" in options:  # in slabs
+        monkeypatch.setattr(triton_complex_backward, "SCRATCH", 1)
+    inputs, cotangents = paired_inputs(*shape, **options)
+    hold(selective_scan, inputs, cotangents, return_state=True, reverse=reverse)
+
+
+def test_complex_runs_are_bit_equal(run):
+    inputs, cotangents = paired_inputs(2, 2049, 416, 16)
+    first, second = (run(selective_scan, inputs, cotangents, return_state=True) for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_packed_complex_states_equal_separate_ones(reverse, run, assert_close):
+    borders = [0, 1, 700, 701, 1500, 2048]
+    inputs, cotangents = paired_inputs(1, 2048, 96, 16, states=len(borders) - 1)
+    cu = torch.tensor(borders, dtype=torch.int32, device="cuda")
+    found = run(selective_scan, inputs, cotangents, return_state=True, reverse=reverse, cu_seqlens=cu)
+    for name, expected in packed_pieces(inputs, borders, cotangents, run, reverse=reverse).items():
+        assert_close(found[name], expected, expected, name, floor=3e-6)
 
 
 @pytest.mark.parametrize("dtype", [FULL, LOW], ids=str)

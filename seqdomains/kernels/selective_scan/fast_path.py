@@ -7,7 +7,7 @@ import warnings
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -91,13 +91,18 @@ def choose(u: Tensor, A: Tensor, B: Tensor, C: Tensor, cu_seqlens: Tensor | None
     return None
 
 
+@cache
+def _errors() -> type[Exception]:
+    from triton.errors import TritonError  # not at import: where Triton is missing this module still says so
+
+    return cast(type[Exception], TritonError)
+
+
 def attempt(module: ModuleType, direction: str, arguments: tuple[Any, ...]) -> Any:
     """Run the Gluon kernels; if they do not compile, say so once and return None from then on."""
-    from triton.errors import TritonError
-
     try:
         return getattr(module, direction)(*arguments)
-    except TritonError as problem:
+    except _errors() as problem:
         if os.environ.get(VARIABLE, "auto") == "gluon":
             raise
         first = (str(problem).strip() or type(problem).__name__).splitlines()[0]

@@ -36,6 +36,7 @@ import torch
 import triton
 from torch import Tensor
 
+from seqdomains.kernels.selective_scan import triton_complex_backward
 from seqdomains.kernels.selective_scan.plan import RESIDENT, SCRATCH, STRIDE, chunk_table, gpu_chunk, slabs
 from seqdomains.kernels.selective_scan.triton_chunks import add_blocks, add_rows, pass_backward
 from seqdomains.kernels.selective_scan.triton_packed import add_group_blocks, pass_backward_packed
@@ -46,7 +47,6 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     groups_of,
     halves,
     launch_key,
-    refuse_complex,
     rows_taken,
     tile_shape,
 )
@@ -83,7 +83,10 @@ def backward(
     Scratch memory beside these is at most `BYTES_PER_ELEMENT` bytes per element of u, or `SCRATCH` where that is more,
     as long as one chunk of one batch row fits into it.
     """
-    refuse_complex(A)
+    if A.is_complex():
+        return triton_complex_backward.backward(
+            dy, dh_last, u, dt, A, B, C, D, z, bias, h0, cu_seqlens, chunk_states, softplus, reverse
+        )
     batch, length, channels = u.shape
     N, groups = A.shape[1], groups_of(B, C)
     chunk = gpu_chunk(batch, length, channels, N)

@@ -116,12 +116,13 @@ def walk_backward(
 @triton.jit(do_not_specialize=SIZES)
 def pass_forward(
     A_ptr, start_ptr, sums_ptr, states_ptr, channels, known, blocks,
-    N: tl.constexpr, BLOCK: tl.constexpr, HAS_START: tl.constexpr,
+    N: tl.constexpr, BLOCK: tl.constexpr, HAS_START: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """Turn the ends of the first `known` chunks of each batch row from zero into the states that enter the next ones.
 
     The state leaves chunk c as exp(A S_c) h + end_c, with S the chunk's sum of d. A program owns BLOCK of a batch row's
-    D N states.
+    D N states. With `KEEP` the state before the first chunk is written too, before the others; there is
+    but one batch row then.
     """
     pid = tl.program_id(0)
     batch = (pid // blocks).to(tl.int64)
@@ -132,6 +133,8 @@ def pass_forward(
     h = tl.zeros([BLOCK], tl.float32)
     if HAS_START:
         h = tl.load(start_ptr + batch * size + i, mask=exists, other=0.0).to(tl.float32)
+    if KEEP:
+        tl.store(states_ptr - size + i, h, mask=exists)
     sums_ptr += batch * known * channels
     states_ptr += batch * known * size
     walk_forward(h, A2, sums_ptr, states_ptr, i, exists, channels, known, N, BLOCK)
@@ -139,12 +142,13 @@ def pass_forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def pass_backward(
-    A_ptr, carry_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, segment, blocks,
-    N: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+    A_ptr, entering_ptr, leaving_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, segment, blocks,
+    N: tl.constexpr, BLOCK: tl.constexpr, ENTERS: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     """Pass q over a segment's chunks from the last to the first, in place, and sum dA of each batch row.
 
-    `carry` is the q that enters the segment from its end, and becomes the one that leaves it at its start.
+    `entering` is the q that enters the segment from its end, zero unless `ENTERS`, and `leaving` the one that leaves it
+    at its start; they may be one.
     """
     pid = tl.program_id(0)
     batch = (pid // blocks).to(tl.int64)
@@ -152,7 +156,9 @@ def pass_backward(
     size = channels * N
     exists = i < size
     A2 = tl.load(A_ptr + i, mask=exists, other=0.0).to(tl.float32) * 1.4426950408889634
-    q = tl.load(carry_ptr + batch * size + i, mask=exists, other=0.0)
+    q = tl.zeros([BLOCK], tl.float32)
+    if ENTERS:
+        q = tl.load(entering_ptr + batch * size + i, mask=exists, other=0.0)
     dA = tl.zeros([BLOCK], tl.float32)
     if ADD:
         dA = tl.load(dA_ptr + batch * size + i, mask=exists, other=0.0)
@@ -163,7 +169,7 @@ def pass_backward(
     q, dA = walk_backward(
         q, dA, A2, sums_ptr, q_ptr, reached_ptr, part_ptr, i, exists, channels, segment, N, BLOCK
     )  # fmt: skip
-    tl.store(carry_ptr + batch * size + i, q, mask=exists)
+    tl.store(leaving_ptr + batch * size + i, q, mask=exists)
     tl.store(dA_ptr + batch * size + i, dA, mask=exists)
 
 
@@ -177,16 +183,12 @@ def sum_of_blocks(partial_ptr, i, mask, stride, count, BLOCK: tl.constexpr):
     return total
 
 
-@triton.jit(do_not_specialize=SIZES)
-def add_blocks(
-    partial_ptr, out_ptr, length, chunk, channel_blocks, first, segment, blocks,
+@triton.jit
+def block_sums(
+    pid, partial_ptr, out_ptr, length, chunk, channel_blocks, first, segment, blocks,
     N: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Add a segment's dB or dC over the blocks of channels, BLOCK numbers of one chunk at a time.
-
-    `partial` is (channel_blocks, blocks, chunk, N), with `blocks` the chunks of all batch rows in the segment.
-    """
-    pid = tl.program_id(0)
+    """Do `add_blocks` for one program."""
     per_chunk = tl.cdiv(chunk * N, BLOCK)
     flat = (pid // per_chunk).to(tl.int64)
     i = (pid % per_chunk) * BLOCK + tl.arange(0, BLOCK)
@@ -201,6 +203,20 @@ def add_blocks(
         tl.store(out_ptr + (flat // segment * length + start) * N + i, total, mask=mask)
 
 
+@triton.jit(do_not_specialize=SIZES)
+def add_blocks(
+    partial_ptr, out_ptr, length, chunk, channel_blocks, first, segment, blocks,
+    N: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr,
+):  # fmt: skip
+    """Add a segment's dB or dC over the blocks of channels, BLOCK numbers of one chunk at a time.
+
+    `partial` is (channel_blocks, blocks, chunk, N), with `blocks` the chunks of all batch rows in the segment.
+    """
+    block_sums(
+        tl.program_id(0), partial_ptr, out_ptr, length, chunk, channel_blocks, first, segment, blocks, N, BLOCK, REVERSE
+    )
+
+
 @triton.jit
 def column_sums(pointer, column, rows, columns):
     """Add the rows of 32 columns of an array of float32."""
@@ -213,13 +229,12 @@ def column_sums(pointer, column, rows, columns):
     return tl.sum(total, 0)
 
 
-@triton.jit(do_not_specialize=["batch", "size", "rows", "columns"])
-def add_rows(
-    dA_ptr, sum_A_ptr, dD_ptr, sum_D_ptr, dbias_ptr, sum_bias_ptr, batch, size, rows, columns,
+@triton.jit
+def row_sums(
+    pid, dA_ptr, sum_A_ptr, dD_ptr, sum_D_ptr, dbias_ptr, sum_bias_ptr, batch, size, rows, columns,
     BLOCK: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Add the `batch` rows of dA, `size` numbers each, and the `rows` rows of dD and dbias, `columns` numbers each."""
-    pid = tl.program_id(0)
+    """Do `add_rows` for one program."""
     blocks = tl.cdiv(size, BLOCK)
     if pid < blocks:
         i = pid * BLOCK + tl.arange(0, BLOCK)
@@ -235,3 +250,32 @@ def add_rows(
             tl.store(sum_D_ptr + column, column_sums(dD_ptr, column, rows, columns), mask=column < columns)
         if HAS_BIAS:
             tl.store(sum_bias_ptr + column, column_sums(dbias_ptr, column, rows, columns), mask=column < columns)
+
+
+@triton.jit(do_not_specialize=["batch", "size", "rows", "columns"])
+def add_rows(
+    dA_ptr, sum_A_ptr, dD_ptr, sum_D_ptr, dbias_ptr, sum_bias_ptr, batch, size, rows, columns,
+    BLOCK: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """Add the `batch` rows of dA, `size` numbers each, and the `rows` rows of dD and dbias, `columns` numbers each."""
+    row_sums(
+        tl.program_id(0), dA_ptr, sum_A_ptr, dD_ptr, sum_D_ptr, dbias_ptr, sum_bias_ptr, batch, size, rows, columns,
+        BLOCK, HAS_D, HAS_BIAS,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=[*SIZES, "adders", "batch", "rows"])
+def add_all(
+    partial_ptr, out_ptr, dA_ptr, sum_A_ptr, dD_ptr, sum_D_ptr, dbias_ptr, sum_bias_ptr,
+    length, channels, chunk, channel_blocks, first, segment, blocks, adders, batch, rows,
+    N: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """Do `add_blocks` in the first `adders` programs and `add_rows` in the others: one launch instead of two."""
+    pid = tl.program_id(0)
+    if pid < adders:
+        block_sums(pid, partial_ptr, out_ptr, length, chunk, channel_blocks, first, segment, blocks, N, BLOCK, REVERSE)
+    else:
+        row_sums(
+            pid - adders, dA_ptr, sum_A_ptr, dD_ptr, sum_D_ptr, dbias_ptr, sum_bias_ptr, batch, channels * N, rows,
+            channels, BLOCK, HAS_D, HAS_BIAS,
+        )  # fmt: skip

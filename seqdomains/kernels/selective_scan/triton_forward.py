@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seqdomains.kernels.selective_scan import triton_complex_forward
 from seqdomains.kernels.selective_scan.plan import chunk_table, gpu_chunk
 from seqdomains.kernels.selective_scan.triton_chunks import pass_forward
 from seqdomains.kernels.selective_scan.triton_packed import pass_forward_packed
@@ -33,7 +34,6 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     launch_key,
     program_place,
     projection,
-    refuse_complex,
     rows_of,
     sigmoid,
     state_offsets,
@@ -189,7 +189,8 @@ def forward(
         y, shape (B, L, D) in u's dtype; h_last, shape (B, D, N) or (S, D, N), float32; the states entering
         the chunks, of the shape that `plan.states_shape` returns.
     """
-    refuse_complex(A)
+    if A.is_complex():
+        return triton_complex_forward.forward(u, dt, A, B, C, D, z, bias, h0, cu_seqlens, softplus, reverse)
     batch, length, channels = u.shape
     N, groups = A.shape[1], groups_of(B, C)
     chunk = gpu_chunk(batch, length, channels, N)

@@ -56,8 +56,13 @@ def channel_part(tile, factor, BN: tl.constexpr, BD: tl.constexpr, FORM: tl.cons
 
 
 @triton.jit
-def finish_sums(pointer, total, p0, p1, p2, p3, BN: tl.constexpr, N: tl.constexpr, FORM: tl.constexpr):
-    """Add four steps' `channel_part` over channels and store four rows of dB or dC, or if it is constant add to it."""
+def finish_sums(
+    pointer, total, p0, p1, p2, p3, BN: tl.constexpr, N: tl.constexpr, FORM: tl.constexpr, PARTS: tl.constexpr = 1
+):
+    """Add four steps' `channel_part` over channels and store four rows of dB or dC, or if it is constant add to it.
+
+    Numbers of a row lie `PARTS` apart.
+    """
     # The buffer holds whole chunks, so rows past the end may be written: nothing reads them.
     if FORM == 2:
         total += (p0 + p1) + (p2 + p3)
@@ -72,13 +77,14 @@ def finish_sums(pointer, total, p0, p1, p2, p3, BN: tl.constexpr, N: tl.constexp
         c0, c1 = tl.split(c)
         d0, d1 = tl.split(d)
         i = tl.arange(0, 4 * BN)
-        tl.store(pointer + (i // BN * N + i % BN), ((a0 + a1) + (b0 + b1)) + ((c0 + c1) + (d0 + d1)), mask=i % BN < N)
+        place = PARTS * (i // BN * N + i % BN)
+        tl.store(pointer + place, ((a0 + a1) + (b0 + b1)) + ((c0 + c1) + (d0 + d1)), mask=i % BN < N)
     else:
         n = tl.arange(0, BN)
-        tl.store(pointer + n, p0, mask=n < N)
-        tl.store(pointer + (N + n), p1, mask=n < N)
-        tl.store(pointer + (2 * N + n), p2, mask=n < N)
-        tl.store(pointer + (3 * N + n), p3, mask=n < N)
+        tl.store(pointer + PARTS * n, p0, mask=n < N)
+        tl.store(pointer + PARTS * (N + n), p1, mask=n < N)
+        tl.store(pointer + PARTS * (2 * N + n), p2, mask=n < N)
+        tl.store(pointer + PARTS * (3 * N + n), p3, mask=n < N)
     return total
 
 

@@ -18,8 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.errors import ConfigError
-from seqdomains.kernels.dispatch import VARIABLE
 from seqdomains.kernels.triton_launch import aligned
 from seqdomains.kernels.triton_parts import columns
 
@@ -73,15 +71,6 @@ def tile_shape(kernel: str, d_state: int) -> TileShape:
 def form_of(projection: Tensor) -> int:
     """Return what B or C is: 0 rows for all channels, 1 rows for each group of channels, 2 constant in time."""
     return {3: 0, 4: 1, 2: 2}[projection.dim()]
-
-
-def refuse_complex(A: Tensor) -> None:
-    """Raise ConfigError for complex states, which these kernels do not have."""
-    if A.is_complex():
-        raise ConfigError(
-            "selective_scan has no GPU kernel for complex A: use tensors on the CPU, or set "
-            f"{VARIABLE}=reference for a slow loop in plain torch"
-        )
 
 
 def groups_of(B: Tensor, C: Tensor) -> int:

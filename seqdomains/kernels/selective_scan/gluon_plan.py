@@ -1,0 +1,274 @@
+"""Which Gluon kernels a scan launches, how many programs of each, and where in their buffers they work.
+
+All of it depends on shapes, dtypes and options alone. It is laid out once for each such `Call` and kept, since Python
+would need longer for it than an H100 for a short scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from seqdomains.kernels.selective_scan.gluon_backward import sweep_backward, sweep_forward
+from seqdomains.kernels.selective_scan.gluon_forward import chunk_ends, outputs
+from seqdomains.kernels.selective_scan.gluon_spread import spread_outputs
+from seqdomains.kernels.selective_scan.plan import SCRATCH, STRIDE, backward_chunk, gpu_chunk, slabs
+from seqdomains.kernels.selective_scan.triton_chunks import add_all, add_blocks, pass_backward, pass_forward
+from seqdomains.kernels.triton_launch import Launches
+from seqdomains.kernels.triton_parts import multiprocessors
+
+INPUTS: Final = ("u", "dt", "A", "B", "C", "D", "z", "bias", "h0")
+# Calls whose plans are kept.
+PLANS: Final = 512
+# Channels a program of the forward sweeps owns, in one warp or with N = 64 in four.
+WIDTH: Final = 32
+# Registers a lane may have in the sweep back: 200 leave room for 10 warps, which beat 11 at 178 and 12 at 168.
+REGISTERS: Final = 200
+# From so many channels of all batch rows on, one pass over all of time fills the GPU, and from so many with two
+# channels a lane.
+SINGLE_PASS: Final = 8192
+SINGLE_PASS_PAIRS: Final = 16384
+
+
+class Call(NamedTuple):
+    """What decides on a plan: dtypes are those of `INPUTS`, None for an absent one."""
+
+    device: torch.device
+    batch: int
+    length: int
+    channels: int
+    N: int
+    dtypes: tuple[torch.dtype | None, ...]
+    softplus: bool
+    reverse: bool
+
+    def has(self, name: str) -> bool:
+        """Whether an optional input is there."""
+        return self.dtypes[INPUTS.index(name)] is not None
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return an input's dtype; A stands in for one that is absent."""
+        return self.dtypes[INPUTS.index(name)] or self.dtypes[2] or torch.float32
+
+
+class ForwardPlan(NamedTuple):
+    """Launches of the forward, the shape of the states between chunks, and how many sums of steps need memory."""
+
+    launches: Launches
+    states: tuple[int, int, int, int]
+    sums: int
+
+
+class BackwardPlan(NamedTuple):
+    """Launches of the backward, float32 numbers of scratch, and whether `ea` lies half in du and half in ddt."""
+
+    launches: Launches
+    scratch: int
+    split: bool
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@lru_cache(PLANS)
+def plan_forward(call: Call) -> ForwardPlan:
+    """Lay out the forward: a single pass over time where channels fill the GPU, else chunks."""
+    batch, length, channels, N = call.batch, call.length, call.channels, call.N
+    chunk = gpu_chunk(batch, length, channels, N)
+    chunks = _cdiv(length, chunk)
+    states = (batch, chunks - 1, channels, N)
+    own = dict.fromkeys(("states", "h_last", "sums"), torch.float32)
+    launches = Launches(call.device, {name: call.dtype(name) for name in INPUTS} | own | {"y": call.dtype("u")})
+    shape = {"N": N, "SOFTPLUS": call.softplus, "HAS_BIAS": call.has("bias"), "REVERSE": call.reverse}
+    optional = {"HAS_D": call.has("D"), "HAS_Z": call.has("z"), "HAS_START": call.has("h0")}
+    per_lane = 2 if batch * channels >= SINGLE_PASS_PAIRS or N > 16 else 1
+    spread = {**shape, **optional, "PER": per_lane, "W": 4, "T": 64 if chunk % 64 == 0 and N == 16 else 32}
+    pairs = _cdiv(channels, 32 * per_lane)
+    # Within a chunk, and so in the single pass within a row, the kernels count elements in 32 bits.
+    if batch * channels >= SINGLE_PASS and length * channels < 1 << 31:
+        launches.add(
+            spread_outputs, batch * pairs, (*INPUTS, "states", "y", "h_last", "states"),
+            (length, channels, length, 1, pairs, chunk), {**spread, "KEEP": chunks > 1}, num_warps=4,
+        )  # fmt: skip
+        return ForwardPlan(launches, states, 0)
+    blocks, warps = _cdiv(channels, WIDTH), N // 16
+    tile = {**shape, "W": warps, "T": 16, "SUB": 4}
+    if chunks > 1:
+        launches.add(
+            chunk_ends, batch * (chunks - 1) * blocks, ("u", "dt", "A", "B", "bias", "states", "sums"),
+            (length, channels, chunk, chunks, blocks), tile, num_warps=warps,
+        )  # fmt: skip
+        pieces = _cdiv(channels * N, 32)
+        launches.add(
+            pass_forward, batch * pieces, ("A", "h0", "sums", "states"), (channels, chunks - 1, pieces),
+            {"N": N, "BLOCK": 32, "HAS_START": call.has("h0"), "KEEP": False}, num_warps=1,
+        )  # fmt: skip
+    if N > 16:
+        launches.add(
+            spread_outputs, batch * chunks * pairs, (*INPUTS, "states", "y", "h_last", "states"),
+            (length, channels, chunk, chunks, pairs, chunk), {**spread, "KEEP": False}, num_warps=4,
+        )  # fmt: skip
+    else:
+        launches.add(
+            outputs, batch * chunks * blocks, (*INPUTS, "states", "y", "h_last"),
+            (length, channels, chunk, chunks, blocks), {**tile, **optional}, num_warps=1,
+        )  # fmt: skip
+    return ForwardPlan(launches, states, batch * (chunks - 1) * channels)
+
+
+def _slab_bytes(call: Call, chunk: int) -> int:
+    """Return how much scratch a slab may take so that forward and backward take no more memory than the CUDA peer's.
+
+    Beside the gradients, the peer has the ungated output, a state every 2,048 steps and float32 copies of dB and dC;
+    ours has a state for every chunk.
+    """
+    N, elements = call.N, call.batch * call.length * call.channels
+    return int((call.dtype("u").itemsize + N / 256 + 8 * N / call.channels - 4 * N / chunk - 0.1) * elements)
+
+
+def _places(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
+    """Lay arrays out in one buffer, each on a boundary of 64 numbers; return where they begin, and its size."""
+    ends = list(accumulate(_cdiv(size, 64) * 64 for size in sizes.values()))
+    return dict(zip(sizes, [0, *ends], strict=False)), ends[-1]
+
+
+def _enter(
+    launches: Launches, call: Call, chunk: int, slab: tuple[int, int, int, int],
+    at: Callable[[Sequence[str], int], list[tuple[str, int]]], kept: int,
+) -> None:  # fmt: skip
+    """Add what writes the state that enters each chunk of a slab to `entering`, from the one that enters the slab.
+
+    The latter is `kept` numbers into a row's states, and is written too; or it is h0, at time's start, and is not.
+    """
+    row, count, first, segment = slab
+    if count * segment == 1 and not first:
+        return
+    channels, N, warps, blocks = call.channels, call.N, call.N // 16, _cdiv(call.channels, WIDTH)
+    # The slab as a scan of its own, which begins where it does; reversed it ends there.
+    skipped = 0 if call.reverse else first * chunk
+    wide, narrow = skipped * channels, skipped * N
+    starts = {"u": wide, "dt": wide, "B": narrow}
+    begun = [(name, skip + starts.get(name, 0)) for name, skip in at(("u", "dt", "A", "B", "bias"), row)]
+    [entering, sums] = at(("entering", "sums"), 0)
+    after = (entering[0], entering[1] + (channels * N if first else 0))
+    tile = {"N": N, "SOFTPLUS": call.softplus, "HAS_BIAS": call.has("bias"), "REVERSE": call.reverse, "W": warps}
+    if segment > 1:
+        launches.add(
+            chunk_ends, count * (segment - 1) * blocks, [*begun, after, sums],
+            (call.length - first * chunk, channels, chunk, segment, blocks), {**tile, "T": 16, "SUB": 4},
+            num_warps=warps,
+        )  # fmt: skip
+    pieces = _cdiv(channels * N, 32)
+    [(start, skip)] = at(("states" if first else "h0",), row)
+    launches.add(
+        pass_forward, count * pieces, ["A", (start, skip + kept if first else skip), sums, after],
+        (channels, segment - 1, pieces),
+        {"N": N, "BLOCK": 32, "HAS_START": bool(first) or call.has("h0"), "KEEP": bool(first)}, num_warps=1,
+    )  # fmt: skip
+
+
+@lru_cache(PLANS)
+def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
+    """Lay out the backward for a cotangent of this dtype; `carried` says whether h_last has one too."""
+    batch, length, channels, N = call.batch, call.length, call.channels, call.N
+    kept_every = gpu_chunk(batch, length, channels, N)
+    # Chunks of the backward: those of the forward, or where these are too few parts of them, whose states it makes.
+    chunk = backward_chunk(kept_every, N)
+    parts, chunks, strides = kept_every // chunk, _cdiv(length, chunk), _cdiv(chunk, STRIDE)
+    # With N = 16 the sweep back has the registers for two channels a lane.
+    warps, per_lane = N // 16, 2 if N == 16 else 1
+    narrow, wide = _cdiv(channels, WIDTH), _cdiv(channels, WIDTH * per_lane)
+    per_chunk = 4 * N * (strides * narrow * WIDTH + narrow * chunk + (3 + (parts > 1)) * channels)
+    allowed = _slab_bytes(call, kept_every)
+    if batch * chunks * per_chunk <= max(SCRATCH, allowed):
+        cuts = [(slice(0, batch), 0, chunks)]
+    else:
+        wave = max(1, 8 * multiprocessors(call.device) // (warps * narrow * parts))
+        most = max(1, allowed // (per_chunk * parts))
+        cuts = [(rows, parts * first, min(chunks - parts * first, parts * segment))
+                for rows, first, segment in slabs(batch, _cdiv(length, kept_every), most, wave)]  # fmt: skip
+    largest = max((rows.stop - rows.start) * segment for rows, _, segment in cuts)
+    state, all_chunks = channels * N, batch * chunks * channels
+    places, scratch = _places({
+        "carry": batch * state, "rows of dA": batch * state, "rows of dD": all_chunks, "rows of dbias": all_chunks,
+        "kept": largest * strides * narrow * WIDTH * N, "part": narrow * largest * chunk * N, "q": largest * state,
+        "reached": largest * state, "added": largest * state, "sums": largest * channels,
+        "entering": largest * state if parts > 1 else 1,
+    })  # fmt: skip
+
+    wide_ea = call.dtype("dt").itemsize == 4 or call.dtype("u").itemsize == 4
+    dtypes = {name: call.dtype(name) for name in INPUTS} | {"dy": dy}
+    dtypes |= {f"d{name}": call.dtype(name) for name in INPUTS[:-1]}
+    dtypes |= dict.fromkeys(("states", "dh_last", "scratch", "carry"), torch.float32)
+    dtypes |= dict.fromkeys(("high", "low"), torch.float32 if wide_ea else torch.int16)
+    launches = Launches(call.device, dtypes)
+    per_row = dict.fromkeys(("u", "dt", "z", "dy", "du", "ddt", "dz", "high", "low"), length * channels)
+    per_row |= dict.fromkeys(("B", "C", "dB", "dC"), length * N)
+    per_row |= dict.fromkeys(("h0", "carry", "dh_last", "rows of dA"), state)
+    per_row |= {"states": (_cdiv(length, kept_every) - 1) * state}
+    per_row |= dict.fromkeys(("rows of dD", "rows of dbias"), chunks * channels)
+
+    def at(names: Sequence[str], row: int) -> list[tuple[str, int]]:
+        """Return where buffers, or arrays of the scratch, have a batch row."""
+        skipped = [(name, row * per_row.get(name, 0)) for name in names]
+        return [("scratch", places[name] + skip) if name in places and name != "carry" else (name, skip)
+                for name, skip in skipped]  # fmt: skip
+
+    shape = {
+        "N": N, "STRIDE": STRIDE, "SUB": 4, "W": warps, "SOFTPLUS": call.softplus, "HAS_D": call.has("D"),
+        "HAS_Z": call.has("z"), "HAS_BIAS": call.has("bias"), "HAS_START": call.has("h0"), "SPLIT": not wide_ea,
+        "REVERSE": call.reverse,
+    }  # fmt: skip
+    adding: dict[str, Any] = {"N": N, "BLOCK": 128, "REVERSE": call.reverse}
+    pieces, bfloat16 = _cdiv(state, 32), torch.bfloat16
+    for number, (rows, first, segment) in enumerate(cuts):
+        row, count = rows.start, rows.stop - rows.start
+        flat = count * segment
+        adders = flat * _cdiv(chunk * N, 128)
+        sizes, block_sizes = (length, channels, chunk, chunks), (first, segment, flat)
+        states = at(("states",), row)
+        if parts > 1:
+            states = [("scratch", places["entering"] - max(first - 1, 0) * state)]
+            _enter(launches, call, chunk, (row, count, first, segment), at, (first // parts - 1) * state)
+        inputs = [*at((*INPUTS, "dy"), row), *states]
+        launches.add(
+            sweep_forward, flat * narrow,
+            [*inputs, *at(("dz", "high", "low", "kept", "part", "q", "reached", "added", "sums", "rows of dD"), row)],
+            (*sizes, narrow, first, segment), {**shape, "T": 16, "EXACT": call.dtype("C") != bfloat16}, num_warps=warps,
+        )  # fmt: skip
+        launches.add(
+            add_blocks, adders, at(("part", "dC"), row), (length, chunk, narrow, *block_sizes), adding, num_warps=1
+        )
+        last_in_time = first + segment == chunks
+        launches.add(
+            pass_backward, count * pieces,
+            at(("A", "dh_last" if last_in_time else "carry", "carry", "sums", "q", "reached", "added", "rows of dA"),
+               row),
+            (channels, segment, pieces),
+            {"N": N, "BLOCK": 32, "ENTERS": carried or not last_in_time, "ADD": not last_in_time}, num_warps=1,
+        )  # fmt: skip
+        launches.add(
+            sweep_backward, flat * wide,
+            [*inputs, *at(("high", "low", "kept", "q", "du", "ddt", "part", "rows of dbias"), row)],
+            (*sizes, wide, first, segment),
+            {**shape, "PER": per_lane, "T": 8, "EXACT": call.dtype("B") != bfloat16},
+            num_warps=warps, maxnreg=REGISTERS if N == 16 else 128,
+        )  # fmt: skip
+        if number < len(cuts) - 1:
+            launches.add(
+                add_blocks, adders, at(("part", "dB"), row), (length, chunk, wide, *block_sizes), adding, num_warps=1
+            )
+            continue
+        launches.add(
+            add_all, adders + _cdiv(state, 128) + _cdiv(channels, 32),
+            [*at(("part", "dB"), row),
+             *at(("rows of dA", "dA", "rows of dD", "dD", "rows of dbias", "dbias"), 0)],
+            (length, channels, chunk, wide, *block_sizes, adders, batch, batch * chunks),
+            {**adding, "HAS_D": call.has("D"), "HAS_BIAS": call.has("bias")}, num_warps=1,
+        )  # fmt: skip
+    return BackwardPlan(launches, scratch, not wide_ea)

@@ -1,0 +1,136 @@
+"""What happens between the chunks of a scan with complex states: `triton_chunks` and `triton_packed` on pairs."""
+
+# Kernel arguments are pointers, tiles and integers of Triton's own typing.
+# ruff: noqa: ANN001, ANN201
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from seqdomains.kernels.selective_scan.triton_complex import chunk_decay, pack, unpack
+from seqdomains.kernels.selective_scan.triton_tile import SIZES
+from seqdomains.kernels.triton_parts import columns, from_columns
+
+
+@triton.jit
+def four_of(pointer, place, i, stride, mask):
+    """Read what four chunks have at `i` as a [BLOCK, 4] tile."""
+    return tl.load(pointer + (place[None, :] * stride + i[:, None]), mask=mask, other=0)
+
+
+@triton.jit
+def four_chunk_decays(sums_ptr, place, i, Ar, Ai, channels, mask, N: tl.constexpr):
+    """Return the decays over four chunks; one where a chunk is not there."""
+    total = four_of(sums_ptr, place, i // N, 2 * channels, mask)
+    lost = four_of(sums_ptr + channels, place, i // N, 2 * channels, mask)
+    return chunk_decay(Ar[:, None], Ai[:, None], total, lost)
+
+
+@triton.jit
+def through_pairs(xr, xi, ar, ai, er, ei, BLOCK: tl.constexpr):
+    """Carry x through four chunks, to a x + e in each; return it before each, after each, and after the last."""
+    a0, a1, a2, a3 = columns(ar, BLOCK)
+    b0, b1, b2, b3 = columns(ai, BLOCK)
+    e0, e1, e2, e3 = columns(er, BLOCK)
+    f0, f1, f2, f3 = columns(ei, BLOCK)
+    x1 = a0 * xr - b0 * xi + e0
+    y1 = a0 * xi + b0 * xr + f0
+    x2 = a1 * x1 - b1 * y1 + e1
+    y2 = a1 * y1 + b1 * x1 + f1
+    x3 = a2 * x2 - b2 * y2 + e2
+    y3 = a2 * y2 + b2 * x2 + f2
+    x4 = a3 * x3 - b3 * y3 + e3
+    y4 = a3 * y3 + b3 * x3 + f3
+    return (
+        from_columns(xr, x1, x2, x3, BLOCK), from_columns(xi, y1, y2, y3, BLOCK),
+        from_columns(x1, x2, x3, x4, BLOCK), from_columns(y1, y2, y3, y4, BLOCK), x4, y4,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pass_complex_forward(
+    A_ptr, start_ptr, borders_ptr, sums_ptr, states_ptr, h_last_ptr, channels, known, blocks,
+    N: tl.constexpr, BLOCK: tl.constexpr, HAS_START: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """Do `pass_forward`, or for packed sequences `pass_forward_packed`."""
+    pid = tl.program_id(0)
+    owner = (pid // blocks).to(tl.int64)
+    i = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
+    size = channels.to(tl.int64) * N
+    exists = i < size
+    Ar = tl.load(A_ptr + i, mask=exists, other=0.0)
+    Ai = tl.load(A_ptr + size + i, mask=exists, other=0.0)
+    h = tl.zeros([BLOCK], tl.int64)
+    if HAS_START:
+        h = tl.load(start_ptr + owner * size + i, mask=exists, other=0)
+    if PACKED:
+        begin = tl.load(borders_ptr + owner)
+        count = (tl.load(borders_ptr + owner + 1) - begin).to(tl.int32)
+        if count == 0:
+            tl.store(h_last_ptr + owner * size + i, h, mask=exists)
+        else:
+            tl.store(states_ptr + begin * size + i, h, mask=exists)
+        count -= 1
+        states_ptr += size
+    else:
+        begin = owner * known
+        count = known
+    hr, hi = unpack(h)
+    states_ptr += begin * size
+    sums_ptr += begin * 2 * channels
+    for c in range(0, count, 4):
+        place = (c + tl.arange(0, 4)).to(tl.int64)
+        mask = exists[:, None] & (place < count)[None, :]
+        ar, ai = four_chunk_decays(sums_ptr, place, i, Ar, Ai, channels, mask, N)
+        er, ei = unpack(four_of(states_ptr, place, i, size, mask))
+        _from_r, _from_i, to_r, to_i, hr, hi = through_pairs(hr, hi, ar, ai, er, ei, BLOCK)
+        tl.store(states_ptr + (place[None, :] * size + i[:, None]), pack(to_r, to_i), mask=mask)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pass_complex_backward(
+    A_ptr, carry_ptr, borders_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, first, segment, blocks,
+    N: tl.constexpr, BLOCK: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """Do `pass_backward`, or for packed sequences `pass_backward_packed`; dA adds to what there is."""
+    pid = tl.program_id(0)
+    owner = (pid // blocks).to(tl.int64)
+    i = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
+    size = channels.to(tl.int64) * N
+    exists = i < size
+    if PACKED:
+        begin = tl.maximum(tl.load(borders_ptr + owner) - first, 0)
+        count = (tl.minimum(tl.load(borders_ptr + owner + 1) - first, segment) - begin).to(tl.int32)
+    else:
+        begin = owner * segment
+        count = segment
+    Ar = tl.load(A_ptr + i, mask=exists, other=0.0)
+    Ai = tl.load(A_ptr + size + i, mask=exists, other=0.0)
+    carry_ptr += owner * size + i
+    dA_ptr += owner * size + i
+    qr, qi = unpack(tl.load(carry_ptr, mask=exists, other=0))
+    dAr, dAi = unpack(tl.load(dA_ptr, mask=exists, other=0))
+    sums_ptr += begin * 2 * channels
+    q_ptr += begin * 2 * size
+    reached_ptr += begin * 2 * size
+    part_ptr += begin * 2 * size
+    for c in range(0, count, 4):
+        place = count - 1 - (c + tl.arange(0, 4)).to(tl.int64)
+        mask = exists[:, None] & (place >= 0)[None, :]
+        ar, ai = four_chunk_decays(sums_ptr, place, i, Ar, Ai, channels, mask, N)
+        er = four_of(q_ptr, place, i, 2 * size, mask)
+        ei = four_of(q_ptr + size, place, i, 2 * size, mask)
+        Jr = four_of(reached_ptr, place, i, 2 * size, mask)
+        Ji = four_of(reached_ptr + size, place, i, 2 * size, mask)
+        part_r = four_of(part_ptr, place, i, 2 * size, mask)
+        part_i = four_of(part_ptr + size, place, i, 2 * size, mask)
+        from_r, from_i, _to_r, _to_i, qr, qi = through_pairs(qr, qi, ar, ai, er, ei, BLOCK)
+        offsets = place[None, :] * (2 * size) + i[:, None]
+        tl.store(q_ptr + offsets, from_r, mask=mask)
+        tl.store(q_ptr + (size + offsets), from_i, mask=mask)
+        dAr += tl.sum(from_r * Jr - from_i * Ji + part_r, 1)
+        dAi += tl.sum(from_r * Ji + from_i * Jr + part_i, 1)
+    tl.store(carry_ptr, pack(qr, qi), mask=exists)
+    tl.store(dA_ptr, pack(dAr, dAi), mask=exists)
