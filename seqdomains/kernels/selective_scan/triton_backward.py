@@ -181,8 +181,8 @@ def backward(
             else:
                 launch(
                     pass_backward, count * pieces,
-                    (A, own(carry), sums, q, reached, added, own(dA), channels, segment, pieces),
-                    {"N": N, "BLOCK": 32, "ADD": first + segment < chunks}, key, num_warps=1,
+                    (A, own(carry), own(carry), sums, q, reached, added, own(dA), channels, segment, pieces),
+                    {"N": N, "BLOCK": 32, "ENTERS": True, "ADD": first + segment < chunks}, key, num_warps=1,
                 )  # fmt: skip
             launch(
                 sweep_backward, flat * back_blocks,
