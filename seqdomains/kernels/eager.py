@@ -37,6 +37,7 @@ def differentiable(
     run: Callable[..., Any],
     save: Callable[..., None],
     gradients: Callable[..., tuple[Tensor | None, ...]],
+    fast: Callable[[tuple[Any, ...]], Any] = lambda _: None,
 ) -> Callable[..., Any]:
     """Register the gradient of an op, and return what runs it: in eager mode its body, else the op.
 
@@ -48,6 +49,8 @@ def differentiable(
         The op and its body, whose first argument is a tensor.
     save, gradients : callable
         Its ``setup_context`` and ``backward``, as `torch.library.register_autograd` takes them.
+    fast : callable, optional
+        Runs a call in eager mode in a way of its own, or returns None.
     """
     differentiate_op(name, gradients, save)
 
@@ -66,6 +69,8 @@ def differentiable(
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
         if seen(name, tensors):
             return op(*arguments)
+        if (result := fast(arguments)) is not None:
+            return result
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return Direct.apply(*arguments)
         return run(*arguments)

@@ -121,5 +121,7 @@ class Launches:
 
     def run(self, addresses: Mapping[str, int]) -> None:
         """Launch all of them in order on the current device, over buffers at these addresses."""
+        # Else each launch would ask for it.
+        stream = torch._C._cuda_getCurrentRawStream(self._device.index) if self._device.type == "cuda" else None
         for start, places, rest in self._known:
-            start(*[addresses[name] + offset for name, offset in places], *rest)
+            start(*[addresses[name] + offset for name, offset in places], *rest, stream=stream)

@@ -11,7 +11,9 @@ H100). The columns are taken apart by split, since Triton 3.2 has no tuples that
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -24,8 +26,13 @@ def given(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
     return stand_in if tensor is None else tensor
 
 
-def on_device_of(tensor: Tensor) -> torch.cuda.device_of:
+_HERE = nullcontext()
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     """Make the tensor's GPU the current one for a launch; nothing happens for other devices."""
+    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return _HERE
     return torch.cuda.device_of(tensor)
 
 

@@ -75,7 +75,7 @@ def launches(monkeypatch):
 
         def run(kernel, *values, grid, warmup, **named):
             found.append((kernel, dict(zip(kernel.arg_names, values, strict=False)) | named))
-            return defaultdict(lambda: lambda *_: None)  # what stands for a compiled kernel
+            return defaultdict(lambda: lambda *_, **__: None)  # what stands for a compiled kernel
 
         with monkeypatch.context() as patched:
             patched.setattr(JITFunction, "run", run)

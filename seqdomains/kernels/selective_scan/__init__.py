@@ -254,7 +254,7 @@ def _run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     given = contiguous((*tensors, cu_seqlens))
     result: tuple[Tensor, Tensor, Tensor] | None = None
     if name == "triton" and (fast := fast_path.choose(*_deciding(tensors), cu_seqlens)) is not None:
-        result = fast_path.attempt(fast, "forward", (*given[:-1], softplus, reverse))
+        result = fast_path.attempt(fast.forward, *given[:-1], softplus, reverse)
     if result is None:
         result = module_of("selective_scan", name, "forward").forward(*given, softplus, reverse)
     return result
@@ -296,7 +296,7 @@ def _run_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[
     given = contiguous((dy, dh_last, *inputs, cu_seqlens, chunk_states))
     gradients: tuple[Tensor | None, ...] | None = None
     if name == "triton" and (fast := fast_path.choose(*_deciding(inputs), cu_seqlens)) is not None:
-        gradients = fast_path.attempt(fast, "backward", (*given[:-2], chunk_states, softplus, reverse))
+        gradients = fast_path.attempt(fast.backward, *given[:-2], given[-1], softplus, reverse)
     if gradients is None:
         gradients = module_of("selective_scan", name, "backward").backward(*given, softplus, reverse)
     return without_none(gradients, dy)
@@ -332,4 +332,4 @@ def _gradients(ctx: Any, dy: Tensor | None, dh_last: Tensor | None, _: Tensor | 
     return (*of_present(inputs, gradients), None, None, None)
 
 
-_scan = differentiable("selective_scan", _op, _run, _save, _gradients)
+_scan = differentiable("selective_scan", _op, _run, _save, _gradients, fast_path.eagerly)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -34,7 +35,7 @@ def uncovered(u: Tensor, A: Tensor, B: Tensor, C: Tensor, cu_seqlens: Tensor | N
     batch, length, channels = u.shape
     if channels % 16:
         return f"D is {channels}, expected a multiple of 16"
-    if gpu_chunk(batch, length, channels, A.shape[1]) * channels >= 1 << 31:
+    if length * channels >= 1 << 31 and gpu_chunk(batch, length, channels, A.shape[1]) * channels >= 1 << 31:
         return f"a chunk of {channels} channels has 2^31 elements or more"
     if B.dim() != 3 or C.dim() != 3:
         return "B or C is constant or grouped"
@@ -98,10 +99,10 @@ def _errors() -> type[Exception]:
     return cast(type[Exception], TritonError)
 
 
-def attempt(module: ModuleType, direction: str, arguments: tuple[Any, ...]) -> Any:
-    """Run the Gluon kernels; if they do not compile, say so once and return None from then on."""
+def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a function of the Gluon kernels; if they do not compile, say so once and return None from then on."""
     try:
-        return getattr(module, direction)(*arguments)
+        return function(*arguments)
     except _errors() as problem:
         if os.environ.get(VARIABLE, "auto") == "gluon":
             raise
@@ -113,3 +114,18 @@ def attempt(module: ModuleType, direction: str, arguments: tuple[Any, ...]) -> A
             stacklevel=2,
         )
         return None
+
+
+def eagerly(arguments: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Run the Gluon kernels on the arguments of the op in eager mode, or return None where they do not take them.
+
+    Copies of tensors that have gaps or lie askew are the op's business.
+    """
+    *inputs, cu_seqlens, softplus, reverse = arguments
+    u, _, A, B, C = inputs[:5]
+    if not u.is_cuda or (module := choose(u, A, B, C, cu_seqlens)) is None:
+        return None
+    if not all(tensor is None or (tensor.is_contiguous() and tensor.data_ptr() % 16 == 0) for tensor in inputs):
+        return None
+    result: tuple[Tensor, Tensor, Tensor | None] | None = attempt(module.apply, inputs, softplus, reverse)
+    return result

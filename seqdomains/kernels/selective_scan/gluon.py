@@ -5,29 +5,60 @@ What they do not cover (`fast_path.uncovered`) runs on the portable kernels of `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from seqdomains.kernels.dispatch import of_present
+from seqdomains.kernels.selective_scan.fast_path import attempt
 from seqdomains.kernels.selective_scan.gluon_plan import INPUTS, Call, plan_backward, plan_forward
 from seqdomains.kernels.triton_launch import aligned
 from seqdomains.kernels.triton_parts import given, on_device_of
 
-
-def _call(tensors: tuple[Tensor | None, ...], u: Tensor, N: int, softplus: bool, reverse: bool) -> Call:
-    batch, length, channels = u.shape
-    dtypes = tuple([None if tensor is None else tensor.dtype for tensor in tensors])
-    return Call(u.device, batch, length, channels, N, dtypes, softplus, reverse)
+# u, dt, A, B, C, D, z, bias and h0, contiguous
+Inputs = Sequence[Tensor | None]
 
 
-def _aligned(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Copy tensors that do not begin on a 16-byte boundary, as copies into shared memory and vector loads need."""
-    if aligned(tensors):
-        return tensors
-    return tuple(tensor if tensor is None or tensor.data_ptr() % 16 == 0 else tensor.clone() for tensor in tensors)
+class Scan(torch.autograd.Function):
+    """The scan in eager mode, as `eager.differentiable` would make it, but with less for the host to do.
+
+    What decides on the launches is found out in the forward, for both directions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return y and h_last."""
+        y, h_last, states = _forward(call, inputs)
+        ctx.call = call
+        ctx.save_for_backward(*inputs, states)
+        ctx.set_materialize_grads(False)
+        return y, h_last
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dh_last: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return nothing for the call, and the gradients of the inputs."""
+        *inputs, states = ctx.saved_tensors
+        call: Call = ctx.call
+        dy = torch.zeros_like(inputs[0]) if dy is None else dy.contiguous()
+        dh_last = None if dh_last is None else dh_last.contiguous()
+        found = None
+        if not torch.is_grad_enabled() and aligned((dy, dh_last, *inputs)):
+            found = attempt(_backward, call, dy, dh_last, inputs, states)
+        if found is None:  # the op also says, where asked, that there is no second derivative
+            op = torch.ops.seqdomains.selective_scan_backward.default
+            found = of_present(inputs, op(dy, dh_last, *inputs, None, states, call.softplus, call.reverse))
+        return None, *found
 
 
-def _addresses(tensors: tuple[Tensor | None, ...], A: Tensor) -> dict[str, int]:
-    return {name: (A if tensor is None else tensor).data_ptr() for name, tensor in zip(INPUTS, tensors, strict=True)}
+def apply(inputs: Inputs, softplus: bool, reverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Run the scan of aligned tensors in eager mode; the states are None where autograd has them."""
+    call = _call(inputs, softplus, reverse)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
+        y, h_last = Scan.apply(call, *inputs)
+        return y, h_last, None
+    return _forward(call, inputs)
 
 
 def forward(
@@ -35,40 +66,71 @@ def forward(
     h0: Tensor | None, softplus: bool, reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Run the scan; see `triton_forward.forward`."""
-    tensors = _aligned((u, dt, A, B, C, D, z, bias, h0))
-    with on_device_of(u):
-        plan = plan_forward(_call(tensors, u, A.shape[1], softplus, reverse))
-        y = torch.empty_like(u)
-        states = torch.empty(plan.states, device=u.device, dtype=torch.float32)
-        h_last = torch.empty((u.shape[0], *A.shape), device=u.device, dtype=torch.float32)
-        sums = torch.empty(plan.sums, device=u.device, dtype=torch.float32) if plan.sums else h_last
-        plan.launches.run({
-            **_addresses(tensors, A), "y": y.data_ptr(), "states": states.data_ptr(), "h_last": h_last.data_ptr(),
-            "sums": sums.data_ptr(),
-        })  # fmt: skip
-    return y, h_last, states
+    inputs = _aligned((u, dt, A, B, C, D, z, bias, h0))
+    return _forward(_call(inputs, softplus, reverse), inputs)
 
 
 def backward(
     dy: Tensor, dh_last: Tensor | None, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
     z: Tensor | None, bias: Tensor | None, h0: Tensor | None, states: Tensor, softplus: bool, reverse: bool,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+) -> list[Tensor | None]:  # fmt: skip
     """Return the gradients; see `triton_backward.backward`."""
-    tensors = _aligned((u, dt, A, B, C, D, z, bias, h0))
-    (dy_aligned, dh_last) = _aligned((dy, None if dh_last is None else dh_last.float()))
+    dy_, dh_last, *inputs = _aligned((dy, dh_last, u, dt, A, B, C, D, z, bias, h0))
+    return _backward(_call(inputs, softplus, reverse), given(dy_, dy), dh_last, inputs, states)
+
+
+def _aligned(tensors: Inputs) -> Inputs:
+    """Copy tensors that do not begin on a 16-byte boundary, as copies into shared memory and vector loads need."""
+    if aligned(tensors):
+        return tensors
+    return [tensor if tensor is None or tensor.data_ptr() % 16 == 0 else tensor.clone() for tensor in tensors]
+
+
+def _call(inputs: Inputs, softplus: bool, reverse: bool) -> Call:
+    u, A = inputs[0], inputs[2]
+    assert u is not None  # noqa: S101 - always there
+    assert A is not None  # noqa: S101
+    batch, length, channels = u.shape
+    dtypes = tuple([None if tensor is None else tensor.dtype for tensor in inputs])
+    return Call(u.device, batch, length, channels, A.shape[1], dtypes, softplus, reverse)
+
+
+def _addresses(inputs: Inputs, stand_in: Tensor) -> dict[str, int]:
+    return {name: given(tensor, stand_in).data_ptr() for name, tensor in zip(INPUTS, inputs, strict=True)}
+
+
+def _forward(call: Call, inputs: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
+    u, A = inputs[0], inputs[2]
     with on_device_of(u):
-        plan = plan_backward(_call(tensors, u, A.shape[1], softplus, reverse), dy.dtype, dh_last is not None)
-        du, ddt, dA, dB, dC = (torch.empty_like(tensor) for tensor in (u, dt, A, B, C))
-        dD, dz, dbias = (None if tensor is None else torch.empty_like(tensor) for tensor in (D, z, bias))
-        scratch = torch.empty(plan.scratch, device=u.device, dtype=torch.float32)
-        # What leaves the first chunk is dh0; without h0 it is scratch that only slabs hand on.
-        carry = scratch if h0 is None else torch.empty(h0.shape, device=u.device, dtype=torch.float32)
-        low = ddt if plan.split or ddt.element_size() == 4 else du
+        plan = plan_forward(call)
+        y = torch.empty_like(u)
+        states = torch.empty(plan.states, device=call.device, dtype=torch.float32)
+        h_last = torch.empty(plan.h_last, device=call.device, dtype=torch.float32)
+        sums = torch.empty(plan.sums, device=call.device, dtype=torch.float32) if plan.sums else h_last
         plan.launches.run({
-            **_addresses(tensors, A), "dy": given(dy_aligned, dy).data_ptr(), "states": states.data_ptr(),
-            "dh_last": given(dh_last, A).data_ptr(), "scratch": scratch.data_ptr(), "carry": carry.data_ptr(),
-            "high": (du if plan.split else low).data_ptr(), "low": low.data_ptr(), "du": du.data_ptr(),
-            "ddt": ddt.data_ptr(), "dA": dA.data_ptr(), "dB": dB.data_ptr(), "dC": dC.data_ptr(),
-            "dD": given(dD, A).data_ptr(), "dz": given(dz, u).data_ptr(), "dbias": given(dbias, A).data_ptr(),
+            **_addresses(inputs, A), "y": y.data_ptr(), "states": states.data_ptr(), "h_last": h_last.data_ptr(),
+            "sums": sums.data_ptr(),
         })  # fmt: skip
-    return du, ddt, dA, dB, dC, dD, dz, dbias, None if h0 is None else carry.to(h0.dtype)
+    return y, h_last, states
+
+
+def _backward(
+    call: Call, dy: Tensor, dh_last: Tensor | None, inputs: Sequence[Any], states: Tensor
+) -> list[Tensor | None]:
+    u, dt, A, _, _, _, _, _, h0 = inputs
+    with on_device_of(u):
+        plan = plan_backward(call, dy.dtype, dh_last is not None)
+        gradients = [None if tensor is None else torch.empty_like(tensor) for tensor in inputs[:-1]]
+        scratch = torch.empty(plan.scratch, device=call.device, dtype=torch.float32)
+        # What leaves the first chunk is dh0; without h0 it is scratch that only slabs hand on.
+        carry = scratch if h0 is None else torch.empty(h0.shape, device=call.device, dtype=torch.float32)
+        addresses = _addresses(inputs, A)
+        for name, gradient in zip(INPUTS, gradients, strict=False):
+            addresses[f"d{name}"] = given(gradient, A).data_ptr()
+        low = "ddt" if plan.split or dt.element_size() == 4 else "du"
+        plan.launches.run({
+            **addresses, "dy": dy.data_ptr(), "states": states.data_ptr(), "scratch": scratch.data_ptr(),
+            "carry": carry.data_ptr(), "dh_last": given(dh_last, A).data_ptr(),
+            "high": addresses["du" if plan.split else low], "low": addresses[low],
+        })  # fmt: skip
+    return [*gradients, None if h0 is None else carry.to(h0.dtype)]

@@ -6,7 +6,7 @@ would need longer for it than an H100 for a short scan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
@@ -16,7 +16,7 @@ import torch
 from seqdomains.kernels.selective_scan.gluon_backward import sweep_backward, sweep_forward
 from seqdomains.kernels.selective_scan.gluon_forward import chunk_ends, outputs
 from seqdomains.kernels.selective_scan.gluon_spread import spread_outputs
-from seqdomains.kernels.selective_scan.plan import SCRATCH, STRIDE, backward_chunk, gpu_chunk, slabs
+from seqdomains.kernels.selective_scan.plan import SCRATCH, STRIDE, gpu_chunk, slabs
 from seqdomains.kernels.selective_scan.triton_chunks import add_all, add_blocks, pass_backward, pass_forward
 from seqdomains.kernels.triton_launch import Launches
 from seqdomains.kernels.triton_parts import multiprocessors
@@ -26,8 +26,8 @@ INPUTS: Final = ("u", "dt", "A", "B", "C", "D", "z", "bias", "h0")
 PLANS: Final = 512
 # Channels a program of the forward sweeps owns, in one warp or with N = 64 in four.
 WIDTH: Final = 32
-# Registers a lane may have in the sweep back: 200 leave room for 10 warps, which beat 11 at 178 and 12 at 168.
-REGISTERS: Final = 200
+# Registers a lane may have in the sweep back, by N: 200 leave room for 10 warps, which beat 11 at 178 and 12 at 168.
+REGISTERS: Final = {16: 200, 64: 128}
 # From so many channels of all batch rows on, one pass over all of time fills the GPU, and from so many with two
 # channels a lane.
 SINGLE_PASS: Final = 8192
@@ -56,10 +56,11 @@ class Call(NamedTuple):
 
 
 class ForwardPlan(NamedTuple):
-    """Launches of the forward, the shape of the states between chunks, and how many sums of steps need memory."""
+    """Launches of the forward, shapes of the states between chunks and of the last, and how many sums need memory."""
 
     launches: Launches
     states: tuple[int, int, int, int]
+    h_last: tuple[int, int, int]
     sums: int
 
 
@@ -81,7 +82,7 @@ def plan_forward(call: Call) -> ForwardPlan:
     batch, length, channels, N = call.batch, call.length, call.channels, call.N
     chunk = gpu_chunk(batch, length, channels, N)
     chunks = _cdiv(length, chunk)
-    states = (batch, chunks - 1, channels, N)
+    states, h_last = (batch, chunks - 1, channels, N), (batch, channels, N)
     own = dict.fromkeys(("states", "h_last", "sums"), torch.float32)
     launches = Launches(call.device, {name: call.dtype(name) for name in INPUTS} | own | {"y": call.dtype("u")})
     shape = {"N": N, "SOFTPLUS": call.softplus, "HAS_BIAS": call.has("bias"), "REVERSE": call.reverse}
@@ -95,7 +96,7 @@ def plan_forward(call: Call) -> ForwardPlan:
             spread_outputs, batch * pairs, (*INPUTS, "states", "y", "h_last", "states"),
             (length, channels, length, 1, pairs, chunk), {**spread, "KEEP": chunks > 1}, num_warps=4,
         )  # fmt: skip
-        return ForwardPlan(launches, states, 0)
+        return ForwardPlan(launches, states, h_last, 0)
     blocks, warps = _cdiv(channels, WIDTH), N // 16
     tile = {**shape, "W": warps, "T": 16, "SUB": 4}
     if chunks > 1:
@@ -106,7 +107,7 @@ def plan_forward(call: Call) -> ForwardPlan:
         pieces = _cdiv(channels * N, 32)
         launches.add(
             pass_forward, batch * pieces, ("A", "h0", "sums", "states"), (channels, chunks - 1, pieces),
-            {"N": N, "BLOCK": 32, "HAS_START": call.has("h0"), "KEEP": False}, num_warps=1,
+            {"N": N, "BLOCK": 32, "HAS_START": call.has("h0")}, num_warps=1,
         )  # fmt: skip
     if N > 16:
         launches.add(
@@ -118,7 +119,7 @@ def plan_forward(call: Call) -> ForwardPlan:
             outputs, batch * chunks * blocks, (*INPUTS, "states", "y", "h_last"),
             (length, channels, chunk, chunks, blocks), {**tile, **optional}, num_warps=1,
         )  # fmt: skip
-    return ForwardPlan(launches, states, batch * (chunks - 1) * channels)
+    return ForwardPlan(launches, states, h_last, batch * (chunks - 1) * channels)
 
 
 def _slab_bytes(call: Call, chunk: int) -> int:
@@ -137,68 +138,28 @@ def _places(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
     return dict(zip(sizes, [0, *ends], strict=False)), ends[-1]
 
 
-def _enter(
-    launches: Launches, call: Call, chunk: int, slab: tuple[int, int, int, int],
-    at: Callable[[Sequence[str], int], list[tuple[str, int]]], kept: int,
-) -> None:  # fmt: skip
-    """Add what writes the state that enters each chunk of a slab to `entering`, from the one that enters the slab.
-
-    The latter is `kept` numbers into a row's states, and is written too; or it is h0, at time's start, and is not.
-    """
-    row, count, first, segment = slab
-    if count * segment == 1 and not first:
-        return
-    channels, N, warps, blocks = call.channels, call.N, call.N // 16, _cdiv(call.channels, WIDTH)
-    # The slab as a scan of its own, which begins where it does; reversed it ends there.
-    skipped = 0 if call.reverse else first * chunk
-    wide, narrow = skipped * channels, skipped * N
-    starts = {"u": wide, "dt": wide, "B": narrow}
-    begun = [(name, skip + starts.get(name, 0)) for name, skip in at(("u", "dt", "A", "B", "bias"), row)]
-    [entering, sums] = at(("entering", "sums"), 0)
-    after = (entering[0], entering[1] + (channels * N if first else 0))
-    tile = {"N": N, "SOFTPLUS": call.softplus, "HAS_BIAS": call.has("bias"), "REVERSE": call.reverse, "W": warps}
-    if segment > 1:
-        launches.add(
-            chunk_ends, count * (segment - 1) * blocks, [*begun, after, sums],
-            (call.length - first * chunk, channels, chunk, segment, blocks), {**tile, "T": 16, "SUB": 4},
-            num_warps=warps,
-        )  # fmt: skip
-    pieces = _cdiv(channels * N, 32)
-    [(start, skip)] = at(("states" if first else "h0",), row)
-    launches.add(
-        pass_forward, count * pieces, ["A", (start, skip + kept if first else skip), sums, after],
-        (channels, segment - 1, pieces),
-        {"N": N, "BLOCK": 32, "HAS_START": bool(first) or call.has("h0"), "KEEP": bool(first)}, num_warps=1,
-    )  # fmt: skip
-
-
 @lru_cache(PLANS)
 def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
     """Lay out the backward for a cotangent of this dtype; `carried` says whether h_last has one too."""
     batch, length, channels, N = call.batch, call.length, call.channels, call.N
-    kept_every = gpu_chunk(batch, length, channels, N)
-    # Chunks of the backward: those of the forward, or where these are too few parts of them, whose states it makes.
-    chunk = backward_chunk(kept_every, N)
-    parts, chunks, strides = kept_every // chunk, _cdiv(length, chunk), _cdiv(chunk, STRIDE)
+    chunk = gpu_chunk(batch, length, channels, N)
+    chunks, strides = _cdiv(length, chunk), _cdiv(chunk, STRIDE)
     # With N = 16 the sweep back has the registers for two channels a lane.
     warps, per_lane = N // 16, 2 if N == 16 else 1
     narrow, wide = _cdiv(channels, WIDTH), _cdiv(channels, WIDTH * per_lane)
-    per_chunk = 4 * N * (strides * narrow * WIDTH + narrow * chunk + (3 + (parts > 1)) * channels)
-    allowed = _slab_bytes(call, kept_every)
+    per_chunk = 4 * N * (strides * narrow * WIDTH + narrow * chunk + 3 * channels)
+    allowed = _slab_bytes(call, chunk)
     if batch * chunks * per_chunk <= max(SCRATCH, allowed):
         cuts = [(slice(0, batch), 0, chunks)]
     else:
-        wave = max(1, 8 * multiprocessors(call.device) // (warps * narrow * parts))
-        most = max(1, allowed // (per_chunk * parts))
-        cuts = [(rows, parts * first, min(chunks - parts * first, parts * segment))
-                for rows, first, segment in slabs(batch, _cdiv(length, kept_every), most, wave)]  # fmt: skip
+        wave = max(1, 8 * multiprocessors(call.device) // (warps * narrow))
+        cuts = slabs(batch, chunks, max(1, allowed // per_chunk), wave)
     largest = max((rows.stop - rows.start) * segment for rows, _, segment in cuts)
-    state, all_chunks = channels * N, batch * chunks * channels
+    state, parts = channels * N, batch * chunks * channels
     places, scratch = _places({
-        "carry": batch * state, "rows of dA": batch * state, "rows of dD": all_chunks, "rows of dbias": all_chunks,
+        "carry": batch * state, "rows of dA": batch * state, "rows of dD": parts, "rows of dbias": parts,
         "kept": largest * strides * narrow * WIDTH * N, "part": narrow * largest * chunk * N, "q": largest * state,
         "reached": largest * state, "added": largest * state, "sums": largest * channels,
-        "entering": largest * state if parts > 1 else 1,
     })  # fmt: skip
 
     wide_ea = call.dtype("dt").itemsize == 4 or call.dtype("u").itemsize == 4
@@ -210,7 +171,7 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
     per_row = dict.fromkeys(("u", "dt", "z", "dy", "du", "ddt", "dz", "high", "low"), length * channels)
     per_row |= dict.fromkeys(("B", "C", "dB", "dC"), length * N)
     per_row |= dict.fromkeys(("h0", "carry", "dh_last", "rows of dA"), state)
-    per_row |= {"states": (_cdiv(length, kept_every) - 1) * state}
+    per_row |= {"states": (chunks - 1) * state}
     per_row |= dict.fromkeys(("rows of dD", "rows of dbias"), chunks * channels)
 
     def at(names: Sequence[str], row: int) -> list[tuple[str, int]]:
@@ -231,11 +192,7 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
         flat = count * segment
         adders = flat * _cdiv(chunk * N, 128)
         sizes, block_sizes = (length, channels, chunk, chunks), (first, segment, flat)
-        states = at(("states",), row)
-        if parts > 1:
-            states = [("scratch", places["entering"] - max(first - 1, 0) * state)]
-            _enter(launches, call, chunk, (row, count, first, segment), at, (first // parts - 1) * state)
-        inputs = [*at((*INPUTS, "dy"), row), *states]
+        inputs = at((*INPUTS, "dy", "states"), row)
         launches.add(
             sweep_forward, flat * narrow,
             [*inputs, *at(("dz", "high", "low", "kept", "part", "q", "reached", "added", "sums", "rows of dD"), row)],
@@ -257,7 +214,7 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
             [*inputs, *at(("high", "low", "kept", "q", "du", "ddt", "part", "rows of dbias"), row)],
             (*sizes, wide, first, segment),
             {**shape, "PER": per_lane, "T": 8, "EXACT": call.dtype("B") != bfloat16},
-            num_warps=warps, maxnreg=REGISTERS if N == 16 else 128,
+            num_warps=warps, maxnreg=REGISTERS[N],
         )  # fmt: skip
         if number < len(cuts) - 1:
             launches.add(

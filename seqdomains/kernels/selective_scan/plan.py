@@ -16,15 +16,13 @@ RESIDENT: Final = 1056
 # Steps between two states that the sweep back starts from afresh. 32 would save 2 bytes of scratch per element, but
 # errors of the bias's gradient were 0.8 to 1.2e-6 with it and are half of that with 16.
 STRIDE: Final = 16
-# Steps of the backward's chunks with more than 16 states, which fill the GPU from a slab of three bytes per element.
-PART: Final = 288
 # Scratch of the backward in bytes: up to this it is taken whole, since smaller slabs would leave processors idle.
 SCRATCH: Final = 192 << 20
 
 
-def _rounded(length: int, chunks: int, unit: int = 32) -> int:
-    """Return the steps of a chunk, a multiple of `unit`, where there shall be so many."""
-    return max(unit, (-(-length // chunks) + unit - 1) // unit * unit)
+def _rounded(length: int, chunks: int) -> int:
+    """Return the steps of a chunk, a multiple of 32, where there shall be so many."""
+    return max(32, (-(-length // chunks) + 31) // 32 * 32)
 
 
 def gpu_chunk(batch: int, length: int, channels: int, N: int) -> int:
@@ -49,24 +47,12 @@ def _chunk(programs: int, length: int, N: int) -> int:
     most = 1 + int(length * (0.2 + N / 2560) / (4 * N))
     wanted = -(-8 * RESIDENT * max(1, N // 16) // programs)
     if wanted <= most or N > 16:
-        steps = _rounded(length, min(wanted, most, 2 * RESIDENT))
-        return steps if N <= 16 or steps <= PART else _rounded(steps, 1, PART)
+        return _rounded(length, min(wanted, most, 2 * RESIDENT))
 
     def cost(chunks: int) -> tuple[int, int]:
         return -(-programs * chunks // RESIDENT) * _rounded(length, chunks), -chunks
 
     return _rounded(length, min(range(1, most + 1), key=cost))
-
-
-def backward_chunk(chunk: int, N: int) -> int:
-    """Return how many steps the backward's chunks have where the forward has kept a state every `chunk` steps.
-
-    Examples
-    --------
-    >>> backward_chunk(1024, 16), backward_chunk(1152, 64)
-    (1024, 288)
-    """
-    return PART if N > 16 and chunk % PART == 0 else chunk
 
 
 def slots_of(length: int, sequences: int, chunk: int) -> int:

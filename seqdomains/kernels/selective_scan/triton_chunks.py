@@ -116,13 +116,12 @@ def walk_backward(
 @triton.jit(do_not_specialize=SIZES)
 def pass_forward(
     A_ptr, start_ptr, sums_ptr, states_ptr, channels, known, blocks,
-    N: tl.constexpr, BLOCK: tl.constexpr, HAS_START: tl.constexpr, KEEP: tl.constexpr,
+    N: tl.constexpr, BLOCK: tl.constexpr, HAS_START: tl.constexpr,
 ):  # fmt: skip
     """Turn the ends of the first `known` chunks of each batch row from zero into the states that enter the next ones.
 
     The state leaves chunk c as exp(A S_c) h + end_c, with S the chunk's sum of d. A program owns BLOCK of a batch row's
-    D N states. With `KEEP` the state before the first chunk is written too, before the others; there is
-    but one batch row then.
+    D N states.
     """
     pid = tl.program_id(0)
     batch = (pid // blocks).to(tl.int64)
@@ -133,8 +132,6 @@ def pass_forward(
     h = tl.zeros([BLOCK], tl.float32)
     if HAS_START:
         h = tl.load(start_ptr + batch * size + i, mask=exists, other=0.0).to(tl.float32)
-    if KEEP:
-        tl.store(states_ptr - size + i, h, mask=exists)
     sums_ptr += batch * known * channels
     states_ptr += batch * known * size
     walk_forward(h, A2, sums_ptr, states_ptr, i, exists, channels, known, N, BLOCK)

@@ -230,7 +230,7 @@ def forward(
             else:
                 launch(
                     pass_forward, batch * pieces, (A, given(h0, A), sums, states, channels, stored, pieces),
-                    {**passing, "KEEP": False}, key, num_warps=1,
+                    passing, key, num_warps=1,
                 )  # fmt: skip
         tile = tile_shape("outputs", N)
         blocks = groups * triton.cdiv(channels // groups, tile.channels)
