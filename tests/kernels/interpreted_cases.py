@@ -250,7 +250,6 @@ def paired_cotangents(inputs, states=None):
         ((1, 35, 18, 5), {"forms": ("constant", "varying"), "absent": ("bias",)}),
         ((2, 19, 6, 20), {"forms": ("constant", "constant"), "real": ("B",)}),
         ((1, 19, 6, 2), {"forms": ("grouped", "constant"), "real": ("C",)}),
-        ((1, 20, 4, 2), {"turns": 100.0}),
     ],
     ids=str,
 )
@@ -260,8 +259,10 @@ def test_scan_of_complex_states(shape, options, reverse, hold, short_chunks):
     hold(selective_scan, inputs, paired_cotangents(inputs), return_state=True, reverse=reverse)
 
 
-def test_scan_of_complex_states_without_softplus(hold, short_chunks):
-    inputs = paired_inputs(2, 12, 5, 4)
+@pytest.mark.parametrize("turns", [3.0, 100.0])
+def test_scan_of_complex_states_without_softplus(turns, hold, short_chunks):
+    """Angles of many turns, which the interpreter takes from a rounded product, a GPU from the exact one."""
+    inputs = paired_inputs(2, 20, 5, 4, turns=turns)
     inputs["dt"], inputs["bias"] = 0.3 * inputs["dt"].abs(), 0.1 * inputs["bias"].abs()
     hold(selective_scan, inputs, paired_cotangents(inputs), softplus=False, return_state=True)
 

@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.kernels.selective_scan.triton_tile import Tile, TileShape, sum_states
-from seqdomains.kernels.triton_parts import columns
+from seqdomains.kernels.selective_scan.triton_tile import Tile, TileShape
+from seqdomains.kernels.triton_parts import columns, from_columns
 
 # Channels per program for N up to 16, complex states that a lane of 32 holds, and registers that it may have.
 TILES: Final[dict[str, Tile]] = {
@@ -72,49 +72,48 @@ def pack(real, imaginary):
 
 
 @triton.jit
-def rotate(size, r):
-    """Return size (cos + i sin)(2 pi r) for r between -1/2 and 1/2.
+def rotate(size, shifted, r):
+    """Return size (cos + i sin) of pi (k + r), with r between -1/2 and 1/2 and k the last bit of `shifted`.
 
-    From sqrt(2) sin and sqrt(2) cos of half the angle, as polynomials with errors of 5e-9 and 7e-8; the second touches
-    the imaginary part alone. Triton's own sine and cosine are far slower, and the GPU's approximate ones wrong by 4e-7.
+    From S, sqrt(2) times the sine of half the angle pi r, a polynomial with an error of 2e-9: the cosine of pi r is
+    1 - S^2, and S times that of its half, sqrt(2 - S^2) >= 1 before a factor, the sine. Triton's own sine and cosine
+    are far slower, and a GPU's approximate ones wrong by 4e-7.
     """
     s = r * r
-    sine = -0.8457971050071021 + s * 0.10926164693399347
-    sine = 3.6062958376644976 + s * sine
-    sine = -7.308241704569034 + s * sine
-    sine = (4.4428828474752535 + s * sine) * r
-    cosine = -1.8835629878185007 + s * 0.31069819292961137
-    cosine = 5.739461170751623 + s * cosine
-    cosine = -6.978850988242805 + s * cosine
-    cosine = 1.4142134965651763 + s * cosine
+    sine = 0.11267927940091933 + s * -0.0064956146273986
+    sine = -0.9135296237177916 + s * sine
+    sine = (2.2214414413568595 + s * sine) * r
+    # An odd k turns the sign over: its last bit reaches the highest one.
+    sign = shifted.to(tl.uint32, bitcast=True) << 31
+    size = (size.to(tl.uint32, bitcast=True) + sign).to(tl.float32, bitcast=True)
     part = size * sine
-    return size - part * sine, part * cosine
+    return size - part * sine, part * tl.sqrt(2.0 - sine * sine)
 
 
 @triton.jit
 def decay(growth, turn, Ar, Ai):
-    """Return exp(d A) with growth = d log2(e) and turn = d / (2 pi).
+    """Return exp(d A) with growth = d log2(e) and turn = d / pi.
 
-    What whole turns leave of turn Ai is exact: adding 1.5 * 2^23 rounds to an integer in float32, and a fused
+    What whole half turns leave of turn Ai is exact: adding 1.5 * 2^23 rounds to an integer in float32, and a fused
     multiplication and addition takes it off the exact product.
     """
-    less_whole = 12582912.0 - tl.fma(turn, Ai, 12582912.0)
-    return rotate(tl.exp2(growth * Ar), tl.fma(turn, Ai, less_whole))
+    shifted = tl.fma(turn, Ai, 12582912.0)
+    return rotate(tl.exp2(growth * Ar), shifted, tl.fma(turn, Ai, 12582912.0 - shifted))
 
 
 @triton.jit
 def most_turn(Ai):
-    """Return the largest `turn` of each channel that leaves float32 a fraction of a turn to tell, 2^22 turns."""
+    """Return the largest `turn` of each channel that leaves float32 a fraction to tell, 2^22 half turns."""
     return 4194304.0 / tl.maximum(tl.max(tl.abs(Ai), 0), 1e-30)
 
 
 @triton.jit
 def turns_of(d, most):
-    """Return d / (2 pi) within `most` turns for a [BD, 4] tile of steps.
+    """Return d / pi within `most` for a [BD, 4] tile of steps.
 
-    In float32, 1 / (2 pi) alone would be wrong by 4e-8, in the same direction at each step.
+    In float32, 1 / pi alone would be wrong by 4e-8, in the same direction at each step.
     """
-    turn = d * 0.15915493667125702 + d * 6.420638326e-9
+    turn = tl.fma(d, 0.31830987334251404, d * 1.2841276653130507e-08)
     return tl.minimum(tl.maximum(turn, -most[:, None]), most[:, None])
 
 
@@ -128,8 +127,9 @@ def add_turns(total, lost, turn):
 
 @triton.jit
 def fraction(x):
-    """Return what whole turns leave of x, at most half a turn; nothing of what has no fraction in float32."""
-    return tl.where(tl.abs(x) < 4194304.0, x - ((x + 12582912.0) - 12582912.0), 0.0)
+    """Return what whole turns leave of x half turns, at most one; nothing of what has no fraction in float32."""
+    whole = (x * 0.5 + 12582912.0) - 12582912.0
+    return tl.where(tl.abs(x) < 4194304.0, x - 2.0 * whole, 0.0)
 
 
 @triton.jit
@@ -145,9 +145,10 @@ def chunk_decay(Ar, Ai, total, lost):
     A0 = Ai - A1
     S1 = upper_half(total)
     S0 = total - S1
-    r = fraction(A1 * S1) + fraction(A1 * S0) + (fraction(A0 * S1) + (fraction(A0 * S0) - Ai * lost))
-    # 2 pi log2(e)
-    return rotate(tl.exp2(total * 9.064720283654388 * Ar), fraction(r))
+    y = fraction(A1 * S1) + fraction(A1 * S0) + (fraction(A0 * S1) + (fraction(A0 * S0) - Ai * lost))
+    shifted = y + 12582912.0
+    # pi log2(e)
+    return rotate(tl.exp2(total * 4.532360141827193 * Ar), shifted, y - (shifted - 12582912.0))
 
 
 @triton.jit
@@ -168,20 +169,31 @@ def add_times_row(total_r, total_i, xr, xi, cr, ci, COMPLEX: tl.constexpr):
 
 
 @triton.jit
-def sum_real(xr, xi, cr, ci, BN: tl.constexpr, BD: tl.constexpr, COMPLEX: tl.constexpr):
-    """Add the real part of a complex tile times B or C, which may be real, over the states.
+def state_part(xr, xi, cr, ci, BN: tl.constexpr, BD: tl.constexpr, COMPLEX: tl.constexpr):
+    """Add the real part of a complex tile times B or C, which may be real, over the states that a lane has.
 
-    Products are added apart, so that a lane fuses each with an addition.
+    Products are added apart, so that each is fused with an addition.
     """
-    if COMPLEX:
-        if BN == 16:
-            tile = tl.sum(tl.reshape(xr * cr, [4, 4, BD]), 1) - tl.sum(tl.reshape(xi * ci, [4, 4, BD]), 1)
-            c0, c1, c2, c3 = columns(tl.trans(tile), BD)
-            return (c0 + c1) + (c2 + c3)
-        else:
-            return sum_states(xr * cr - xi * ci, BN, BD)
+    if BN == 16:
+        part = tl.sum(tl.reshape(xr * cr, [4, 4, BD]), 1)
+        if COMPLEX:
+            part -= tl.sum(tl.reshape(xi * ci, [4, 4, BD]), 1)
+        return part
+    elif COMPLEX:
+        return tl.sum(xr * cr - xi * ci, 0)
     else:
-        return sum_states(xr * cr, BN, BD)
+        return tl.sum(xr * cr, 0)
+
+
+@triton.jit
+def finish_states(p0, p1, p2, p3, BN: tl.constexpr, BD: tl.constexpr):
+    """Add four steps' `state_part` over lanes; return a [BD, 4] tile."""
+    if BN == 16:
+        parts = tl.reshape(tl.join(tl.join(p0, p2), tl.join(p1, p3)), [4, BD, 4])
+        c0, c1, c2, c3 = columns(tl.permute(parts, (1, 2, 0)), 4 * BD)
+        return tl.reshape((c0 + c1) + (c2 + c3), [BD, 4])
+    else:
+        return from_columns(p0, p1, p2, p3, BD)
 
 
 @triton.jit

@@ -19,13 +19,14 @@ from seqdomains.kernels.selective_scan.triton_complex import (
     constant_tile,
     decay,
     entering_pair,
+    finish_states,
     load_planes,
     most_turn,
     pack,
     packed_view,
     planes_of,
     row_pair,
-    sum_real,
+    state_part,
     turns_of,
 )
 from seqdomains.kernels.selective_scan.triton_complex_chunks import pass_complex_forward
@@ -45,7 +46,6 @@ from seqdomains.kernels.triton_parts import (
     channel_values,
     columns,
     four_rows,
-    from_columns,
     given,
     on_device_of,
 )
@@ -66,7 +66,7 @@ def complex_chunk_ends(
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STEP: tl.constexpr, PACKED: tl.constexpr,
     B_FORM: tl.constexpr, B_COMPLEX: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Do `chunk_ends`; the sum over the chunk is that of d / (2 pi), in double float32."""
+    """Do `chunk_ends`; the sum over the chunk is that of d / pi, in double float32."""
     flat, _owner, _part, _entering, row, steps, last, _block, group, channel, exists = program_place(
         table_ptr, length, channels, chunk, chunks, channel_blocks, 0, segment, groups, BD, STEP, PACKED
     )
@@ -125,9 +125,9 @@ def output_step(
     hr, hi, d, turn, du, Ar, Ai, br, bi, cr, ci,
     BN: tl.constexpr, BD: tl.constexpr, B_COMPLEX: tl.constexpr, C_COMPLEX: tl.constexpr,
 ):  # fmt: skip
-    """Advance the state by one step; also return Re C . h."""
+    """Advance the state by one step; also return what a lane has of Re C . h."""
     hr, hi = end_step(hr, hi, d, turn, du, Ar, Ai, br, bi, B_COMPLEX)
-    return hr, hi, sum_real(hr, hi, cr, ci, BN, BD, C_COMPLEX)
+    return hr, hi, state_part(hr, hi, cr, ci, BN, BD, C_COMPLEX)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -182,7 +182,7 @@ def complex_outputs(
         br, bi = row_pair(B_ptr + 3 * STEP * B_stride, Br, Bi, n, t + 3 < steps, N, B_FORM, B_COMPLEX)
         cr, ci = row_pair(C_ptr + 3 * STEP * C_stride, Cr, Ci, n, t + 3 < steps, N, C_FORM, C_COMPLEX)
         hr, hi, y3 = output_step(hr, hi, d3, t3, e3, Ar, Ai, br, bi, cr, ci, BN, BD, B_COMPLEX, C_COMPLEX)
-        y = 2.0 * from_columns(y0, y1, y2, y3, BD) + skip[:, None] * u
+        y = 2.0 * finish_states(y0, y1, y2, y3, BN, BD) + skip[:, None] * u
         if HAS_Z:
             y = y * z * sigmoid(z)
         tl.store(y_ptr + offsets, y, mask=mask)

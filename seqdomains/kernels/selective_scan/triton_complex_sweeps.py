@@ -20,11 +20,12 @@ from seqdomains.kernels.selective_scan.triton_complex import (
     constant_tile,
     decay,
     entering_pair,
+    finish_states,
     load_planes,
     most_turn,
     row_pair,
+    state_part,
     store_planes,
-    sum_real,
     times,
     turns_of,
 )
@@ -39,6 +40,7 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     state_offsets,
     step_size,
     store_halves,
+    sum_states,
 )
 from seqdomains.kernels.triton_parts import channel_values, columns, four_rows, from_columns
 
@@ -48,7 +50,7 @@ def step_pair_forward(
     hr, hi, Er, Ei, Jr, Ji, added_r, added_i, dAr, dAi, d, turn, du, gated, Ar, Ai, br, bi, cr, ci,
     BN: tl.constexpr, BD: tl.constexpr, B_COMPLEX: tl.constexpr, C_COMPLEX: tl.constexpr,
 ):  # fmt: skip
-    """Advance sweep 1 by one step; also return Re A . (C p) and Re C . h."""
+    """Advance sweep 1 by one step; also return what a lane has of Re A . (C p) and Re C . h."""
     ar, ai = decay((d * 1.4426950408889634)[None, :], turn[None, :], Ar, Ai)
     Er, Ei = times(ar, ai, Er, Ei)
     gr = cr * gated[None, :]
@@ -60,8 +62,8 @@ def step_pair_forward(
     Ji = xi + d[None, :] * pi
     dAr, dAi = add_times_row(dAr, dAi, Jr, Ji, gr, gi, C_COMPLEX)
     xr, xi = times(Ar, Ai, pr, pi)
-    ea = sum_real(xr, xi, cr, ci, BN, BD, C_COMPLEX)
-    y = sum_real(hr, hi, cr, ci, BN, BD, C_COMPLEX)
+    ea = state_part(xr, xi, cr, ci, BN, BD, C_COMPLEX)
+    y = state_part(hr, hi, cr, ci, BN, BD, C_COMPLEX)
     return hr, hi, Er, Ei, Jr, Ji, added_r, added_i, dAr, dAi, ea, y
 
 
@@ -201,9 +203,9 @@ def complex_sweep_forward(
         dCr, dCi = finish_pairs(dC_ptr, dCr, dCi, p0, i0, p1, i1, p2, i2, p3, i3, BN, N, C_FORM, C_COMPLEX)
         if HAS_D:
             dD += tl.sum(gated * u, 1)
-        store_halves(high_ptr, low_ptr, offsets, 2.0 * gated * from_columns(ea0, ea1, ea2, ea3, BD), mask, SPLIT)
+        store_halves(high_ptr, low_ptr, offsets, 2.0 * gated * finish_states(ea0, ea1, ea2, ea3, BN, BD), mask, SPLIT)
         if HAS_Z:
-            y = 2.0 * from_columns(y0, y1, y2, y3, BD) + skip[:, None] * u
+            y = 2.0 * finish_states(y0, y1, y2, y3, BN, BD) + skip[:, None] * u
             tl.store(dz_ptr + offsets, slope * y, mask=mask)
         if ((t + 4) % STRIDE == 0) | (t + 4 >= steps):
             tl.store(kept_ptr + state, hr, mask=state_mask)
@@ -237,14 +239,14 @@ def step_pair_backward(
     qr, qi, growth, turn, gated, Ar, Ai, br, bi, cr, ci,
     BN: tl.constexpr, BD: tl.constexpr, B_COMPLEX: tl.constexpr, C_COMPLEX: tl.constexpr,
 ):  # fmt: skip
-    """Step sweep 2 back from Q_{t+1} to Q_t; also return Re A . (B Q_{t+1}), Re B . GH, and GH."""
+    """Step sweep 2 back to Q_t; also return what a lane has of Re A . (B Q_{t+1}) and of Re B . GH, and GH."""
     xr, xi = times(Ar, Ai, qr, qi)
-    through_input = sum_real(xr, xi, br, bi, BN, BD, B_COMPLEX)
+    through_input = state_part(xr, xi, br, bi, BN, BD, B_COMPLEX)
     ghr = qr + cr * gated[None, :]
     ghi = qi
     if C_COMPLEX:
         ghi += ci * gated[None, :]
-    rate = sum_real(ghr, ghi, br, bi, BN, BD, B_COMPLEX)
+    rate = state_part(ghr, ghi, br, bi, BN, BD, B_COMPLEX)
     ar, ai = decay(growth[None, :], turn[None, :], Ar, Ai)
     qr, qi = times(ar, ai, ghr, ghi)
     return qr, qi, through_input, rate, ghr, ghi
@@ -254,7 +256,7 @@ def step_pair_backward(
 def exact_sum(Ar, Ai, qr, qi, hr, hi, BN: tl.constexpr, BD: tl.constexpr):
     """Return Re A . (Q h)."""
     xr, xi = times(Ar, Ai, qr, qi)
-    return sum_real(xr, xi, hr, hi, BN, BD, True)
+    return sum_states(xr * hr - xi * hi, BN, BD)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -376,8 +378,8 @@ def complex_sweep_backward(
         )
         p0, i0 = pair_part(ghr, ghi, e0, BN, BD, B_FORM, B_COMPLEX)
         dBr, dBi = finish_pairs(dB_ptr, dBr, dBi, p0, i0, p1, i1, p2, i2, p3, i3, BN, N, B_FORM, B_COMPLEX)
-        rate = from_columns(r0, r1, r2, r3, BD)
-        w0, w1, w2, w3 = columns(ea - du * from_columns(Q0, Q1, Q2, Q3, BD), BD)
+        rate = finish_states(r0, r1, r2, r3, BN, BD)
+        w0, w1, w2, w3 = columns(ea - du * finish_states(Q0, Q1, Q2, Q3, BN, BD), BD)
         # Where nothing is left of the state, neither is of the gradient through its decay.
         l0, l1, l2, l3 = columns(tl.where(growth * slowest[:, None] < -40.0, 0.0, 1.0), BD)
         w3 = tl.where(l3 > 0.0, w3 + running, 0.0)
