@@ -7,7 +7,7 @@ does the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,18 +16,17 @@ from torch.nn import Parameter
 
 from seqdomains.kernels.dispatch import chosen, differentiate_op
 
-_PLAIN = (Tensor, Parameter)
+_PLAIN = frozenset((Tensor, Parameter))
 
 
-def seen(name: str, tensors: list[Tensor]) -> bool:
-    """Whether something would miss an op that runs without the dispatcher: a tracer, a transform, a mode, autocast."""
+def watched(tensors: Iterable[Tensor]) -> bool:
+    """Whether something would miss an op that runs without the dispatcher: a tracer, a transform or a mode."""
     return (
         torch.compiler.is_compiling()
-        or any(type(tensor) not in _PLAIN for tensor in tensors)
+        or not _PLAIN.issuperset(map(type, tensors))
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._are_functorch_transforms_active()
         or torch._C._is_tracing()
-        or chosen(name, tensors) == "reference"  # plain torch, which autocast would change
     )
 
 
@@ -67,10 +66,12 @@ def differentiable(
 
     def call(*arguments: Any) -> Any:
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-        if seen(name, tensors):
+        if watched(tensors):
             return op(*arguments)
         if (result := fast(arguments)) is not None:
             return result
+        if chosen(name, tensors) == "reference":  # plain torch, which autocast would change
+            return op(*arguments)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return Direct.apply(*arguments)
         return run(*arguments)
@@ -79,13 +80,14 @@ def differentiable(
 
 
 def backward_of(name: str, op: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what runs the op of a gradient: its body, unless `seen` or where a second derivative may follow.
+    """Return what runs the op of a gradient: its body, unless watched or where a second derivative may follow.
 
     The op then says that there is none.
     """
 
     def call(*arguments: Any) -> Any:
-        if torch.is_grad_enabled() or seen(name, [x for x in arguments if isinstance(x, Tensor)]):
+        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        if torch.is_grad_enabled() or watched(tensors) or chosen(name, tensors) == "reference":
             return op(*arguments)
         return run(*arguments)
 

@@ -60,8 +60,11 @@ def pairs_by_state(pair, W: gl.constexpr, EXACT: gl.constexpr):
 
 
 @gluon.jit
-def store_four_sums(pointer, stride, sums, chosen, W: gl.constexpr, N: gl.constexpr, EXACT: gl.constexpr):
-    """Store what `sum_step` gave for four steps: two numbers a lane, of N = 16 for each warp, else for all of them."""
+def store_four_sums(pointer, stride, sums, chosen, parts, W: gl.constexpr, N: gl.constexpr, EXACT: gl.constexpr):
+    """Store what `sum_step` gave for four steps: two numbers a lane, of N = 16 for each warp, else for all of them.
+
+    The warps' parts meet in shared memory, `parts`: a sum across warps by the compiler took four barriers, this two.
+    """
     if N == 16:
         lane = gl.arange(0, 32 * W, gl.SliceLayout(1, state_layout(16, W)))
         pointer += (lane // 32) * stride
@@ -82,10 +85,11 @@ def store_four_sums(pointer, stride, sums, chosen, W: gl.constexpr, N: gl.conste
     else:
         even = gl.join(pairs_by_state(sums[0], W, EXACT), pairs_by_state(sums[2], W, EXACT))
         odd = gl.join(pairs_by_state(sums[1], W, EXACT), pairs_by_state(sums[3], W, EXACT))
-        layout: gl.constexpr = gl.BlockedLayout([2, 1], [32, 1], [1, W], [0, 1])
-        total = gl.convert_layout(gl.sum(gl.join(even, odd).reshape([W, N, 4]), 0), layout)
-        n = gl.arange(0, N, gl.SliceLayout(1, layout))
-        step = gl.arange(0, 4, gl.SliceLayout(0, layout))
+        parts.store(gl.join(even, odd).reshape([W, N, 4]))
+        layout: gl.constexpr = gl.BlockedLayout([W, 1, 2], [1, 16, 2], [1, W, 1], [2, 1, 0])
+        total = gl.sum(parts.load(layout), 0)
+        n = gl.arange(0, N, gl.SliceLayout(1, gl.SliceLayout(0, layout)))
+        step = gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(0, layout)))
         gl.store(pointer + (n[:, None] + (step * N)[None, :]), total)
 
 
@@ -158,6 +162,7 @@ def sweep_forward(
     shift = channel_values(bias_ptr + channel, lane, exists, HAS_BIAS)
     skip = channel_values(D_ptr + channel, lane, exists, HAS_D)
     chosen = lane_bits(W) if EXACT else selectors(W)
+    parts = gl.allocate_shared_memory(gl.float32, [W, N, 4], plain_shared(3)) if N > 16 else 0
     u_s = allocate(u_ptr, T, CH)
     dt_s = allocate(dt_ptr, T, CH)
     dy_s = allocate(dy_ptr, T, CH)
@@ -237,7 +242,7 @@ def sweep_forward(
                     ys = ys + (gl.sum(C_t * h, 1),)
                 Ps = Ps + (gl.sum(A2 * (C_t * p), 1),)
                 sums = sums + (sum_step(gs[k][:, None] * h, chosen, N, 1, W, EXACT),)
-            store_four_sums(dC_ptr + (t + s) * N, segments * chunk * N, sums, chosen, W, N, EXACT)
+            store_four_sums(dC_ptr + (t + s) * N, segments * chunk * N, sums, chosen, parts, W, N, EXACT)
             for k in gl.static_range(SUB):
                 offset = ((t + s + k) * STEP) * channels + lane
                 mask = exists & (t + s + k < steps)
@@ -306,6 +311,7 @@ def sweep_backward(
     shift = channel_values(bias_ptr + channel, lane, exists, HAS_BIAS)
     skip = channel_values(D_ptr + channel, lane, exists, HAS_D)
     chosen = lane_bits(W) if EXACT else selectors(W)
+    parts = gl.allocate_shared_memory(gl.float32, [W, N, 4], plain_shared(3)) if N > 16 else 0
     u_s = allocate(u_ptr, T, CH)
     dt_s = allocate(dt_ptr, T, CH)
     dy_s = allocate(dy_ptr, T, CH)
@@ -407,7 +413,7 @@ def sweep_backward(
                 mask = exists & exists_now
                 gl.store(du_ptr + offset, (d * rate + skip * g).to(du_ptr.dtype.element_ty), mask=mask)
                 gl.store(ddt_ptr + offset, ddt.to(ddt_ptr.dtype.element_ty), mask=mask)
-            store_four_sums(dB_ptr + (t + s) * N, segments * chunk * N, sums, chosen, W, N, EXACT)
+            store_four_sums(dB_ptr + (t + s) * N, segments * chunk * N, sums, chosen, parts, W, N, EXACT)
         B_s.index(1 - buffer).store(B_next)
         C_s.index(1 - buffer).store(C_next)
         buffer = 1 - buffer

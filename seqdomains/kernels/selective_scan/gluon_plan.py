@@ -17,7 +17,7 @@ from seqdomains.kernels.selective_scan.gluon_backward import sweep_backward, swe
 from seqdomains.kernels.selective_scan.gluon_forward import chunk_ends, outputs
 from seqdomains.kernels.selective_scan.gluon_spread import spread_outputs
 from seqdomains.kernels.selective_scan.plan import SCRATCH, STRIDE, gpu_chunk, slabs
-from seqdomains.kernels.selective_scan.triton_chunks import add_all, add_blocks, pass_backward, pass_forward
+from seqdomains.kernels.selective_scan.triton_chunks import add_all, add_blocks, pass_and_add, pass_forward
 from seqdomains.kernels.triton_launch import Launches
 from seqdomains.kernels.triton_parts import multiprocessors
 
@@ -198,16 +198,12 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
             [*inputs, *at(("dz", "high", "low", "kept", "part", "q", "reached", "added", "sums", "rows of dD"), row)],
             (*sizes, narrow, first, segment), {**shape, "T": 16, "EXACT": call.dtype("C") != bfloat16}, num_warps=warps,
         )  # fmt: skip
-        launches.add(
-            add_blocks, adders, at(("part", "dC"), row), (length, chunk, narrow, *block_sizes), adding, num_warps=1
-        )
         last_in_time = first + segment == chunks
+        passed = ("A", "dh_last" if last_in_time else "carry", "carry", "sums", "q", "reached", "added", "rows of dA")
         launches.add(
-            pass_backward, count * pieces,
-            at(("A", "dh_last" if last_in_time else "carry", "carry", "sums", "q", "reached", "added", "rows of dA"),
-               row),
-            (channels, segment, pieces),
-            {"N": N, "BLOCK": 32, "ENTERS": carried or not last_in_time, "ADD": not last_in_time}, num_warps=1,
+            pass_and_add, count * pieces + adders, at((*passed, "part", "dC"), row),
+            (length, channels, chunk, narrow, *block_sizes, count * pieces, pieces),
+            {**adding, "PIECE": 32, "ENTERS": carried or not last_in_time, "ADD": not last_in_time}, num_warps=1,
         )  # fmt: skip
         launches.add(
             sweep_backward, flat * wide,

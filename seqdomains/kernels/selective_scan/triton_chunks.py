@@ -137,17 +137,12 @@ def pass_forward(
     walk_forward(h, A2, sums_ptr, states_ptr, i, exists, channels, known, N, BLOCK)
 
 
-@triton.jit(do_not_specialize=SIZES)
-def pass_backward(
-    A_ptr, entering_ptr, leaving_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, segment, blocks,
+@triton.jit
+def piece_backward(
+    pid, A_ptr, entering_ptr, leaving_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, segment, blocks,
     N: tl.constexpr, BLOCK: tl.constexpr, ENTERS: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """Pass q over a segment's chunks from the last to the first, in place, and sum dA of each batch row.
-
-    `entering` is the q that enters the segment from its end, zero unless `ENTERS`, and `leaving` the one that leaves it
-    at its start; they may be one.
-    """
-    pid = tl.program_id(0)
+    """Do `pass_backward` for one program."""
     batch = (pid // blocks).to(tl.int64)
     i = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
     size = channels * N
@@ -168,6 +163,22 @@ def pass_backward(
     )  # fmt: skip
     tl.store(leaving_ptr + batch * size + i, q, mask=exists)
     tl.store(dA_ptr + batch * size + i, dA, mask=exists)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pass_backward(
+    A_ptr, entering_ptr, leaving_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, segment, blocks,
+    N: tl.constexpr, BLOCK: tl.constexpr, ENTERS: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    """Pass q over a segment's chunks from the last to the first, in place, and sum dA of each batch row.
+
+    `entering` is the q that enters the segment from its end, zero unless `ENTERS`, and `leaving` the one that leaves it
+    at its start; they may be one.
+    """
+    piece_backward(
+        tl.program_id(0), A_ptr, entering_ptr, leaving_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels,
+        segment, blocks, N, BLOCK, ENTERS, ADD,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -212,6 +223,27 @@ def add_blocks(
     block_sums(
         tl.program_id(0), partial_ptr, out_ptr, length, chunk, channel_blocks, first, segment, blocks, N, BLOCK, REVERSE
     )
+
+
+@triton.jit(do_not_specialize=[*SIZES, "passing", "pieces"])
+def pass_and_add(
+    A_ptr, entering_ptr, leaving_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, partial_ptr, out_ptr,
+    length, channels, chunk, channel_blocks, first, segment, blocks, passing, pieces,
+    N: tl.constexpr, PIECE: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr, ENTERS: tl.constexpr,
+    ADD: tl.constexpr,
+):  # fmt: skip
+    """Do `pass_backward` in the first `passing` programs and `add_blocks` in the others: one launch instead of two."""
+    pid = tl.program_id(0)
+    if pid < passing:
+        piece_backward(
+            pid, A_ptr, entering_ptr, leaving_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, segment,
+            pieces, N, PIECE, ENTERS, ADD,
+        )  # fmt: skip
+    else:
+        block_sums(
+            pid - passing, partial_ptr, out_ptr, length, chunk, channel_blocks, first, segment, blocks, N, BLOCK,
+            REVERSE,
+        )  # fmt: skip
 
 
 @triton.jit
