@@ -1,8 +1,7 @@
 """Run an op without torch's dispatcher, which costs the host more than a short scan takes on a GPU.
 
-An op of torch.library is what `torch.compile`, `torch.export` and `torch.func` understand, and its gradient goes
-through several layers of Python. Where none of these looks on, a plain `torch.autograd.Function` around the same bodies
-does the same.
+An op of torch.library is what `torch.compile` and `torch.export` understand, and its gradient goes through several
+layers of Python. Where nothing looks on, a plain `torch.autograd.Function` around the same bodies does the same.
 """
 
 from __future__ import annotations
