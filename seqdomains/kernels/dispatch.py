@@ -23,7 +23,7 @@ STEPS: Final = ("selective_scan_step",)
 VARIABLE: Final = "SEQDOMAINS_KERNELS"
 CHOICES: Final = ("auto", "reference", "cpu", "triton", "gluon")
 
-_DOUBLE: Final = (torch.float64, torch.complex128)
+_DOUBLE: Final = frozenset((torch.float64, torch.complex128))
 _COMPLEX: Final = (torch.complex64, torch.complex128)
 _LIBRARY: Final = torch.library.Library("seqdomains", "FRAGMENT")  # type: ignore[no-untyped-call]
 # Backends that Triton's wheel compiles for; AMD cards are "cuda" in torch.
@@ -105,10 +105,7 @@ def interpreting() -> bool:
 
 def widest(tensors: Iterable[Tensor | None]) -> torch.dtype:
     """Return float64 if any of the tensors is float64 or complex128, else float32: the precision of the arithmetic."""
-    for tensor in tensors:
-        if tensor is not None and tensor.dtype in _DOUBLE:
-            return torch.float64
-    return torch.float32
+    return torch.float32 if _DOUBLE.isdisjoint([x.dtype for x in tensors if x is not None]) else torch.float64
 
 
 def contiguous(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:

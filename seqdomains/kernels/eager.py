@@ -48,7 +48,7 @@ def differentiable(
     save, gradients : callable
         Its ``setup_context`` and ``backward``, as `torch.library.register_autograd` takes them.
     fast : callable, optional
-        Runs a call in eager mode in a way of its own, or returns None.
+        Runs a call of the Triton kernels in eager mode in a way of its own, or returns None.
     """
     differentiate_op(name, gradients, save)
 
@@ -65,12 +65,11 @@ def differentiable(
 
     def call(*arguments: Any) -> Any:
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-        if watched(tensors):
+        # The reference is plain torch, which autocast would change.
+        if watched(tensors) or (implementation := chosen(name, tensors)) == "reference":
             return op(*arguments)
-        if (result := fast(arguments)) is not None:
+        if implementation == "triton" and (result := fast(arguments)) is not None:
             return result
-        if chosen(name, tensors) == "reference":  # plain torch, which autocast would change
-            return op(*arguments)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return Direct.apply(*arguments)
         return run(*arguments)
