@@ -27,6 +27,7 @@ from seqdomains.kernels.selective_scan.triton_complex import (
     planes_of,
     row_pair,
     state_part,
+    step_rows,
     turns_of,
 )
 from seqdomains.kernels.selective_scan.triton_complex_chunks import pass_complex_forward
@@ -45,7 +46,6 @@ from seqdomains.kernels.triton_launch import launch
 from seqdomains.kernels.triton_parts import (
     channel_values,
     columns,
-    four_rows,
     given,
     on_device_of,
 )
@@ -91,8 +91,8 @@ def complex_chunk_ends(
     offsets = (k * STEP)[None, :] * channels + channel[:, None]
     for t in range(0, steps, 4):
         present = exists[:, None] & (t + k < steps)[None, :]
-        u = four_rows(u_ptr, offsets, present)
-        d, _slope = step_size(four_rows(dt_ptr, offsets, present) + shift[:, None], present, SOFTPLUS)
+        u = step_rows(u_ptr, offsets, present)
+        d, _slope = step_size(step_rows(dt_ptr, offsets, present) + shift[:, None], present, SOFTPLUS)
         turn = turns_of(d, most)
         total, lost = add_turns(total, lost, turn)
         d0, d1, d2, d3 = columns(d, BD)
@@ -163,10 +163,10 @@ def complex_outputs(
     offsets = (k * STEP)[None, :] * channels + channel[:, None]
     for t in range(0, steps, 4):
         mask = exists[:, None] & (t + k < steps)[None, :]
-        u = four_rows(u_ptr, offsets, mask)
-        d, _slope = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
+        u = step_rows(u_ptr, offsets, mask)
+        d, _slope = step_size(step_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
         if HAS_Z:
-            z = four_rows(z_ptr, offsets, mask)
+            z = step_rows(z_ptr, offsets, mask)
         d0, d1, d2, d3 = columns(d, BD)
         t0, t1, t2, t3 = columns(turns_of(d, most), BD)
         e0, e1, e2, e3 = columns(d * u, BD)

@@ -25,6 +25,7 @@ from seqdomains.kernels.selective_scan.triton_complex import (
     most_turn,
     row_pair,
     state_part,
+    step_rows,
     store_planes,
     times,
     turns_of,
@@ -42,7 +43,7 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     store_halves,
     sum_states,
 )
-from seqdomains.kernels.triton_parts import channel_values, columns, four_rows, from_columns
+from seqdomains.kernels.triton_parts import channel_values, columns, from_columns
 
 
 @triton.jit
@@ -157,11 +158,11 @@ def complex_sweep_forward(
     offsets = (k * STEP)[None, :] * channels + channel[:, None]
     for t in range(0, steps, 4):
         mask = exists[:, None] & (t + k < steps)[None, :]
-        u = four_rows(u_ptr, offsets, mask)
-        d, _d_slope = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
-        gated = four_rows(dy_ptr, offsets, mask)
+        u = step_rows(u_ptr, offsets, mask)
+        d, _d_slope = step_size(step_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
+        gated = step_rows(dy_ptr, offsets, mask)
         if HAS_Z:
-            z = four_rows(z_ptr, offsets, mask)
+            z = step_rows(z_ptr, offsets, mask)
             gate = sigmoid(z)
             slope = gated * gate * (1.0 + z * (1.0 - gate))
             gated = gated * (z * gate)
@@ -337,12 +338,12 @@ def complex_sweep_backward(
         if B_FORM < 2:
             dB_ptr -= 4 * B_WIDTH
         mask = exists[:, None] & (t + k < steps)[None, :]
-        u = four_rows(u_ptr, offsets, mask)
-        d, slope = step_size(four_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
-        gated = four_rows(dy_ptr, offsets, mask)
+        u = step_rows(u_ptr, offsets, mask)
+        d, slope = step_size(step_rows(dt_ptr, offsets, mask) + shift[:, None], mask, SOFTPLUS)
+        gated = step_rows(dy_ptr, offsets, mask)
         ea = load_halves(high_ptr, low_ptr, offsets, mask, SPLIT)
         if HAS_Z:
-            z = four_rows(z_ptr, offsets, mask)
+            z = step_rows(z_ptr, offsets, mask)
             gated = gated * (z * sigmoid(z))
         if WARPS > 1:
             # Several warps may read the same ea, and one of them will write over it.
