@@ -2,7 +2,9 @@
 
 Run ``python -m benchmarks.training_job --out before.json`` with one version, then ``--out after.json --against
 before.json`` with the other: the same weights, tokens and order, so that losses may differ by rounding alone. The job
-is the paper's DNA classifier (128 x 12, arXiv:2312.00752) in bfloat16 autocast on random bases with a class each.
+is the paper's DNA classifier (128 x 12, arXiv:2312.00752) in bfloat16 autocast on random bases with a class each, at the
+start of the presets' learning rate: 2e-3 after a rise of a tenth of 10,000 steps. Without the rise Adam makes a step of
+every rounding, and losses of the same job drift by 3e-3 within 20 steps.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ import torch.nn.functional as F
 from seqdomains.backbone import MambaConfig, SequenceClassifier
 from seqdomains.kernels import implementation
 
+LR, WARMUP = 2e-3, 1000
 CLASSES = ("a", "b", "c", "d", "e")
 
 
 def run(steps: int, batch: int, length: int, device: str) -> dict[str, object]:
     generator = torch.Generator().manual_seed(0)
     model = SequenceClassifier(MambaConfig(d_model=128, n_layer=12), classes=CLASSES, generator=generator).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
     losses, times = [], []
     for _ in range(steps):
         labels = torch.randint(len(CLASSES), (batch,), generator=generator)
@@ -41,6 +45,7 @@ def run(steps: int, batch: int, length: int, device: str) -> dict[str, object]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        scheduler.step()
         losses.append(loss.item())
         times.append(time.perf_counter() - start)
     later = times[len(times) // 2 :]
