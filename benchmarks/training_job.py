@@ -2,9 +2,9 @@
 
 Run ``python -m benchmarks.training_job --out before.json`` with one version, then ``--out after.json --against
 before.json`` with the other: the same weights, tokens and order, so that losses may differ by rounding alone. The job
-is the paper's DNA classifier (128 x 12, arXiv:2312.00752) in bfloat16 autocast on random bases with a class each, at the
-start of the presets' learning rate: 2e-3 after a rise of a tenth of 10,000 steps. Without the rise Adam makes a step of
-every rounding, and losses of the same job drift by 3e-3 within 20 steps.
+is the paper's DNA classifier (128 x 12, arXiv:2312.00752) in bfloat16 autocast on random bases with a class each. Its
+learning rate rises as the presets' does, to 2e-3 over a tenth of 10,000 steps: at 1e-3 from the start Adam makes a step
+of every rounding, and losses drift apart by 3e-3 within 20 steps.
 """
 
 from __future__ import annotations
