@@ -109,8 +109,8 @@ def widest(tensors: Iterable[Tensor | None]) -> torch.dtype:
 
 
 def contiguous(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
-    """Copy the tensors that have gaps; implementations read memory in order."""
-    return [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
+    """Copy the tensors that have gaps or are lazily negative or conjugate; implementations read memory as it is."""
+    return [x if x is None else x.contiguous().resolve_conj().resolve_neg() for x in tensors]
 
 
 def chosen(op: str, tensors: Sequence[Tensor | None]) -> Implementation:

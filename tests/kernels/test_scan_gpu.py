@@ -170,6 +170,14 @@ def test_a_view_that_begins_between_16_bytes(tested, run):
         assert all(torch.equal(value, whole[key]) for key, value in found.items())
 
 
+def test_a_lazily_negative_input(tested):
+    inputs = inputs_of(2, 100, 64, 16)
+    expected = selective_scan(**inputs)
+    inputs["z"] = (-inputs["z"] * 1j).conj().imag
+    assert inputs["z"].is_neg()
+    assert torch.equal(selective_scan(**inputs), expected)
+
+
 def test_the_fast_kernels_refuse_what_they_do_not_cover(monkeypatch):
     monkeypatch.setenv("SEQDOMAINS_KERNELS", "gluon")
     inputs = inputs_of(1, 20, 64, 5)

@@ -119,13 +119,13 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
 def eagerly(arguments: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None] | None:
     """Run the Gluon kernels on the arguments of the op in eager mode, or return None where they do not take them.
 
-    Copies of tensors that have gaps or lie askew are the op's business.
+    Copies of tensors that have gaps, lie askew or are lazily negative are the op's business.
     """
     *inputs, cu_seqlens, softplus, reverse = arguments
     u, _, A, B, C = inputs[:5]
     if not u.is_cuda or (module := choose(u, A, B, C, cu_seqlens)) is None:
         return None
-    if not all(tensor is None or (tensor.is_contiguous() and tensor.data_ptr() % 16 == 0) for tensor in inputs):
+    if not all(x is None or (x.is_contiguous() and not x.is_neg() and x.data_ptr() % 16 == 0) for x in inputs):
         return None
     result: tuple[Tensor, Tensor, Tensor | None] | None = attempt(module.apply, inputs, softplus, reverse)
     return result

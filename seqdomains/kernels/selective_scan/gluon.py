@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqdomains.kernels.dispatch import of_present
+from seqdomains.kernels.dispatch import contiguous, of_present
 from seqdomains.kernels.selective_scan.fast_path import attempt
 from seqdomains.kernels.selective_scan.gluon_plan import INPUTS, Call, plan_backward, plan_forward
 from seqdomains.kernels.triton_launch import aligned
@@ -41,8 +41,7 @@ class Scan(torch.autograd.Function):
         """Return nothing for the call, and the gradients of the inputs."""
         *inputs, states = ctx.saved_tensors
         call: Call = ctx.call
-        dy = torch.zeros_like(inputs[0]) if dy is None else dy.contiguous()
-        dh_last = None if dh_last is None else dh_last.contiguous()
+        dy, dh_last = contiguous((torch.zeros_like(inputs[0]) if dy is None else dy, dh_last))
         found = None
         if not torch.is_grad_enabled() and aligned((dy, dh_last, *inputs)):
             found = attempt(_backward, call, dy, dh_last, inputs, states)
