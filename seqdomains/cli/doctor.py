@@ -14,12 +14,13 @@ from torch import Tensor
 
 from seqdomains import __version__
 from seqdomains.errors import SeqdomainsError
-from seqdomains.kernels import causal_conv1d, implementation, rms_norm, selective_scan
+from seqdomains.kernels import causal_conv1d, implementation, rms_norm, selective_scan, selective_scan_step
 from seqdomains.kernels.causal_conv1d import reference as conv_reference
-from seqdomains.kernels.dispatch import OPS, VARIABLE
+from seqdomains.kernels.dispatch import OPS, STEPS, VARIABLE
 from seqdomains.kernels.rms_norm import reference as norm_reference
 from seqdomains.kernels.selective_scan import fast_path
 from seqdomains.kernels.selective_scan import reference as scan_reference
+from seqdomains.kernels.selective_scan_step import reference as step_reference
 
 DISTRIBUTIONS = ("torch", "triton", "numba", "numpy", "pydantic", "pysam", "safetensors", "scikit-learn")
 # float32 against float64 over 67 steps: 1e-6 is usual; a wrong formula is off by 1e-2 or more.
@@ -38,11 +39,14 @@ class Case:
         The same in plain torch.
     inputs : sequence of Tensor
         float64 on the CPU.
+    gradients : bool
+        Whether the op has any.
     """
 
     op: Callable[..., Sequence[Tensor]]
     reference: Callable[..., Sequence[Tensor]]
     inputs: Sequence[Tensor]
+    gradients: bool = True
 
 
 def examine(out: TextIO) -> bool:
@@ -77,35 +81,42 @@ def examine(out: TextIO) -> bool:
     out.write(f"\nkernels ({VARIABLE}={os.environ.get(VARIABLE, 'auto')}), self-check in float32 against float64\n")
     healthy = True
     for device, _ in devices:
-        for op in OPS:
+        for op in (*OPS, *STEPS):
             try:
                 chosen = implementation(op, device, torch.float32)
                 error = self_check(op, device)
             except SeqdomainsError as problem:
                 healthy = False
-                out.write(f"  {op:<15} {device:<8} FAILED     {problem}\n")
+                out.write(f"  {op:<19} {device:<8} FAILED     {problem}\n")
             except Exception as problem:  # noqa: BLE001 - whatever broke, the report goes on and says so
                 healthy = False
-                out.write(f"  {op:<15} {device:<8} FAILED     {type(problem).__name__}: {problem}\n")
+                out.write(f"  {op:<19} {device:<8} FAILED     {type(problem).__name__}: {problem}\n")
             else:
                 healthy &= error <= BOUND
-                verdict = f"error {error:.1e}, bound {BOUND:.0e}: {'ok' if error <= BOUND else 'FAILED'}"
-                out.write(f"  {op:<15} {device:<8} {chosen:<10} {verdict} ({_reason(chosen)})\n")
+                out.write(f"  {op:<19} {device:<8} {chosen:<10} {_verdict(error)} ({_reason(chosen)})\n")
     for device, _ in devices[1:]:
-        out.write(f"  {'selective_scan':<15} {device:<8} {_fast_path(torch.device(device).index or 0)}\n")
+        well, found = _fast_path(device)
+        healthy &= well
+        out.write(f"  {'selective_scan':<19} {device:<8} {found}\n")
     out.write("\nall well\n" if healthy else "\nsomething is wrong: see FAILED above\n")
     return healthy
 
 
-def self_check(op: str, device: str) -> float:
+def _verdict(error: float) -> str:
+    return f"error {error:.1e}, bound {BOUND:.0e}: {'ok' if error <= BOUND else 'FAILED'}"
+
+
+def self_check(op: str, device: str, channels: int = 9) -> float:
     """Compare an op in float32 on a device with its reference in float64, outputs and gradients.
 
     Parameters
     ----------
     op : str
-        A name of `seqdomains.kernels.dispatch.OPS`.
+        A name of `seqdomains.kernels.dispatch.OPS` or `STEPS`.
     device : str
         Where to run it.
+    channels : int, default 9
+        Odd, so that the last tile is not full; the scan's fast kernels want a multiple of 16.
 
     Returns
     -------
@@ -117,9 +128,10 @@ def self_check(op: str, device: str) -> float:
     >>> self_check("rms_norm", "cpu") < 1e-4
     True
     """
-    case = _cases()[op]
-    expected = _outputs_and_gradients(case.reference, case.inputs)
-    found = _outputs_and_gradients(case.op, [tensor.to(device, torch.float32) for tensor in case.inputs])
+    case = _cases(channels)[op]
+    outputs = _outputs_and_gradients if case.gradients else lambda op, inputs: op(*inputs)
+    expected = outputs(case.reference, case.inputs)
+    found = outputs(case.op, [tensor.to(device, torch.float32) for tensor in case.inputs])
     errors = [
         float((ours.cpu().double() - truth).norm() / truth.norm()) for ours, truth in zip(found, expected, strict=True)
     ]
@@ -136,9 +148,19 @@ def _outputs_and_gradients(op: Callable[..., Sequence[Tensor]], inputs: Sequence
     return [*(output.detach() for output in outputs), *torch.autograd.grad(torch.stack(weighted).sum(), leaves)]
 
 
-def _cases() -> dict[str, Case]:
-    """Odd sizes, so that the last chunk and the last tile are not full."""
-    batch, length, channels, states, width = 2, 67, 9, 16, 4
+def _step(step: Callable[..., Tensor]) -> Callable[..., Sequence[Tensor]]:
+    """Return a function of what changes a state in place that leaves its arguments as they are."""
+
+    def call(state: Tensor, *inputs: Tensor) -> Sequence[Tensor]:
+        state = state.clone()
+        return step(state, *inputs), state
+
+    return call
+
+
+def _cases(channels: int) -> dict[str, Case]:
+    """Odd sizes, so that the last chunk is not full."""
+    batch, length, states, width = 2, 67, 16, 4
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -169,6 +191,16 @@ def _cases() -> dict[str, Case]:
             lambda x, scale, residual: norm_reference.rms_norm(x, scale, residual=residual),
             (x, scale, residual),
         ),
+        "selective_scan_step": Case(
+            _step(lambda *inputs: selective_scan_step(*inputs)),
+            _step(
+                lambda state, u, dt, a, b, c, skip, z, shift: step_reference.forward(
+                    state, u, dt, a, b[:, None], c[:, None], skip, z, shift, True
+                )
+            ),
+            (h0, u[:, 0], dt[:, 0], a, b[:, 0], c[:, 0], skip, z[:, 0], shift),
+            gradients=False,
+        ),
     }
 
 
@@ -187,19 +219,19 @@ def _why_no_gpu() -> str:
     return f"torch was built for {'CUDA ' + torch.version.cuda if torch.version.cuda else 'ROCm'} but finds no device"
 
 
-def _fast_path(index: int) -> str:
-    """Say whether the fast kernels of the scan run on a CUDA device, having run them once."""
+def _fast_path(device: str) -> tuple[bool, str]:
+    """Say whether the fast kernels of the scan run on a CUDA device and compute right, having run them once."""
     if os.environ.get(VARIABLE, "auto") not in ("auto", "gluon"):
-        return f"fast path  off ({VARIABLE} asks for it)"
+        return True, f"fast path  off ({VARIABLE} asks for it)"
+    index, error = torch.device(device).index or 0, 0.0
     problem = fast_path.unavailable(index)
     if not problem:
-        u = torch.zeros(1, 3, 16, device=f"cuda:{index}", requires_grad=True)
-        rows, A = u.new_zeros(1, 3, 16), u.new_full((16, 16), -1.0)
-        torch.autograd.grad(selective_scan(u, rows, A, rows, rows).sum(), u)
+        error = self_check("selective_scan", device, channels=16)
         problem = fast_path.unavailable(index)
     if problem:
-        return f"fast path  absent: {problem}; the portable kernels run, several times slower"
-    return "fast path  Gluon kernels, for N = 16 and 64 where B and C vary and nothing is packed"
+        return True, f"fast path  absent: {problem}; the portable kernels run, several times slower"
+    where = "Gluon kernels, for N = 16 and 64 where B and C vary and nothing is packed"
+    return error <= BOUND, f"fast path  {_verdict(error)} ({where})"
 
 
 def _reason(chosen: str) -> str:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from seqdomains.cli import doctor
-from seqdomains.kernels.dispatch import OPS
+from seqdomains.kernels.dispatch import OPS, STEPS
+
+CHECKED = (*OPS, *STEPS)
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +22,7 @@ def test_doctor_tells_versions_devices_and_kernels(seqdomains):
     assert outcome.code == 0, outcome.out
     assert "torch 2" in outcome.out
     assert "pysam" in outcome.out
-    for op in OPS:
+    for op in CHECKED:
         on_cpu = [line for line in lines_of(outcome, op) if line.split()[1] == "cpu"]
         assert len(on_cpu) == 1
         assert on_cpu[0].split()[2] == "cpu"
@@ -32,7 +34,7 @@ def test_doctor_follows_the_environment_variable(seqdomains, monkeypatch):
     monkeypatch.setenv("SEQDOMAINS_KERNELS", "reference")
     outcome = seqdomains("doctor")
     assert outcome.code == 0
-    for op in OPS:
+    for op in CHECKED:
         assert all(line.split()[2] == "reference" for line in lines_of(outcome, op))
         assert all("SEQDOMAINS_KERNELS asks for it" in line for line in lines_of(outcome, op))
 
@@ -45,7 +47,7 @@ def test_doctor_reports_a_choice_that_cannot_run(seqdomains, monkeypatch, choice
     assert outcome.out.count("FAILED") > len(OPS)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", CHECKED)
 def test_doctor_notices_a_wrong_kernel(seqdomains, monkeypatch, op):
     """An output that is a hundredth off, and only one, is an illness."""
     healthy = getattr(doctor, op)
@@ -58,7 +60,7 @@ def test_doctor_notices_a_wrong_kernel(seqdomains, monkeypatch, op):
     outcome = seqdomains("doctor")
     assert outcome.code == 1
     assert "FAILED" in lines_of(outcome, op)[0]
-    assert all("ok" in line for other in OPS if other != op for line in lines_of(outcome, other))
+    assert all("ok" in line for other in CHECKED if other != op for line in lines_of(outcome, other))
 
 
 def test_doctor_notices_a_gradient_that_is_not_finite(seqdomains, monkeypatch):
