@@ -49,6 +49,54 @@ def through_pairs(xr, xi, ar, ai, er, ei, BLOCK: tl.constexpr):
     )  # fmt: skip
 
 
+@triton.jit
+def four_ends(sums_ptr, states_ptr, place, i, Ar, Ai, channels, exists, count, N: tl.constexpr):
+    """Read the decays over four chunks and their ends."""
+    mask = exists[:, None] & (place < count)[None, :]
+    ar, ai = four_chunk_decays(sums_ptr, place, i, Ar, Ai, channels, mask, N)
+    er, ei = unpack(four_of(states_ptr, place, i, channels.to(tl.int64) * N, mask))
+    return ar, ai, er, ei
+
+
+@triton.jit
+def write_through(states_ptr, place, i, size, exists, count, hr, hi, ar, ai, er, ei, BLOCK: tl.constexpr):
+    """Carry h through four chunks, write it after each, and return the last."""
+    _from_r, _from_i, to_r, to_i, hr, hi = through_pairs(hr, hi, ar, ai, er, ei, BLOCK)
+    mask = exists[:, None] & (place < count)[None, :]
+    tl.store(states_ptr + (place[None, :] * size + i[:, None]), pack(to_r, to_i), mask=mask)
+    return hr, hi
+
+
+@triton.jit
+def four_parts(sums_ptr, q_ptr, reached_ptr, part_ptr, place, i, Ar, Ai, channels, exists, N: tl.constexpr):
+    """Read of four chunks the decay, what they add to Q, J, and what they add to dA."""
+    size = channels.to(tl.int64) * N
+    mask = exists[:, None] & (place >= 0)[None, :]
+    ar, ai = four_chunk_decays(sums_ptr, place, i, Ar, Ai, channels, mask, N)
+    er = four_of(q_ptr, place, i, 2 * size, mask)
+    ei = four_of(q_ptr + size, place, i, 2 * size, mask)
+    Jr = four_of(reached_ptr, place, i, 2 * size, mask)
+    Ji = four_of(reached_ptr + size, place, i, 2 * size, mask)
+    part_r = four_of(part_ptr, place, i, 2 * size, mask)
+    part_i = four_of(part_ptr + size, place, i, 2 * size, mask)
+    return ar, ai, er, ei, Jr, Ji, part_r, part_i
+
+
+@triton.jit
+def write_back(
+    q_ptr, place, i, size, exists, qr, qi, dAr, dAi, ar, ai, er, ei, Jr, Ji, part_r, part_i, BLOCK: tl.constexpr
+):
+    """Carry Q back through four chunks, write it before each, and return the last Q and dA."""
+    from_r, from_i, _to_r, _to_i, qr, qi = through_pairs(qr, qi, ar, ai, er, ei, BLOCK)
+    mask = exists[:, None] & (place >= 0)[None, :]
+    offsets = place[None, :] * (2 * size) + i[:, None]
+    tl.store(q_ptr + offsets, from_r, mask=mask)
+    tl.store(q_ptr + (size + offsets), from_i, mask=mask)
+    dAr += tl.sum(from_r * Jr - from_i * Ji + part_r, 1)
+    dAi += tl.sum(from_r * Ji + from_i * Jr + part_i, 1)
+    return qr, qi, dAr, dAi
+
+
 @triton.jit(do_not_specialize=SIZES)
 def pass_complex_forward(
     A_ptr, start_ptr, borders_ptr, sums_ptr, states_ptr, h_last_ptr, channels, known, blocks,
@@ -80,13 +128,20 @@ def pass_complex_forward(
     hr, hi = unpack(h)
     states_ptr += begin * size
     sums_ptr += begin * 2 * channels
-    for c in range(0, count, 4):
-        place = (c + tl.arange(0, 4)).to(tl.int64)
-        mask = exists[:, None] & (place < count)[None, :]
-        ar, ai = four_chunk_decays(sums_ptr, place, i, Ar, Ai, channels, mask, N)
-        er, ei = unpack(four_of(states_ptr, place, i, size, mask))
-        _from_r, _from_i, to_r, to_i, hr, hi = through_pairs(hr, hi, ar, ai, er, ei, BLOCK)
-        tl.store(states_ptr + (place[None, :] * size + i[:, None]), pack(to_r, to_i), mask=mask)
+    # Sixteen chunks are read before the first is written: the walk waits for memory only.
+    for c in range(0, count, 16):
+        p0 = (c + tl.arange(0, 4)).to(tl.int64)
+        p1 = p0 + 4
+        p2 = p0 + 8
+        p3 = p0 + 12
+        ar0, ai0, er0, ei0 = four_ends(sums_ptr, states_ptr, p0, i, Ar, Ai, channels, exists, count, N)
+        ar1, ai1, er1, ei1 = four_ends(sums_ptr, states_ptr, p1, i, Ar, Ai, channels, exists, count, N)
+        ar2, ai2, er2, ei2 = four_ends(sums_ptr, states_ptr, p2, i, Ar, Ai, channels, exists, count, N)
+        ar3, ai3, er3, ei3 = four_ends(sums_ptr, states_ptr, p3, i, Ar, Ai, channels, exists, count, N)
+        hr, hi = write_through(states_ptr, p0, i, size, exists, count, hr, hi, ar0, ai0, er0, ei0, BLOCK)
+        hr, hi = write_through(states_ptr, p1, i, size, exists, count, hr, hi, ar1, ai1, er1, ei1, BLOCK)
+        hr, hi = write_through(states_ptr, p2, i, size, exists, count, hr, hi, ar2, ai2, er2, ei2, BLOCK)
+        hr, hi = write_through(states_ptr, p3, i, size, exists, count, hr, hi, ar3, ai3, er3, ei3, BLOCK)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -116,21 +171,20 @@ def pass_complex_backward(
     q_ptr += begin * 2 * size
     reached_ptr += begin * 2 * size
     part_ptr += begin * 2 * size
-    for c in range(0, count, 4):
-        place = count - 1 - (c + tl.arange(0, 4)).to(tl.int64)
-        mask = exists[:, None] & (place >= 0)[None, :]
-        ar, ai = four_chunk_decays(sums_ptr, place, i, Ar, Ai, channels, mask, N)
-        er = four_of(q_ptr, place, i, 2 * size, mask)
-        ei = four_of(q_ptr + size, place, i, 2 * size, mask)
-        Jr = four_of(reached_ptr, place, i, 2 * size, mask)
-        Ji = four_of(reached_ptr + size, place, i, 2 * size, mask)
-        part_r = four_of(part_ptr, place, i, 2 * size, mask)
-        part_i = four_of(part_ptr + size, place, i, 2 * size, mask)
-        from_r, from_i, _to_r, _to_i, qr, qi = through_pairs(qr, qi, ar, ai, er, ei, BLOCK)
-        offsets = place[None, :] * (2 * size) + i[:, None]
-        tl.store(q_ptr + offsets, from_r, mask=mask)
-        tl.store(q_ptr + (size + offsets), from_i, mask=mask)
-        dAr += tl.sum(from_r * Jr - from_i * Ji + part_r, 1)
-        dAi += tl.sum(from_r * Ji + from_i * Jr + part_i, 1)
+    for c in range(0, count, 8):
+        p0 = count - 1 - (c + tl.arange(0, 4)).to(tl.int64)
+        p1 = p0 - 4
+        ar0, ai0, er0, ei0, Jr0, Ji0, part_r0, part_i0 = four_parts(
+            sums_ptr, q_ptr, reached_ptr, part_ptr, p0, i, Ar, Ai, channels, exists, N
+        )
+        ar1, ai1, er1, ei1, Jr1, Ji1, part_r1, part_i1 = four_parts(
+            sums_ptr, q_ptr, reached_ptr, part_ptr, p1, i, Ar, Ai, channels, exists, N
+        )
+        qr, qi, dAr, dAi = write_back(
+            q_ptr, p0, i, size, exists, qr, qi, dAr, dAi, ar0, ai0, er0, ei0, Jr0, Ji0, part_r0, part_i0, BLOCK
+        )
+        qr, qi, dAr, dAi = write_back(
+            q_ptr, p1, i, size, exists, qr, qi, dAr, dAi, ar1, ai1, er1, ei1, Jr1, Ji1, part_r1, part_i1, BLOCK
+        )
     tl.store(carry_ptr, pack(qr, qi), mask=exists)
     tl.store(dA_ptr, pack(dAr, dAi), mask=exists)
