@@ -240,20 +240,19 @@ def paired_cotangents(inputs, states=None):
 
 
 @pytest.mark.parametrize(
-    ("shape", "options"),
+    ("shape", "options", "reverse"),
     [
-        ((2, 37, 5, 16), {}),
-        ((1, 1, 3, 1), {"absent": ("D", "z"), "real": ("C",)}),
-        ((2, 21, 6, 3), {"real": ("B", "C"), "absent": ("h0",)}),
-        ((1, 6, 3, 130), {"real": ("B",)}),
-        ((2, 21, 6, 4), {"forms": ("grouped", "grouped"), "real": ("B",)}),
-        ((1, 35, 18, 5), {"forms": ("constant", "varying"), "absent": ("bias",)}),
-        ((2, 19, 6, 20), {"forms": ("constant", "constant"), "real": ("B",)}),
-        ((1, 19, 6, 2), {"forms": ("grouped", "constant"), "real": ("C",)}),
+        ((2, 37, 5, 16), {}, False),
+        ((1, 1, 3, 1), {"absent": ("D", "z"), "real": ("C",)}, True),
+        ((2, 21, 6, 3), {"real": ("B", "C"), "absent": ("h0",)}, False),
+        ((1, 6, 3, 130), {"real": ("B",)}, True),
+        ((2, 21, 6, 4), {"forms": ("grouped", "grouped"), "real": ("B",)}, False),
+        ((1, 35, 18, 5), {"forms": ("constant", "varying"), "absent": ("bias",)}, True),
+        ((2, 19, 6, 20), {"forms": ("constant", "constant"), "real": ("B",)}, False),
+        ((1, 19, 6, 2), {"forms": ("grouped", "constant"), "real": ("C",)}, True),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_scan_of_complex_states(shape, options, reverse, hold, short_chunks):
     inputs = paired_inputs(*shape, **options)
     hold(selective_scan, inputs, paired_cotangents(inputs), return_state=True, reverse=reverse)

@@ -101,14 +101,13 @@ def backward(
         width * (channels if x.dim() == 2 else blocks * chunk)
         for x, width, blocks in zip((B, C), widths, (back_blocks, there_blocks), strict=True)
     )
-    chunk_floats = 2 * channels * (N * (strides + 3) + 1) + part_floats
+    chunk_floats = 2 * channels * N * (strides + 4) + part_floats
     allowed = max(SCRATCH, BYTES_PER_ELEMENT * u.numel()) // (4 * chunk_floats)
     whole = allowed >= batch * chunks
     cuts = [(slice(0, batch), 0, chunks)] if whole else slabs(batch, chunks, allowed, max(1, RESIDENT // there_blocks))
     most = max((rows.stop - rows.start) * segment for rows, _, segment in cuts)
     kept, part = scratch(most * strides, 2, channels, N), scratch(most * part_floats)
-    q, reached, added = (scratch(most, 2, channels, N) for _ in range(3))
-    sums = scratch(most, 2, channels)
+    q, reached, added, decays = (scratch(most, 2, channels, N) for _ in range(4))
     key = launch_key((u, dt, rates, packed_view(B), packed_view(C), D, z, bias, h0, dy))
     step = -1 if reverse else 1
     shape = {
@@ -148,7 +147,7 @@ def backward(
         with on_device_of(u):
             launch(
                 complex_sweep_forward, flat * there_blocks,
-                (*inputs, own(given(dz, u)), *ea, kept, part, q, reached, added, sums,
+                (*inputs, own(given(dz, u)), *ea, kept, part, q, reached, added, decays,
                  rates if dD is None else spread(dD), *sizes, there_blocks, first, segment,
                  groups),
                 shape | constants_of(there), key, **there.options,
@@ -157,7 +156,7 @@ def backward(
             owners = (carry, dA) if packed else (own(carry), own(dA))
             launch(
                 pass_complex_backward, owners[0].shape[0] * pieces,
-                (rates, packed_view(owners[0]), borders, sums, q, reached, added, packed_view(owners[1]), channels,
+                (packed_view(owners[0]), borders, decays, q, reached, added, packed_view(owners[1]), channels,
                  first, segment, pieces),
                 {"N": N, "BLOCK": 32, "PACKED": packed}, key, num_warps=1,
             )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from seqdomains.kernels.selective_scan.triton_complex import chunk_decay, pack, unpack
+from seqdomains.kernels.selective_scan.triton_complex import pack, unpack
 from seqdomains.kernels.selective_scan.triton_tile import SIZES
 from seqdomains.kernels.triton_parts import columns, from_columns
 
@@ -18,14 +18,6 @@ from seqdomains.kernels.triton_parts import columns, from_columns
 def four_of(pointer, place, i, stride, mask):
     """Read what four chunks have at `i` as a [BLOCK, 4] tile."""
     return tl.load(pointer + (place[None, :] * stride + i[:, None]), mask=mask, other=0)
-
-
-@triton.jit
-def four_chunk_decays(sums_ptr, place, i, Ar, Ai, channels, mask, N: tl.constexpr):
-    """Return the decays over four chunks; one where a chunk is not there."""
-    total = four_of(sums_ptr, place, i // N, 2 * channels, mask)
-    lost = four_of(sums_ptr + channels, place, i // N, 2 * channels, mask)
-    return chunk_decay(Ar[:, None], Ai[:, None], total, lost)
 
 
 @triton.jit
@@ -50,11 +42,12 @@ def through_pairs(xr, xi, ar, ai, er, ei, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def four_ends(sums_ptr, states_ptr, place, i, Ar, Ai, channels, exists, count, N: tl.constexpr):
+def four_ends(decays_ptr, states_ptr, place, i, size, exists, count):
     """Read the decays over four chunks and their ends."""
     mask = exists[:, None] & (place < count)[None, :]
-    ar, ai = four_chunk_decays(sums_ptr, place, i, Ar, Ai, channels, mask, N)
-    er, ei = unpack(four_of(states_ptr, place, i, channels.to(tl.int64) * N, mask))
+    ar = four_of(decays_ptr, place, i, 2 * size, mask)
+    ai = four_of(decays_ptr + size, place, i, 2 * size, mask)
+    er, ei = unpack(four_of(states_ptr, place, i, size, mask))
     return ar, ai, er, ei
 
 
@@ -68,11 +61,12 @@ def write_through(states_ptr, place, i, size, exists, count, hr, hi, ar, ai, er,
 
 
 @triton.jit
-def four_parts(sums_ptr, q_ptr, reached_ptr, part_ptr, place, i, Ar, Ai, channels, exists, N: tl.constexpr):
+def four_parts(decays_ptr, q_ptr, reached_ptr, part_ptr, place, i, size, exists):
     """Read of four chunks the decay, what they add to Q, J, and what they add to dA."""
-    size = channels.to(tl.int64) * N
     mask = exists[:, None] & (place >= 0)[None, :]
-    ar, ai = four_chunk_decays(sums_ptr, place, i, Ar, Ai, channels, mask, N)
+    # A chunk that is not there leaves Q as it is.
+    ar = tl.where((place >= 0)[None, :], four_of(decays_ptr, place, i, 2 * size, mask), 1.0)
+    ai = four_of(decays_ptr + size, place, i, 2 * size, mask)
     er = four_of(q_ptr, place, i, 2 * size, mask)
     ei = four_of(q_ptr + size, place, i, 2 * size, mask)
     Jr = four_of(reached_ptr, place, i, 2 * size, mask)
@@ -99,7 +93,7 @@ def write_back(
 
 @triton.jit(do_not_specialize=SIZES)
 def pass_complex_forward(
-    A_ptr, start_ptr, borders_ptr, sums_ptr, states_ptr, h_last_ptr, channels, known, blocks,
+    start_ptr, borders_ptr, decays_ptr, states_ptr, h_last_ptr, channels, known, blocks,
     N: tl.constexpr, BLOCK: tl.constexpr, HAS_START: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Do `pass_forward`, or for packed sequences `pass_forward_packed`."""
@@ -108,8 +102,6 @@ def pass_complex_forward(
     i = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
     size = channels.to(tl.int64) * N
     exists = i < size
-    Ar = tl.load(A_ptr + i, mask=exists, other=0.0)
-    Ai = tl.load(A_ptr + size + i, mask=exists, other=0.0)
     h = tl.zeros([BLOCK], tl.int64)
     if HAS_START:
         h = tl.load(start_ptr + owner * size + i, mask=exists, other=0)
@@ -127,17 +119,17 @@ def pass_complex_forward(
         count = known
     hr, hi = unpack(h)
     states_ptr += begin * size
-    sums_ptr += begin * 2 * channels
+    decays_ptr += begin * 2 * size
     # Sixteen chunks are read before the first is written: the walk waits for memory only.
     for c in range(0, count, 16):
         p0 = (c + tl.arange(0, 4)).to(tl.int64)
         p1 = p0 + 4
         p2 = p0 + 8
         p3 = p0 + 12
-        ar0, ai0, er0, ei0 = four_ends(sums_ptr, states_ptr, p0, i, Ar, Ai, channels, exists, count, N)
-        ar1, ai1, er1, ei1 = four_ends(sums_ptr, states_ptr, p1, i, Ar, Ai, channels, exists, count, N)
-        ar2, ai2, er2, ei2 = four_ends(sums_ptr, states_ptr, p2, i, Ar, Ai, channels, exists, count, N)
-        ar3, ai3, er3, ei3 = four_ends(sums_ptr, states_ptr, p3, i, Ar, Ai, channels, exists, count, N)
+        ar0, ai0, er0, ei0 = four_ends(decays_ptr, states_ptr, p0, i, size, exists, count)
+        ar1, ai1, er1, ei1 = four_ends(decays_ptr, states_ptr, p1, i, size, exists, count)
+        ar2, ai2, er2, ei2 = four_ends(decays_ptr, states_ptr, p2, i, size, exists, count)
+        ar3, ai3, er3, ei3 = four_ends(decays_ptr, states_ptr, p3, i, size, exists, count)
         hr, hi = write_through(states_ptr, p0, i, size, exists, count, hr, hi, ar0, ai0, er0, ei0, BLOCK)
         hr, hi = write_through(states_ptr, p1, i, size, exists, count, hr, hi, ar1, ai1, er1, ei1, BLOCK)
         hr, hi = write_through(states_ptr, p2, i, size, exists, count, hr, hi, ar2, ai2, er2, ei2, BLOCK)
@@ -146,7 +138,7 @@ def pass_complex_forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def pass_complex_backward(
-    A_ptr, carry_ptr, borders_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, first, segment, blocks,
+    carry_ptr, borders_ptr, decays_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, first, segment, blocks,
     N: tl.constexpr, BLOCK: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Do `pass_backward`, or for packed sequences `pass_backward_packed`; dA adds to what there is."""
@@ -161,13 +153,11 @@ def pass_complex_backward(
     else:
         begin = owner * segment
         count = segment
-    Ar = tl.load(A_ptr + i, mask=exists, other=0.0)
-    Ai = tl.load(A_ptr + size + i, mask=exists, other=0.0)
     carry_ptr += owner * size + i
     dA_ptr += owner * size + i
     qr, qi = unpack(tl.load(carry_ptr, mask=exists, other=0))
     dAr, dAi = unpack(tl.load(dA_ptr, mask=exists, other=0))
-    sums_ptr += begin * 2 * channels
+    decays_ptr += begin * 2 * size
     q_ptr += begin * 2 * size
     reached_ptr += begin * 2 * size
     part_ptr += begin * 2 * size
@@ -175,10 +165,10 @@ def pass_complex_backward(
         p0 = count - 1 - (c + tl.arange(0, 4)).to(tl.int64)
         p1 = p0 - 4
         ar0, ai0, er0, ei0, Jr0, Ji0, part_r0, part_i0 = four_parts(
-            sums_ptr, q_ptr, reached_ptr, part_ptr, p0, i, Ar, Ai, channels, exists, N
+            decays_ptr, q_ptr, reached_ptr, part_ptr, p0, i, size, exists
         )
         ar1, ai1, er1, ei1, Jr1, Ji1, part_r1, part_i1 = four_parts(
-            sums_ptr, q_ptr, reached_ptr, part_ptr, p1, i, Ar, Ai, channels, exists, N
+            decays_ptr, q_ptr, reached_ptr, part_ptr, p1, i, size, exists
         )
         qr, qi, dAr, dAi = write_back(
             q_ptr, p0, i, size, exists, qr, qi, dAr, dAi, ar0, ai0, er0, ei0, Jr0, Ji0, part_r0, part_i0, BLOCK

@@ -15,6 +15,7 @@ from seqdomains.kernels.selective_scan.plan import chunk_table, gpu_chunk
 from seqdomains.kernels.selective_scan.triton_complex import (
     add_turns,
     advance_pair,
+    chunk_decay,
     complex_tile,
     constant_tile,
     decay,
@@ -28,6 +29,7 @@ from seqdomains.kernels.selective_scan.triton_complex import (
     row_pair,
     state_part,
     step_rows,
+    store_planes,
     turns_of,
 )
 from seqdomains.kernels.selective_scan.triton_complex_chunks import pass_complex_forward
@@ -61,12 +63,12 @@ def end_step(hr, hi, d, turn, du, Ar, Ai, br, bi, COMPLEX: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def complex_chunk_ends(
-    u_ptr, dt_ptr, A_ptr, B_ptr, bias_ptr, table_ptr, states_ptr, sums_ptr,
+    u_ptr, dt_ptr, A_ptr, B_ptr, bias_ptr, table_ptr, states_ptr, decays_ptr,
     length, channels, chunk, chunks, channel_blocks, segment, groups,
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STEP: tl.constexpr, PACKED: tl.constexpr,
     B_FORM: tl.constexpr, B_COMPLEX: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Do `chunk_ends`; the sum over the chunk is that of d / pi, in double float32."""
+    """Do `chunk_ends`, with the decay over the chunk instead of its sum of d."""
     flat, _owner, _part, _entering, row, steps, last, _block, group, channel, exists = program_place(
         table_ptr, length, channels, chunk, chunks, channel_blocks, 0, segment, groups, BD, STEP, PACKED
     )
@@ -111,12 +113,9 @@ def complex_chunk_ends(
         B_ptr += 4 * STEP * stride
     if PACKED:
         states_ptr += size
-        present = (steps > 0) & (last == 0)
-        exists = exists & present
-        mask = mask & present
-    sums_ptr += flat * 2 * channels + channel
-    tl.store(sums_ptr, total, mask=exists)
-    tl.store(sums_ptr + channels, lost, mask=exists)
+        mask = mask & ((steps > 0) & (last == 0))
+    Er, Ei = chunk_decay(Ar, Ai, total[None, :], lost[None, :])
+    store_planes(decays_ptr, flat, size, state, mask, Er, Ei)
     tl.store(states_ptr + flat * size + state, pack(hr, hi), mask=mask)
 
 
@@ -236,17 +235,17 @@ def forward(
         if stored:
             tile = complex_tile("complex_chunk_ends", N)
             blocks = groups * triton.cdiv(channels // groups, tile.channels)
-            sums = torch.empty(batch * stored, 2, channels, device=u.device, dtype=torch.float32)
+            decays = torch.empty(batch * stored, 2, channels, N, device=u.device, dtype=torch.float32)
             launch(
                 complex_chunk_ends, batch * stored * blocks,
-                (*tensors[:4], given(bias, rates), table, packed_view(states), sums, length, channels, chunk, chunks,
+                (*tensors[:4], given(bias, rates), table, packed_view(states), decays, length, channels, chunk, chunks,
                  blocks, stored, groups),
                 {**shape, "BN": tile.states, "BD": tile.channels}, key, **tile.options,
             )  # fmt: skip
             pieces = triton.cdiv(channels * N, 32)
             launch(
                 pass_complex_forward, sequences * pieces,
-                (rates, start, borders, sums, packed_view(states), packed_view(h_last), channels, stored, pieces),
+                (start, borders, decays, packed_view(states), packed_view(h_last), channels, stored, pieces),
                 {"N": N, "BLOCK": 32, "HAS_START": h0 is not None, "PACKED": packed}, key, num_warps=1,
             )  # fmt: skip
         tile = complex_tile("complex_outputs", N)

@@ -17,6 +17,7 @@ from seqdomains.kernels.selective_scan.triton_complex import (
     add_times_row,
     add_turns,
     advance_pair,
+    chunk_decay,
     constant_tile,
     decay,
     entering_pair,
@@ -106,7 +107,7 @@ def store_constant(pointer, flat, size, state, mask, xr, xi, COMPLEX: tl.constex
 @triton.jit(do_not_specialize=SIZES)
 def complex_sweep_forward(
     u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, table_ptr, dy_ptr, states_ptr,
-    dz_ptr, high_ptr, low_ptr, kept_ptr, dC_ptr, added_ptr, reached_ptr, dA_ptr, sums_ptr, dD_ptr,
+    dz_ptr, high_ptr, low_ptr, kept_ptr, dC_ptr, added_ptr, reached_ptr, dA_ptr, decays_ptr, dD_ptr,
     length, channels, chunk, chunks, channel_blocks, first, segment, groups,
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr, STRIDE: tl.constexpr, STEP: tl.constexpr,
     PACKED: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr, B_COMPLEX: tl.constexpr, C_COMPLEX: tl.constexpr,
@@ -226,9 +227,8 @@ def complex_sweep_forward(
     store_planes(added_ptr, flat, size, state, state_mask, added_r, added_i)
     store_planes(reached_ptr, flat, size, state, state_mask, Jr, Ji)
     store_planes(dA_ptr, flat, size, state, state_mask, dAr, dAi)
-    sums_ptr += flat * 2 * channels + channel
-    tl.store(sums_ptr, total, mask=exists)
-    tl.store(sums_ptr + channels, lost, mask=exists)
+    Er, Ei = chunk_decay(Ar, Ai, total[None, :], lost[None, :])
+    store_planes(decays_ptr, flat, size, state, state_mask, Er, Ei)
     if C_FORM == 2:
         store_constant(dC_ptr, flat, size, state, state_mask, dCr, dCi, C_COMPLEX)
     if HAS_D:
