@@ -55,13 +55,31 @@ def _chunk(programs: int, length: int, N: int) -> int:
     return _rounded(length, min(range(1, most + 1), key=cost))
 
 
+def portable_chunk(batch: int, length: int, channels: int, N: int) -> int:
+    """Return how many steps a chunk has in the portable kernels: a multiple of 32 that depends on shapes alone.
+
+    128 steps for 16 states, 512 for 64, cost half a byte per element of u for the states between chunks. There are
+    fewer where the programs would not fill the processors twice, and more where a row has above 2048 chunks, which are
+    walked one after the other between the passes.
+
+    Examples
+    --------
+    >>> portable_chunk(8, 2048, 1536, 16), portable_chunk(1, 2**20, 256, 16), portable_chunk(1, 2048, 256, 16)
+    (128, 512, 32)
+    """
+    # Under torch.compile these may be symbols.
+    wide = max(1, int(N) // 16)
+    filling = int(length) * int(batch) * -(-int(channels) // 32) * wide // (2 * RESIDENT) // 32 * 32
+    return max(32, min(128 * wide, filling), _rounded(int(length), 2048))
+
+
 def slots_of(length: int, sequences: int, chunk: int) -> int:
     """Return how many chunks packed sequences can fill, whatever their lengths."""
     return length // chunk + sequences
 
 
 def states_shape(
-    batch: int, length: int, channels: int, states: int, name: Implementation, *, sequences: int
+    batch: int, length: int, channels: int, states: int, name: Implementation, *, sequences: int, portable: bool = False
 ) -> tuple[int, int, int, int]:
     """Return the shape of the states that `forward` of an implementation stores.
 
@@ -73,6 +91,8 @@ def states_shape(
         The implementation.
     sequences : int
         How many sequences are packed; B where there are only batch rows. A single packed sequence is a batch row.
+    portable : bool, default False
+        Whether the kernels on a GPU are the portable ones for real states, which have chunks of their own.
 
     Examples
     --------
@@ -80,6 +100,8 @@ def states_shape(
 
     >>> states_shape(8, 2048, 1536, 16, "triton", sequences=8)
     (8, 4, 1536, 16)
+    >>> states_shape(8, 2048, 1536, 16, "triton", sequences=8, portable=True)
+    (8, 15, 1536, 16)
     """
     if name == "reference":
         return batch, 0, channels, states
@@ -87,7 +109,7 @@ def states_shape(
         chunks = -(-length // CPU_CHUNK)
         # Packed sequences may each end in the midst of a chunk: as many as they can fill, whatever their lengths.
         return batch, chunks if sequences == batch else slots_of(length, sequences, CPU_CHUNK), states, channels
-    chunk = gpu_chunk(batch, length, channels, states)
+    chunk = (portable_chunk if portable else gpu_chunk)(batch, length, channels, states)
     chunks = -(-length // chunk) - 1
     return batch, chunks if sequences == batch else slots_of(length, sequences, chunk), channels, states
 

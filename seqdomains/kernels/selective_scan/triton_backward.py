@@ -37,7 +37,7 @@ import triton
 from torch import Tensor
 
 from seqdomains.kernels.selective_scan import triton_complex_backward
-from seqdomains.kernels.selective_scan.plan import RESIDENT, SCRATCH, STRIDE, chunk_table, gpu_chunk, slabs
+from seqdomains.kernels.selective_scan.plan import RESIDENT, SCRATCH, STRIDE, chunk_table, portable_chunk, slabs
 from seqdomains.kernels.selective_scan.triton_chunks import add_blocks, add_rows, pass_backward
 from seqdomains.kernels.selective_scan.triton_packed import add_group_blocks, pass_backward_packed
 from seqdomains.kernels.selective_scan.triton_sweeps import sweep_backward, sweep_forward
@@ -89,7 +89,7 @@ def backward(
         )
     batch, length, channels = u.shape
     N, groups = A.shape[1], groups_of(B, C)
-    chunk = gpu_chunk(batch, length, channels, N)
+    chunk = portable_chunk(batch, length, channels, N)
     chunks, sequences, packed = triton.cdiv(length, chunk), batch, cu_seqlens is not None and cu_seqlens.shape[0] > 2
     table = borders = A
     if cu_seqlens is not None and packed:
@@ -127,9 +127,9 @@ def backward(
     key = launch_key((u, dt, A, B, C, D, z, bias, h0, dy))
     step = -1 if reverse else 1
     shape = {
-        "N": N, "STRIDE": STRIDE, "STEP": step, "PACKED": packed, "B_FORM": form_of(B), "C_FORM": form_of(C),
-        "SPLIT": split, "SOFTPLUS": softplus, "HAS_BIAS": bias is not None, "HAS_D": D is not None,
-        "HAS_Z": z is not None, "HAS_START": h0 is not None,
+        "CHANNELS": channels, "N": N, "STRIDE": STRIDE, "STEP": step, "PACKED": packed, "B_FORM": form_of(B),
+        "C_FORM": form_of(C), "SPLIT": split, "SOFTPLUS": softplus, "HAS_BIAS": bias is not None,
+        "HAS_D": D is not None, "HAS_Z": z is not None, "HAS_START": h0 is not None,
     }  # fmt: skip
     for rows, first, segment in cuts:
         own = rows_taken(rows, batch)
@@ -162,14 +162,13 @@ def backward(
             own(chunk_states),
         )  # fmt: skip
         ea = own(high), own(low)
-        sizes = (length, channels, chunk, chunks)
+        sizes = (length, chunk, chunks)
         with on_device_of(u):
             launch(
                 sweep_forward, flat * there_blocks,
                 (*inputs, own(given(dz, u)), *ea, kept, part, q, reached, added, sums,
                  A if dD is None else spread(dD), *sizes, there_blocks, first, segment, groups),
-                {**shape, "BN": there.states, "BD": there.channels, "WARPS": there.options["num_warps"]},
-                key, **there.options,
+                shape | there.constants, key, **there.options,
             )  # fmt: skip
             add(dC, there_blocks)
             if packed:
@@ -188,8 +187,7 @@ def backward(
                 sweep_backward, flat * back_blocks,
                 (*inputs, *ea, kept, q, own(du), own(ddt), part, A if dbias is None else spread(dbias), *sizes,
                  back_blocks, first, segment, groups),
-                {**shape, "BN": back.states, "BD": back.channels, "WARPS": back.options["num_warps"]},
-                key, **back.options,
+                shape | back.constants, key, **back.options,
             )  # fmt: skip
             add(dB, back_blocks)
     sum_A = torch.empty_like(A)

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqdomains.kernels.selective_scan import triton_complex_forward
-from seqdomains.kernels.selective_scan.plan import chunk_table, gpu_chunk
+from seqdomains.kernels.selective_scan.plan import chunk_table, portable_chunk
 from seqdomains.kernels.selective_scan.triton_chunks import pass_forward
 from seqdomains.kernels.selective_scan.triton_packed import pass_forward_packed
 from seqdomains.kernels.selective_scan.triton_tile import (
@@ -34,12 +34,13 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     launch_key,
     program_place,
     projection,
+    row_offsets,
     rows_of,
     sigmoid,
-    state_offsets,
     step_size,
-    sum_states,
+    store_tile,
     tile_of,
+    tile_offsets,
     tile_shape,
 )
 from seqdomains.kernels.triton_launch import launch
@@ -56,36 +57,36 @@ from seqdomains.kernels.triton_parts import (
 @triton.jit
 def advance(h, d, du, A2, B_t):
     """Return h_t from h_{t-1}; A2 = A log2(e), du = d u."""
-    return tl.exp2(d[None, :] * A2) * h + B_t * du[None, :]
+    return tl.exp2(d[:, None] * A2) * h + B_t * du[:, None]
 
 
 @triton.jit(do_not_specialize=SIZES)
 def chunk_ends(
     u_ptr, dt_ptr, A_ptr, B_ptr, bias_ptr, table_ptr, states_ptr, sums_ptr,
-    length, channels, chunk, chunks, channel_blocks, segment, groups,
-    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STEP: tl.constexpr, PACKED: tl.constexpr,
-    B_FORM: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    length, chunk, chunks, channel_blocks, segment, groups,
+    CHANNELS: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr,
+    STEP: tl.constexpr, PACKED: tl.constexpr, B_FORM: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     """Write the end state of a chunk, from zero, where the state entering the next one belongs, and the sum of d.
 
     Not for the last chunk.
     """
     flat, _owner, _part, _entering, row, steps, last, _block, group, channel, exists = program_place(
-        table_ptr, length, channels, chunk, chunks, channel_blocks, 0, segment, groups, BD, STEP, PACKED
+        table_ptr, length, CHANNELS, chunk, chunks, channel_blocks, 0, segment, groups, BD, STEP, PACKED
     )
     if PACKED:
         steps = tl.where(last, 0, steps)
     n = tl.arange(0, BN)
     k = tl.arange(0, 4)
-    u_ptr += row * channels
-    dt_ptr += row * channels
+    u_ptr += row * CHANNELS
+    dt_ptr += row * CHANNELS
     B_ptr, stride = rows_of(B_ptr, row, group, groups, N, B_FORM)
-    A2 = decay_rates(A_ptr, channel, n, N, exists)
-    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM)
+    A2 = decay_rates(A_ptr, channel, n, exists, N, WARPS)
+    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM, WARPS)
     shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
-    h = tl.zeros([BN, BD], tl.float32)
+    h = tl.zeros([BD, BN], tl.float32)
     total = tl.zeros([BD], tl.float32)
-    offsets = (k * STEP)[None, :] * channels + channel[:, None]
+    offsets = row_offsets(channel, CHANNELS, STEP)
     for t in range(0, steps, 4):
         mask = exists[:, None] & (t + k < steps)[None, :]
         u = four_rows(u_ptr, offsets, mask)
@@ -97,46 +98,46 @@ def chunk_ends(
         h = advance(h, d2, e2, A2, projection(B_ptr + 2 * STEP * stride, B_all, n, t + 2 < steps, N, B_FORM))
         h = advance(h, d3, e3, A2, projection(B_ptr + 3 * STEP * stride, B_all, n, t + 3 < steps, N, B_FORM))
         total += (d0 + d1) + (d2 + d3)
-        u_ptr += 4 * STEP * channels
-        dt_ptr += 4 * STEP * channels
+        u_ptr += 4 * STEP * CHANNELS
+        dt_ptr += 4 * STEP * CHANNELS
         B_ptr += 4 * STEP * stride
     if PACKED:
-        states_ptr += channels.to(tl.int64) * N
+        states_ptr += CHANNELS * N
         exists = exists & ((steps > 0) & (last == 0))
-    tl.store(sums_ptr + flat * channels + channel, total, mask=exists)
-    mask = (n[:, None] < N) & exists[None, :]
-    tl.store(states_ptr + flat * channels * N + state_offsets(channel, n, N), h, mask=mask)
+    tl.store(sums_ptr + flat * CHANNELS + channel, total, mask=exists)
+    mask = exists[:, None] & (n[None, :] < N)
+    store_tile(states_ptr + flat * CHANNELS * N, tile_offsets(channel, n, N), h, mask, WARPS)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def outputs(
     u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, table_ptr, states_ptr, y_ptr, h_last_ptr,
-    length, channels, chunk, chunks, channel_blocks, segment, groups,
-    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STEP: tl.constexpr, PACKED: tl.constexpr,
-    B_FORM: tl.constexpr, C_FORM: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr, HAS_START: tl.constexpr,
+    length, chunk, chunks, channel_blocks, segment, groups,
+    CHANNELS: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr,
+    STEP: tl.constexpr, PACKED: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr, SOFTPLUS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_START: tl.constexpr,
 ):  # fmt: skip
     """Write y of one chunk from the state that enters it, and h_last from the last chunk."""
     _flat, owner, _part, entering, row, steps, last, _block, group, channel, exists = program_place(
-        table_ptr, length, channels, chunk, chunks, channel_blocks, 0, segment, groups, BD, STEP, PACKED
+        table_ptr, length, CHANNELS, chunk, chunks, channel_blocks, 0, segment, groups, BD, STEP, PACKED
     )
     n = tl.arange(0, BN)
     k = tl.arange(0, 4)
-    u_ptr += row * channels
-    dt_ptr += row * channels
-    z_ptr += row * channels
-    y_ptr += row * channels
+    u_ptr += row * CHANNELS
+    dt_ptr += row * CHANNELS
+    z_ptr += row * CHANNELS
+    y_ptr += row * CHANNELS
     B_ptr, B_stride = rows_of(B_ptr, row, group, groups, N, B_FORM)
     C_ptr, C_stride = rows_of(C_ptr, row, group, groups, N, C_FORM)
-    state = state_offsets(channel, n, N)
-    state_mask = (n[:, None] < N) & exists[None, :]
-    A2 = decay_rates(A_ptr, channel, n, N, exists)
-    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM)
-    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM)
+    state = tile_offsets(channel, n, N)
+    state_mask = exists[:, None] & (n[None, :] < N)
+    A2 = decay_rates(A_ptr, channel, n, exists, N, WARPS)
+    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM, WARPS)
+    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM, WARPS)
     shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
     skip = channel_values(D_ptr, channel, exists, HAS_D)
-    h = entering_state(states_ptr, start_ptr, entering, owner, channels, state, state_mask, N, HAS_START)
-    offsets = (k * STEP)[None, :] * channels + channel[:, None]
+    h = entering_state(states_ptr, start_ptr, entering, owner, CHANNELS, state, state_mask, N, WARPS, HAS_START)
+    offsets = row_offsets(channel, CHANNELS, STEP)
     for t in range(0, steps, 4):
         mask = exists[:, None] & (t + k < steps)[None, :]
         u = four_rows(u_ptr, offsets, mask)
@@ -146,25 +147,25 @@ def outputs(
         d0, d1, d2, d3 = columns(d, BD)
         e0, e1, e2, e3 = columns(d * u, BD)
         h = advance(h, d0, e0, A2, projection(B_ptr, B_all, n, t < steps, N, B_FORM))
-        y0 = sum_states(projection(C_ptr, C_all, n, t < steps, N, C_FORM) * h, BN, BD)
+        y0 = tl.sum(projection(C_ptr, C_all, n, t < steps, N, C_FORM) * h, 1)
         h = advance(h, d1, e1, A2, projection(B_ptr + STEP * B_stride, B_all, n, t + 1 < steps, N, B_FORM))
-        y1 = sum_states(projection(C_ptr + STEP * C_stride, C_all, n, t + 1 < steps, N, C_FORM) * h, BN, BD)
+        y1 = tl.sum(projection(C_ptr + STEP * C_stride, C_all, n, t + 1 < steps, N, C_FORM) * h, 1)
         h = advance(h, d2, e2, A2, projection(B_ptr + 2 * STEP * B_stride, B_all, n, t + 2 < steps, N, B_FORM))
-        y2 = sum_states(projection(C_ptr + 2 * STEP * C_stride, C_all, n, t + 2 < steps, N, C_FORM) * h, BN, BD)
+        y2 = tl.sum(projection(C_ptr + 2 * STEP * C_stride, C_all, n, t + 2 < steps, N, C_FORM) * h, 1)
         h = advance(h, d3, e3, A2, projection(B_ptr + 3 * STEP * B_stride, B_all, n, t + 3 < steps, N, B_FORM))
-        y3 = sum_states(projection(C_ptr + 3 * STEP * C_stride, C_all, n, t + 3 < steps, N, C_FORM) * h, BN, BD)
+        y3 = tl.sum(projection(C_ptr + 3 * STEP * C_stride, C_all, n, t + 3 < steps, N, C_FORM) * h, 1)
         y = from_columns(y0, y1, y2, y3, BD) + skip[:, None] * u
         if HAS_Z:
             y = y * z * sigmoid(z)
         tl.store(y_ptr + offsets, y, mask=mask)
-        u_ptr += 4 * STEP * channels
-        dt_ptr += 4 * STEP * channels
-        z_ptr += 4 * STEP * channels
-        y_ptr += 4 * STEP * channels
+        u_ptr += 4 * STEP * CHANNELS
+        dt_ptr += 4 * STEP * CHANNELS
+        z_ptr += 4 * STEP * CHANNELS
+        y_ptr += 4 * STEP * CHANNELS
         B_ptr += 4 * STEP * B_stride
         C_ptr += 4 * STEP * C_stride
     if last:
-        tl.store(h_last_ptr + owner * channels * N + state, h, mask=state_mask)
+        store_tile(h_last_ptr + owner * CHANNELS * N, state, h, state_mask, WARPS)
 
 
 def forward(
@@ -193,7 +194,7 @@ def forward(
         return triton_complex_forward.forward(u, dt, A, B, C, D, z, bias, h0, cu_seqlens, softplus, reverse)
     batch, length, channels = u.shape
     N, groups = A.shape[1], groups_of(B, C)
-    chunk = gpu_chunk(batch, length, channels, N)
+    chunk = portable_chunk(batch, length, channels, N)
     sequences, packed = batch, cu_seqlens is not None and cu_seqlens.shape[0] > 2
     chunks = triton.cdiv(length, chunk)
     table = borders = A
@@ -206,8 +207,8 @@ def forward(
     h_last = torch.empty(sequences, channels, N, device=u.device, dtype=torch.float32)
     key = launch_key((u, dt, A, B, C, D, z, bias, h0))
     shape = {
-        "N": N, "STEP": -1 if reverse else 1, "PACKED": packed, "B_FORM": form_of(B), "SOFTPLUS": softplus,
-        "HAS_BIAS": bias is not None,
+        "CHANNELS": channels, "N": N, "STEP": -1 if reverse else 1, "PACKED": packed, "B_FORM": form_of(B),
+        "SOFTPLUS": softplus, "HAS_BIAS": bias is not None,
     }  # fmt: skip
     with on_device_of(u):
         if stored:
@@ -216,9 +217,8 @@ def forward(
             sums = torch.empty(batch, stored, channels, device=u.device, dtype=torch.float32)
             launch(
                 chunk_ends, batch * stored * blocks,
-                (u, dt, A, B, given(bias, A), table, states, sums, length, channels, chunk, chunks, blocks, stored,
-                 groups),
-                {**shape, "BN": ends.states, "BD": ends.channels}, key, **ends.options,
+                (u, dt, A, B, given(bias, A), table, states, sums, length, chunk, chunks, blocks, stored, groups),
+                shape | ends.constants, key, **ends.options,
             )  # fmt: skip
             pieces = triton.cdiv(channels * N, 32)
             passing = {"N": N, "BLOCK": 32, "HAS_START": h0 is not None}
@@ -237,8 +237,8 @@ def forward(
         launch(
             outputs, batch * chunks * blocks,
             (u, dt, A, B, C, given(D, A), given(z, u), given(bias, A), given(h0, A), table, states, y, h_last,
-             length, channels, chunk, chunks, blocks, chunks, groups),
-            {**shape, "BN": tile.states, "BD": tile.channels, "C_FORM": form_of(C), "HAS_D": D is not None,
-             "HAS_Z": z is not None, "HAS_START": h0 is not None}, key, **tile.options,
+             length, chunk, chunks, blocks, chunks, groups),
+            {**shape, **tile.constants, "C_FORM": form_of(C), "HAS_D": D is not None, "HAS_Z": z is not None,
+             "HAS_START": h0 is not None}, key, **tile.options,
         )  # fmt: skip
     return y, h_last, states

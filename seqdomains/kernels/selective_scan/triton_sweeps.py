@@ -9,38 +9,42 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from seqdomains.kernels.selective_scan.triton_sums import store_sums
 from seqdomains.kernels.selective_scan.triton_tile import (
     SIZES,
     correction,
     decay_rates,
     entering_state,
+    kept_offsets,
     load_halves,
+    load_tile,
     program_place,
     projection,
+    row_offsets,
     rows_of,
     sigmoid,
-    state_offsets,
     step_size,
     store_halves,
-    sum_states,
+    store_tile,
     tile_of,
+    tile_offsets,
 )
 from seqdomains.kernels.triton_parts import channel_values, columns, four_rows, from_columns
 
 
 @triton.jit
-def step_forward(h, E, J, added, dA, d, du, gated, A2, B_t, C_t, BN: tl.constexpr, BD: tl.constexpr):
+def step_forward(h, E, J, added, dA, d, du, gated, A2, B_t, C_t):
     """Advance sweep 1 by one step; also return A2 . (C p) and C . h."""
-    a = tl.exp2(d[None, :] * A2)
+    a = tl.exp2(d[:, None] * A2)
     E = a * E
-    g = C_t * gated[None, :]
+    g = C_t * gated[:, None]
     added += E * g
     p = a * h
-    ea = sum_states(A2 * (C_t * p), BN, BD)
-    J = a * J + d[None, :] * p
+    ea = tl.sum(A2 * (C_t * p), 1)
+    J = a * J + d[:, None] * p
     dA += J * g
-    h = p + B_t * du[None, :]
-    return h, E, J, added, dA, ea, sum_states(C_t * h, BN, BD)
+    h = p + B_t * du[:, None]
+    return h, E, J, added, dA, ea, tl.sum(C_t * h, 1)
 
 
 @triton.jit
@@ -92,46 +96,48 @@ def finish_sums(
 def sweep_forward(
     u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, table_ptr, dy_ptr, states_ptr,
     dz_ptr, high_ptr, low_ptr, kept_ptr, dC_ptr, added_ptr, reached_ptr, dA_ptr, sums_ptr, dD_ptr,
-    length, channels, chunk, chunks, channel_blocks, first, segment, groups,
-    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr, STRIDE: tl.constexpr, STEP: tl.constexpr,
-    PACKED: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr, SPLIT: tl.constexpr, SOFTPLUS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_START: tl.constexpr,
+    length, chunk, chunks, channel_blocks, first, segment, groups,
+    CHANNELS: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr,
+    STRIDE: tl.constexpr, STEP: tl.constexpr, PACKED: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr,
+    SPLIT: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
+    HAS_START: tl.constexpr,
 ):  # fmt: skip
     """Sweep 1 over one chunk."""
     flat, owner, part, entering, row, steps, _last, block, group, channel, exists = program_place(
-        table_ptr, length, channels, chunk, chunks, channel_blocks, first, segment, groups, BD, STEP, PACKED
+        table_ptr, length, CHANNELS, chunk, chunks, channel_blocks, first, segment, groups, BD, STEP, PACKED
     )
     n = tl.arange(0, BN)
     k = tl.arange(0, 4)
-    u_ptr += row * channels
-    dt_ptr += row * channels
-    z_ptr += row * channels
-    dy_ptr += row * channels
-    dz_ptr += row * channels
-    high_ptr += row * channels
-    low_ptr += row * channels
+    u_ptr += row * CHANNELS
+    dt_ptr += row * CHANNELS
+    z_ptr += row * CHANNELS
+    dy_ptr += row * CHANNELS
+    dz_ptr += row * CHANNELS
+    high_ptr += row * CHANNELS
+    low_ptr += row * CHANNELS
     B_ptr, B_stride = rows_of(B_ptr, row, group, groups, N, B_FORM)
     C_ptr, C_stride = rows_of(C_ptr, row, group, groups, N, C_FORM)
-    state = state_offsets(channel, n, N)
-    state_mask = (n[:, None] < N) & exists[None, :]
-    size = channels.to(tl.int64) * N
+    state = tile_offsets(channel, n, N)
+    state_mask = exists[:, None] & (n[None, :] < N)
+    size = CHANNELS * N
+    kept = kept_offsets(channel, n, CHANNELS)
     kept_ptr += flat * tl.cdiv(chunk, STRIDE) * size
     if C_FORM < 2:
         dC_ptr += ((tl.num_programs(0) // channel_blocks).to(tl.int64) * block + flat) * chunk * N
-    A2 = decay_rates(A_ptr, channel, n, N, exists)
-    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM)
-    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM)
+    A2 = decay_rates(A_ptr, channel, n, exists, N, WARPS)
+    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM, WARPS)
+    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM, WARPS)
     shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
     skip = channel_values(D_ptr, channel, exists, HAS_D)
-    h = entering_state(states_ptr, start_ptr, entering, owner, channels, state, state_mask, N, HAS_START)
-    E = tl.full([BN, BD], 1.0, tl.float32)
-    J = tl.zeros([BN, BD], tl.float32)
-    added = tl.zeros([BN, BD], tl.float32)
-    dA = tl.zeros([BN, BD], tl.float32)
-    dC = tl.zeros([BN, BD], tl.float32)
+    h = entering_state(states_ptr, start_ptr, entering, owner, CHANNELS, state, state_mask, N, WARPS, HAS_START)
+    E = tl.full([BD, BN], 1.0, tl.float32)
+    J = tl.zeros([BD, BN], tl.float32)
+    added = tl.zeros([BD, BN], tl.float32)
+    dA = tl.zeros([BD, BN], tl.float32)
+    dC = tl.zeros([BD, BN], tl.float32)
     total = tl.zeros([BD], tl.float32)
     dD = tl.zeros([BD], tl.float32)
-    offsets = (k * STEP)[None, :] * channels + channel[:, None]
+    offsets = row_offsets(channel, CHANNELS, STEP)
     for t in range(0, steps, 4):
         mask = exists[:, None] & (t + k < steps)[None, :]
         u = four_rows(u_ptr, offsets, mask)
@@ -147,21 +153,18 @@ def sweep_forward(
         g0, g1, g2, g3 = columns(gated, BD)
         B_t = projection(B_ptr, B_all, n, t < steps, N, B_FORM)
         C_t = projection(C_ptr, C_all, n, t < steps, N, C_FORM)
-        h, E, J, added, dA, ea0, y0 = step_forward(h, E, J, added, dA, d0, e0, g0, A2, B_t, C_t, BN, BD)
-        p0 = channel_part(h, g0, BN, BD, C_FORM)
+        h0, E, J, added, dA, ea0, y0 = step_forward(h, E, J, added, dA, d0, e0, g0, A2, B_t, C_t)
         B_t = projection(B_ptr + STEP * B_stride, B_all, n, t + 1 < steps, N, B_FORM)
         C_t = projection(C_ptr + STEP * C_stride, C_all, n, t + 1 < steps, N, C_FORM)
-        h, E, J, added, dA, ea1, y1 = step_forward(h, E, J, added, dA, d1, e1, g1, A2, B_t, C_t, BN, BD)
-        p1 = channel_part(h, g1, BN, BD, C_FORM)
+        h1, E, J, added, dA, ea1, y1 = step_forward(h0, E, J, added, dA, d1, e1, g1, A2, B_t, C_t)
         B_t = projection(B_ptr + 2 * STEP * B_stride, B_all, n, t + 2 < steps, N, B_FORM)
         C_t = projection(C_ptr + 2 * STEP * C_stride, C_all, n, t + 2 < steps, N, C_FORM)
-        h, E, J, added, dA, ea2, y2 = step_forward(h, E, J, added, dA, d2, e2, g2, A2, B_t, C_t, BN, BD)
-        p2 = channel_part(h, g2, BN, BD, C_FORM)
+        h2, E, J, added, dA, ea2, y2 = step_forward(h1, E, J, added, dA, d2, e2, g2, A2, B_t, C_t)
         B_t = projection(B_ptr + 3 * STEP * B_stride, B_all, n, t + 3 < steps, N, B_FORM)
         C_t = projection(C_ptr + 3 * STEP * C_stride, C_all, n, t + 3 < steps, N, C_FORM)
-        h, E, J, added, dA, ea3, y3 = step_forward(h, E, J, added, dA, d3, e3, g3, A2, B_t, C_t, BN, BD)
-        p3 = channel_part(h, g3, BN, BD, C_FORM)
-        dC = finish_sums(dC_ptr, dC, p0, p1, p2, p3, BN, N, C_FORM)
+        h3, E, J, added, dA, ea3, y3 = step_forward(h2, E, J, added, dA, d3, e3, g3, A2, B_t, C_t)
+        h = h3
+        dC = store_sums(dC_ptr, dC, h0, h1, h2, h3, gated, n, N, C_FORM)
         total += (d0 + d1) + (d2 + d3)
         if HAS_D:
             dD += tl.sum(gated * u, 1)
@@ -170,49 +173,50 @@ def sweep_forward(
             y = from_columns(y0, y1, y2, y3, BD) + skip[:, None] * u
             tl.store(dz_ptr + offsets, slope * y, mask=mask)
         if ((t + 4) % STRIDE == 0) | (t + 4 >= steps):
-            tl.store(kept_ptr + state, h, mask=state_mask)
+            store_tile(kept_ptr, kept, h, state_mask, WARPS)
             kept_ptr += size
-        u_ptr += 4 * STEP * channels
-        dt_ptr += 4 * STEP * channels
-        z_ptr += 4 * STEP * channels
-        dy_ptr += 4 * STEP * channels
-        dz_ptr += 4 * STEP * channels
-        high_ptr += 4 * STEP * channels
-        low_ptr += 4 * STEP * channels
+        u_ptr += 4 * STEP * CHANNELS
+        dt_ptr += 4 * STEP * CHANNELS
+        z_ptr += 4 * STEP * CHANNELS
+        dy_ptr += 4 * STEP * CHANNELS
+        dz_ptr += 4 * STEP * CHANNELS
+        high_ptr += 4 * STEP * CHANNELS
+        low_ptr += 4 * STEP * CHANNELS
         B_ptr += 4 * STEP * B_stride
         C_ptr += 4 * STEP * C_stride
         if C_FORM < 2:
             dC_ptr += 4 * N
-    tl.store(added_ptr + flat * size + state, added, mask=state_mask)
-    tl.store(reached_ptr + flat * size + state, J, mask=state_mask)
-    tl.store(dA_ptr + flat * size + state, dA, mask=state_mask)
+    store_tile(added_ptr + flat * size, state, added, state_mask, WARPS)
+    store_tile(reached_ptr + flat * size, state, J, state_mask, WARPS)
+    store_tile(dA_ptr + flat * size, state, dA, state_mask, WARPS)
     if C_FORM == 2:
-        tl.store(dC_ptr + flat * size + state, dC, mask=state_mask)
-    tl.store(sums_ptr + flat * channels + channel, total, mask=exists)
+        store_tile(dC_ptr + flat * size, state, dC, state_mask, WARPS)
+    tl.store(sums_ptr + flat * CHANNELS + channel, total, mask=exists)
     if HAS_D:
-        tl.store(dD_ptr + part * channels + channel, dD, mask=exists)
+        tl.store(dD_ptr + part * CHANNELS + channel, dD, mask=exists)
 
 
 @triton.jit
-def step_backward(q, d, du, gated, A2, B_t, C_t, BN: tl.constexpr, BD: tl.constexpr):
+def step_backward(q, d, du, gated, A2, B_t, C_t):
     """Step sweep 2 back from q_{t+1} to q_t; also return A2 . (B q_{t+1}), B . gh, and gh."""
-    through_input = sum_states(A2 * (B_t * q), BN, BD)
-    gh = q + C_t * gated[None, :]
-    return tl.exp2(d[None, :] * A2) * gh, through_input, sum_states(B_t * gh, BN, BD), gh
+    through_input = tl.sum(A2 * (B_t * q), 1)
+    gh = q + C_t * gated[:, None]
+    return tl.exp2(d[:, None] * A2) * gh, through_input, tl.sum(B_t * gh, 1), gh
 
 
 @triton.jit(do_not_specialize=SIZES)
 def sweep_backward(
     u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, table_ptr, dy_ptr, states_ptr,
     high_ptr, low_ptr, kept_ptr, q_ptr, du_ptr, ddt_ptr, dB_ptr, dbias_ptr,
-    length, channels, chunk, chunks, channel_blocks, first, segment, groups,
-    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr, STRIDE: tl.constexpr, STEP: tl.constexpr,
-    PACKED: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr, SPLIT: tl.constexpr, SOFTPLUS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_START: tl.constexpr,
+    length, chunk, chunks, channel_blocks, first, segment, groups,
+    CHANNELS: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WARPS: tl.constexpr,
+    STRIDE: tl.constexpr, STEP: tl.constexpr, PACKED: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr,
+    SPLIT: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
+    HAS_START: tl.constexpr,
 ):  # fmt: skip
     """Sweep 2 over one chunk, last step first, from kept state to kept state."""
     flat, owner, part, entering, row, steps, _last, block, group, channel, exists = program_place(
-        table_ptr, length, channels, chunk, chunks, channel_blocks, first, segment, groups, BD, STEP, PACKED
+        table_ptr, length, CHANNELS, chunk, chunks, channel_blocks, first, segment, groups, BD, STEP, PACKED
     )
     n = tl.arange(0, BN)
     k = tl.arange(0, 4)
@@ -221,52 +225,53 @@ def sweep_backward(
     row += t * STEP
     B_ptr, B_stride = rows_of(B_ptr, row, group, groups, N, B_FORM)
     C_ptr, C_stride = rows_of(C_ptr, row, group, groups, N, C_FORM)
-    A2 = decay_rates(A_ptr, channel, n, N, exists)
-    slowest = tl.max(tl.where(n[:, None] < N, A2, -float("inf")), 0)
-    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM)
-    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM)
-    u_ptr += row * channels
-    dt_ptr += row * channels
-    z_ptr += row * channels
-    dy_ptr += row * channels
-    du_ptr += row * channels
-    ddt_ptr += row * channels
-    high_ptr += row * channels
-    low_ptr += row * channels
-    state = state_offsets(channel, n, N)
-    state_mask = (n[:, None] < N) & exists[None, :]
-    size = channels.to(tl.int64) * N
+    A2 = decay_rates(A_ptr, channel, n, exists, N, WARPS)
+    slowest = tl.max(tl.where(n[None, :] < N, A2, -float("inf")), 1)
+    B_all = tile_of(B_ptr, channel, exists, n, N, B_FORM, WARPS)
+    C_all = tile_of(C_ptr, channel, exists, n, N, C_FORM, WARPS)
+    u_ptr += row * CHANNELS
+    dt_ptr += row * CHANNELS
+    z_ptr += row * CHANNELS
+    dy_ptr += row * CHANNELS
+    du_ptr += row * CHANNELS
+    ddt_ptr += row * CHANNELS
+    high_ptr += row * CHANNELS
+    low_ptr += row * CHANNELS
+    state = tile_offsets(channel, n, N)
+    state_mask = exists[:, None] & (n[None, :] < N)
+    size = CHANNELS * N
+    kept = kept_offsets(channel, n, CHANNELS)
     kept_ptr += (flat * tl.cdiv(chunk, STRIDE) + rounds) * size
     if B_FORM < 2:
         dB_ptr += (((tl.num_programs(0) // channel_blocks).to(tl.int64) * block + flat) * chunk + t) * N
     shift = channel_values(bias_ptr, channel, exists, HAS_BIAS)
     skip = channel_values(D_ptr, channel, exists, HAS_D)
-    q = tl.load(q_ptr + flat * size + state, mask=state_mask, other=0.0)
-    dB = tl.zeros([BN, BD], tl.float32)
+    q = load_tile(q_ptr + flat * size, state, state_mask, WARPS)
+    dB = tl.zeros([BD, BN], tl.float32)
     running = tl.zeros([BD], tl.float32)
     dbias = tl.zeros([BD], tl.float32)
     plain = tl.zeros([BD], tl.float32)
     summed = tl.zeros([BD], tl.float32)
-    offsets = (k * STEP)[None, :] * channels + channel[:, None]
+    offsets = row_offsets(channel, CHANNELS, STEP)
     # One flat loop: with one in another, the compiler carries an address for every element of every tensor.
     for i in range(0, rounds * STRIDE, 4):
         if i % STRIDE == 0:
             kept_ptr -= size
-            exact = sum_states(A2 * (q * tl.load(kept_ptr + state, mask=state_mask, other=0.0)), BN, BD)
+            exact = tl.sum(A2 * (q * load_tile(kept_ptr, kept, state_mask, WARPS)), 1)
             # Before the first round both sums are zero.
             dbias -= correction(running, exact, plain, summed, STRIDE) * 0.6931471805599453
             running = exact
             plain = tl.zeros([BD], tl.float32)
             summed = tl.zeros([BD], tl.float32)
         t -= 4
-        u_ptr -= 4 * STEP * channels
-        dt_ptr -= 4 * STEP * channels
-        z_ptr -= 4 * STEP * channels
-        dy_ptr -= 4 * STEP * channels
-        du_ptr -= 4 * STEP * channels
-        ddt_ptr -= 4 * STEP * channels
-        high_ptr -= 4 * STEP * channels
-        low_ptr -= 4 * STEP * channels
+        u_ptr -= 4 * STEP * CHANNELS
+        dt_ptr -= 4 * STEP * CHANNELS
+        z_ptr -= 4 * STEP * CHANNELS
+        dy_ptr -= 4 * STEP * CHANNELS
+        du_ptr -= 4 * STEP * CHANNELS
+        ddt_ptr -= 4 * STEP * CHANNELS
+        high_ptr -= 4 * STEP * CHANNELS
+        low_ptr -= 4 * STEP * CHANNELS
         B_ptr -= 4 * STEP * B_stride
         C_ptr -= 4 * STEP * C_stride
         if B_FORM < 2:
@@ -288,21 +293,17 @@ def sweep_backward(
         g0, g1, g2, g3 = columns(gated, BD)
         B_t = projection(B_ptr + 3 * STEP * B_stride, B_all, n, t + 3 < steps, N, B_FORM)
         C_t = projection(C_ptr + 3 * STEP * C_stride, C_all, n, t + 3 < steps, N, C_FORM)
-        q, Q3, r3, gh = step_backward(q, d3, e3, g3, A2, B_t, C_t, BN, BD)
-        p3 = channel_part(gh, e3, BN, BD, B_FORM)
+        q, Q3, r3, gh3 = step_backward(q, d3, e3, g3, A2, B_t, C_t)
         B_t = projection(B_ptr + 2 * STEP * B_stride, B_all, n, t + 2 < steps, N, B_FORM)
         C_t = projection(C_ptr + 2 * STEP * C_stride, C_all, n, t + 2 < steps, N, C_FORM)
-        q, Q2, r2, gh = step_backward(q, d2, e2, g2, A2, B_t, C_t, BN, BD)
-        p2 = channel_part(gh, e2, BN, BD, B_FORM)
+        q, Q2, r2, gh2 = step_backward(q, d2, e2, g2, A2, B_t, C_t)
         B_t = projection(B_ptr + STEP * B_stride, B_all, n, t + 1 < steps, N, B_FORM)
         C_t = projection(C_ptr + STEP * C_stride, C_all, n, t + 1 < steps, N, C_FORM)
-        q, Q1, r1, gh = step_backward(q, d1, e1, g1, A2, B_t, C_t, BN, BD)
-        p1 = channel_part(gh, e1, BN, BD, B_FORM)
+        q, Q1, r1, gh1 = step_backward(q, d1, e1, g1, A2, B_t, C_t)
         B_t = projection(B_ptr, B_all, n, t < steps, N, B_FORM)
         C_t = projection(C_ptr, C_all, n, t < steps, N, C_FORM)
-        q, Q0, r0, gh = step_backward(q, d0, e0, g0, A2, B_t, C_t, BN, BD)
-        p0 = channel_part(gh, e0, BN, BD, B_FORM)
-        dB = finish_sums(dB_ptr, dB, p0, p1, p2, p3, BN, N, B_FORM)
+        q, Q0, r0, gh0 = step_backward(q, d0, e0, g0, A2, B_t, C_t)
+        dB = store_sums(dB_ptr, dB, gh0, gh1, gh2, gh3, du, n, N, B_FORM)
         grown = ea - du * from_columns(Q0, Q1, Q2, Q3, BD)
         rate = from_columns(r0, r1, r2, r3, BD)
         w0, w1, w2, w3 = columns(grown, BD)
@@ -326,9 +327,9 @@ def sweep_backward(
     if HAS_BIAS:
         # No state enters a chunk beyond the last of packed sequences.
         present = state_mask & (steps > 0)
-        h = entering_state(states_ptr, start_ptr, entering, owner, channels, state, present, N, HAS_START)
-        exact = sum_states(A2 * (q * h), BN, BD)
+        h = entering_state(states_ptr, start_ptr, entering, owner, CHANNELS, state, present, N, WARPS, HAS_START)
+        exact = tl.sum(A2 * (q * h), 1)
         dbias -= correction(running, exact, plain, summed, STRIDE) * 0.6931471805599453
-        tl.store(dbias_ptr + part * channels + channel, dbias, mask=exists)
+        tl.store(dbias_ptr + part * CHANNELS + channel, dbias, mask=exists)
     if B_FORM == 2:
-        tl.store(dB_ptr + flat * size + state, dB, mask=state_mask)
+        store_tile(dB_ptr + flat * size, state, dB, state_mask, WARPS)

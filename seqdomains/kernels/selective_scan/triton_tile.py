@@ -1,7 +1,8 @@
 """What the scan's Triton kernels share: tile shapes, places, rows of B and C, the step size.
 
-A tile of states is [N, channels] and never leaves the registers. Chunks are counted in the order in which they are
-processed: those of a reversed scan from the end.
+A tile of states is [channels, N] and never leaves the registers: a lane has one channel, with all states where N is
+16. Tiles of complex states are [N, channels], with four lanes on a channel. Chunks are counted in the order in which
+they are processed: those of a reversed scan from the end.
 """
 
 # Kernel arguments are pointers, tiles and integers of Triton's own typing.
@@ -35,20 +36,26 @@ class TileShape(NamedTuple):
     states: int
     options: dict[str, int]
 
+    @property
+    def constants(self) -> dict[str, int]:
+        """What the kernel is told of it."""
+        return {"BN": self.states, "BD": self.channels, "WARPS": self.options["num_warps"]}
+
 
 class Tile(NamedTuple):
-    """Channels per program for N up to 64, states that a lane of 32 holds, and registers that it may have."""
+    """Channels per program for N up to 64, states that a lane of 32 holds, and registers that NVIDIA's may have."""
 
     channels: int
     per_lane: int
     registers: int | None = None
 
 
+# An H100 multiprocessor holds 28 programs of the first two, 8 and 12 of the others.
 TILES: Final[dict[str, Tile]] = {
     "chunk_ends": Tile(32, 16),
     "outputs": Tile(32, 16),
     "sweep_forward": Tile(32, 16),
-    "sweep_backward": Tile(32, 16),
+    "sweep_backward": Tile(32, 16, 168),
 }
 
 
@@ -65,7 +72,10 @@ def tile_shape(kernel: str, d_state: int) -> TileShape:
     if states > 64:
         channels = min(channels, 16)
     options = {"num_warps": max(1, states * channels // (32 * per_lane))}
-    return TileShape(channels, states, options if registers is None else options | {"maxnreg": registers})
+    # Other backends do not know the option.
+    if registers is not None and torch.version.hip is None and torch.version.xpu is None:
+        options["maxnreg"] = registers
+    return TileShape(channels, states, options)
 
 
 def form_of(projection: Tensor) -> int:
@@ -167,22 +177,34 @@ def rows_of(pointer, row, group, groups, N: tl.constexpr, FORM: tl.constexpr):
 
 
 @triton.jit
-def tile_of(pointer, channel, exists, n, N: tl.constexpr, FORM: tl.constexpr):
-    """Read a constant B or C as a [N, BD] tile; 0, to be ignored, if it varies."""
+def tile_of(pointer, channel, exists, n, N: tl.constexpr, FORM: tl.constexpr, WARPS: tl.constexpr):
+    """Read a constant B or C as a [BD, N] tile; 0, to be ignored, if it varies."""
     if FORM == 2:
-        mask = (n[:, None] < N) & exists[None, :]
-        return tl.load(pointer + state_offsets(channel, n, N), mask=mask, other=0.0).to(tl.float32)
+        return load_tile(pointer, tile_offsets(channel, n, N), exists[:, None] & (n[None, :] < N), WARPS)
     else:
         return 0.0
 
 
 @triton.jit
+def widened(x):
+    """Return a tile in float32.
+
+    bfloat16 is the upper half of a float32. Said in bits, the upper one of two that share a register is masked in
+    place, which the compiler's own conversion takes out first.
+    """
+    if x.dtype == tl.bfloat16:
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
 def projection(pointer, tile, n, present, N: tl.constexpr, FORM: tl.constexpr):
-    """Return B or C at one step in float32 as a [N, BD] or [N, 1] tile, zero where there is no step or state."""
+    """Return B or C at one step in float32 as a [BD, N] or [1, N] tile, zero where there is no step or state."""
     if FORM == 2:
         return tile
     else:
-        return tl.load(pointer + n, mask=(n < N) & present, other=0.0).to(tl.float32)[:, None]
+        return widened(tl.load(pointer + n, mask=(n < N) & present, other=0.0))[None, :]
 
 
 @triton.jit
@@ -192,23 +214,76 @@ def state_offsets(channel, n, N: tl.constexpr):
 
 
 @triton.jit
+def row_offsets(channel, CHANNELS: tl.constexpr, STEP: tl.constexpr):
+    """Return the offsets of a [BD, 4] tile, four steps of a block of channels.
+
+    In 64 bits and with constants, the four rows are one address and what an instruction adds to it: with the number of
+    channels an argument, addresses took a quarter of the registers.
+    """
+    return (tl.arange(0, 4) * (STEP * CHANNELS))[None, :] + channel[:, None].to(tl.int64)
+
+
+@triton.jit
+def flat(tile, WARPS: tl.constexpr):
+    """Return a [BD, N] tile as a vector, channels innermost.
+
+    The compiler spreads a vector whose addresses it cannot foresee evenly: over lanes, warps, and then what each lane
+    has. A lane so has all states of a channel, or a run of them, and what is summed over states stays in it. A tile
+    that is loaded as such is spread along its contiguous states instead.
+    """
+    BD: tl.constexpr = tile.shape[0]
+    BN: tl.constexpr = tile.shape[1]
+    SHARES: tl.constexpr = WARPS * 32 // BD if WARPS * 32 > BD else 1
+    return tl.reshape(tl.permute(tl.reshape(tile, [BD, SHARES, BN // SHARES]), (2, 1, 0)), [BD * BN])
+
+
+@triton.jit
+def load_tile(pointer, offsets, mask, WARPS: tl.constexpr):
+    """Read a [BD, N] tile in float32, zero where masked."""
+    BD: tl.constexpr = offsets.shape[0]
+    BN: tl.constexpr = offsets.shape[1]
+    SHARES: tl.constexpr = WARPS * 32 // BD if WARPS * 32 > BD else 1
+    vector = tl.load(pointer + flat(offsets, WARPS), mask=flat(mask, WARPS), other=0.0).to(tl.float32)
+    return tl.reshape(tl.permute(tl.reshape(vector, [BN // SHARES, SHARES, BD]), (2, 1, 0)), [BD, BN])
+
+
+@triton.jit
+def store_tile(pointer, offsets, tile, mask, WARPS: tl.constexpr):
+    """Write a [BD, N] tile."""
+    tl.store(pointer + flat(offsets, WARPS), flat(tile, WARPS), mask=flat(mask, WARPS))
+
+
+@triton.jit
+def tile_offsets(channel, n, N: tl.constexpr):
+    """Return the offsets of a [BD, N] tile in a (D, N) array."""
+    return channel[:, None] * N + n[None, :]
+
+
+@triton.jit
+def kept_offsets(channel, n, CHANNELS: tl.constexpr):
+    """Return the offsets of a [BD, N] tile in a (N, D) array: what the sweeps keep for each other."""
+    return channel[:, None].to(tl.int64) + n[None, :] * CHANNELS
+
+
+@triton.jit
 def entering_state(
-    states_ptr, start_ptr, entering, owner, channels, state, mask, N: tl.constexpr, HAS_START: tl.constexpr
-):
+    states_ptr, start_ptr, entering, owner, CHANNELS: tl.constexpr, state, mask, N: tl.constexpr,
+    WARPS: tl.constexpr, HAS_START: tl.constexpr,
+):  # fmt: skip
     """Read the state that enters a chunk: what is stored for it, or h0, or zero."""
-    size = channels.to(tl.int64) * N
+    size = CHANNELS * N
     stored = entering >= 0
-    h = tl.load(states_ptr + tl.where(stored, entering, 0) * size + state, mask=mask & stored, other=0.0)
+    h = load_tile(states_ptr + tl.where(stored, entering, 0) * size, state, mask & stored, WARPS)
     if HAS_START:
-        h += tl.load(start_ptr + owner * size + state, mask=mask & (entering < 0), other=0.0).to(tl.float32)
+        h += load_tile(start_ptr + owner * size, state, mask & (entering < 0), WARPS)
     return h
 
 
 @triton.jit
-def decay_rates(A_ptr, channel, n, N: tl.constexpr, exists):
-    """Read A as a [N, BD] tile times log2(e), so that a decay is one exp2."""
-    mask = (n[:, None] < N) & exists[None, :]
-    return tl.load(A_ptr + state_offsets(channel, n, N), mask=mask, other=0.0).to(tl.float32) * 1.4426950408889634
+def decay_rates(A_ptr, channel, n, exists, N: tl.constexpr, WARPS: tl.constexpr):
+    """Read A as a [BD, N] tile times log2(e), so that a decay is one exp2."""
+    mask = exists[:, None] & (n[None, :] < N)
+    return load_tile(A_ptr, tile_offsets(channel, n, N), mask, WARPS) * 1.4426950408889634
 
 
 @triton.jit
