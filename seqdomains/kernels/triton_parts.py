@@ -11,6 +11,7 @@ H100). The columns are taken apart by split, since Triton 3.2 has no tuples that
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -19,6 +20,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from seqdomains.kernels.triton_launch import aligned, launch
 
 
 def given(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
@@ -34,6 +37,18 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
         return _HERE
     return torch.cuda.device_of(tensor)
+
+
+def key_of_rows(tensors: Sequence[Tensor | None], channels: int) -> Hashable:
+    """Return what decides the compiled kernels of an op on rows beside their constants, as `launch` takes it.
+
+    Channels are the only integer that Triton specialises on: as a multiple of 16, and as one.
+    """
+    first = tensors[0]
+    if first is None or not first.is_cuda or torch.version.hip is not None or not aligned(tensors):
+        return None
+    dtypes = (None if tensor is None else tensor.dtype for tensor in tensors)
+    return first.device, channels % 16 == 0, channels == 1, *dtypes
 
 
 @cache
@@ -106,7 +121,9 @@ def add_parts(
         tl.store(bias_ptr + channel, sums, mask=tap == WIDTH)
 
 
-def launch_add_parts(parts: Tensor, dweight: Tensor, dbias: Tensor | None = None) -> None:
+def launch_add_parts(
+    parts: Tensor, dweight: Tensor, dbias: Tensor | None = None, *, key: Hashable | None = None
+) -> None:
     """Add the parts of gradients in a fixed order, whatever wrote them.
 
     Parameters
@@ -116,10 +133,12 @@ def launch_add_parts(parts: Tensor, dweight: Tensor, dbias: Tensor | None = None
     dweight : Tensor, shape (D, W) or (D,) for W = 1
         Where the sums go, in its dtype.
     dbias : Tensor, shape (D,), optional
+    key : hashable, optional
+        Of the caller's other launches, whose tensors decide the dtypes of these.
     """
     count, rows, channels = parts.shape
     given_bias = dbias is not None
-    add_parts[(-(-rows * channels // COLUMNS),)](
-        parts, dweight, given(dbias, dweight), count, channels,
-        WIDTH=rows - given_bias, HAS_BIAS=given_bias, R=PARTS, BC=COLUMNS, num_warps=4,
+    launch(
+        add_parts, -(-rows * channels // COLUMNS), (parts, dweight, given(dbias, dweight), count, channels),
+        {"WIDTH": rows - given_bias, "HAS_BIAS": given_bias, "R": PARTS, "BC": COLUMNS}, key, num_warps=4,
     )  # fmt: skip

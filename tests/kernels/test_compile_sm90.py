@@ -245,8 +245,8 @@ def test_scan_of_complex_states_compiles(N, options, launches):
 
 
 # Per kernel: registers, and instructions of the loop per element, of which a lane has sixteen. Measured with Triton 3.6
-# and 3.8: 54 and 62 registers, 17 to 18 instructions; 125 and, in float32, 154, 32 to 36.
-CONVOLUTION_BOUNDS = {"convolve": (64, 20), "convolve_back": (160, 38)}
+# and 3.8: 54 to 62 registers, 14 to 15 instructions; 122 to 155 from case to case, 27 to 34.
+CONVOLUTION_BOUNDS = {"convolve": (64, 17), "convolve_back": (160, 36)}
 
 
 @pytest.mark.parametrize("packed", [None, torch.int32], ids=["rows", "packed"])
@@ -258,14 +258,17 @@ def test_loops_of_the_convolution(dtype, packed, launches, tmp_path):
         code = disassemble(kernels[name], tmp_path)
         assert code.registers <= most_registers, (name, code.registers)
         assert 0 < code.loop.total() <= 16 * most_instructions, (name, code.loop)
-        # Each element once, four neighbouring ones per access, and nothing from lane to lane.
-        rows = {"convolve": (4, 4), "convolve_back": (8, 7)}[name]
-        assert (code.loop["LDG"], code.loop["STG"]) == rows, (name, code.loop)
+        # Each element once, four neighbouring ones per access, and nothing from lane to lane: what the backward's lanes
+        # read from shared memory they had asked for themselves, two rounds before.
+        load, loads, stores = {"convolve": ("LDG", 4, 4), "convolve_back": ("LDGSTS", 8, 7)}[name]
+        assert code.loop[load] == loads, (name, code.loop)
+        assert code.loop["STG"] in (stores, stores - 3), (name, code.loop)
         wide = 64 if dtype == torch.bfloat16 else 128
-        assert code.accesses("LDG")[wide] >= rows[0], (name, code.accesses("LDG"))
-        assert code.accesses("STG")[wide] >= rows[1], (name, code.accesses("STG"))
+        assert code.accesses(load)[wide] >= loads, (name, code.accesses(load))
+        assert code.accesses("STG")[wide] >= stores, (name, code.accesses("STG"))
         assert code.spills == 0, name
-        assert not code.loop.keys() & {"SHFL", "BAR", "STS", "LDS"}, (name, code.loop)
+        others = {"SHFL", "STS"} | ({"BAR", "LDS"} if load == "LDG" else {"LDG"})
+        assert not code.loop.keys() & others, (name, code.loop)
 
 
 # Registers of rows that one warp holds, and of those that four do. Measured with Triton 3.6 and 3.8: 50 to 54 and 46

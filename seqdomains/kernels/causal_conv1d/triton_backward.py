@@ -26,12 +26,15 @@ from seqdomains.kernels.causal_conv1d.triton_walk import (
     walk,
     weighted,
 )
-from seqdomains.kernels.triton_parts import channel_values, given, launch_add_parts, on_device_of
+from seqdomains.kernels.triton_launch import launch
+from seqdomains.kernels.triton_parts import channel_values, given, key_of_rows, launch_add_parts, on_device_of
 
-# Eight warps: with four, Triton 3.6 takes 153 registers instead of 126 and a multiprocessor holds 12 warps, not 16.
-TILE = Tile(warps=8, per_lane=4, channels=128)
-# The parts of dweight and dbias take 20 / (8 x 128) bytes per element.
-STEPS = 128
+TILE = Tile(warps=4, per_lane=4, channels=128)
+# The parts of dweight and dbias take 20 / (4 x 256) bytes per element.
+STEPS = 256
+# Rows of the next eight steps are on their way to shared memory while four are worked on. Without that a warp waits in
+# each round, and Triton 3.6 had put loads of dy behind the arithmetic on x: a round waited four times.
+STAGES = 3
 
 
 @triton.jit
@@ -40,9 +43,30 @@ def sum_gradient(s, dy, SILU: tl.constexpr):
     dy = dy.to(tl.float32)
     if SILU:
         gate = silu_gate(s)
-        return dy * (gate + s * gate * (1.0 - gate))
+        through = dy * gate
+        return through + through * (s - s * gate)
     else:
         return dy
+
+
+@triton.jit
+def three_sum_gradients(
+    dy_ptr, x_ptr, t, onward, most, real, shift, w0, w1, w2, w3, xa, xb, xc, WIDTH: tl.constexpr, SILU: tl.constexpr
+):  # fmt: skip
+    """Return ds of the steps t to t + 2 from the inputs of the three before; zero from the step `most` on."""
+    own0 = (t < most)[:, None] & real
+    own1 = (t + 1 < most)[:, None] & real
+    own2 = (t + 2 < most)[:, None] & real
+    x0 = tl.load(x_ptr + t * onward, mask=own0, other=0.0).to(tl.float32)
+    x1 = tl.load(x_ptr + (t + 1) * onward, mask=own1, other=0.0).to(tl.float32)
+    x2 = tl.load(x_ptr + (t + 2) * onward, mask=own2, other=0.0).to(tl.float32)
+    dy0 = tl.load(dy_ptr + t * onward, mask=own0, other=0.0)
+    dy1 = tl.load(dy_ptr + (t + 1) * onward, mask=own1, other=0.0)
+    dy2 = tl.load(dy_ptr + (t + 2) * onward, mask=own2, other=0.0)
+    s0 = sum_gradient(weighted(shift, w0, w1, w2, w3, xa, xb, xc, x0, WIDTH), dy0, SILU)
+    s1 = sum_gradient(weighted(shift, w0, w1, w2, w3, xb, xc, x0, x1, WIDTH), dy1, SILU)
+    s2 = sum_gradient(weighted(shift, w0, w1, w2, w3, xc, x0, x1, x2, WIDTH), dy2, SILU)
+    return s0, s1, s2
 
 
 @triton.jit
@@ -57,7 +81,7 @@ def convolve_back(
     dy_ptr, x_ptr, weight_ptr, bias_ptr, state_ptr, cu_ptr, dx_ptr, dstate_ptr, parts_ptr,
     sequences, length, channels, bisections, T,
     G: tl.constexpr, BD: tl.constexpr, WIDTH: tl.constexpr, SILU: tl.constexpr, REVERSE: tl.constexpr,
-    PACKED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr,
+    PACKED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Write dx of G chunks of T steps, dstate, and the chunks' sums for dweight and dbias (the parts' last row)."""
     sequence, first, left, longest, at, onward, channel, exists = place(
@@ -85,9 +109,23 @@ def convolve_back(
     dy_ptr += at
     x_ptr += at
     dx_ptr += at
-    dstate_ptr += state_at
+    if HAS_STATE:
+        # Before the loop, which would need more registers than leave room for 16 warps.
+        s0, s1, s2 = three_sum_gradients(
+            dy_ptr, x_ptr, 0, onward, tl.where(first == 0, left, 0), real,
+            shift, w0, w1, w2, w3, xa, xb, xc, WIDTH, SILU,
+        )  # fmt: skip
+        begins = (first == 0)[:, None] & real
+        dstate_ptr += state_at
+        if WIDTH > 3:
+            tl.store(dstate_ptr + (WIDTH - 4) * channels, w0 * s0, mask=begins)
+        if WIDTH > 2:
+            db = weighted(0.0, w0, w1, w2, w3, s1, s0, sb, sa, WIDTH)
+            tl.store(dstate_ptr + (WIDTH - 3) * channels, db, mask=begins)
+        dc = weighted(0.0, w0, w1, w2, w3, s2, s1, s0, sc, WIDTH)
+        tl.store(dstate_ptr + (WIDTH - 2) * channels, dc, mask=begins)
     # T is a multiple of 4: rows of the walk beyond a chunk's own are beyond its sequence too, and zero.
-    for t in range(0, longest, 4):
+    for t in tl.range(0, longest, 4, num_stages=STAGES):
         own0 = (t < steps)[:, None] & real
         own1 = (t + 1 < steps)[:, None] & real
         own2 = (t + 2 < steps)[:, None] & real
@@ -106,11 +144,11 @@ def convolve_back(
         s2 = sum_gradient(weighted(shift, w0, w1, w2, w3, xc, x0, x1, x2, WIDTH), dy2, SILU)
         s3 = sum_gradient(weighted(shift, w0, w1, w2, w3, x0, x1, x2, x3, WIDTH), dy3, SILU)
         if WIDTH > 3:
-            dw0 += s0 * xa + s1 * xb + s2 * xc + s3 * x0
+            dw0 = weighted(dw0, s0, s1, s2, s3, xa, xb, xc, x0, 4)
         if WIDTH > 2:
-            dw1 += s0 * xb + s1 * xc + s2 * x0 + s3 * x1
-        dw2 += s0 * xc + s1 * x0 + s2 * x1 + s3 * x2
-        dw3 += s0 * x0 + s1 * x1 + s2 * x2 + s3 * x3
+            dw1 = weighted(dw1, s0, s1, s2, s3, xb, xc, x0, x1, 4)
+        dw2 = weighted(dw2, s0, s1, s2, s3, xc, x0, x1, x2, 4)
+        dw3 = weighted(dw3, s0, s1, s2, s3, x0, x1, x2, x3, 4)
         if HAS_BIAS:
             dbias += (s0 + s1) + (s2 + s3)
         # dx lags by three steps, since its last term is ds three steps on.
@@ -122,30 +160,14 @@ def convolve_back(
             tl.store(dx_ptr + (t - 3) * onward, da, mask=(t - 3 < steps)[:, None] & real)
             tl.store(dx_ptr + (t - 2) * onward, db, mask=(t - 2 < steps)[:, None] & real)
             tl.store(dx_ptr + (t - 1) * onward, dc, mask=(t - 1 < steps)[:, None] & real)
-        elif HAS_STATE:
-            begins = (first == 0)[:, None] & real
-            if WIDTH > 3:
-                tl.store(dstate_ptr + (WIDTH - 4) * channels, da, mask=begins)
-            if WIDTH > 2:
-                tl.store(dstate_ptr + (WIDTH - 3) * channels, db, mask=begins)
-            tl.store(dstate_ptr + (WIDTH - 2) * channels, dc, mask=begins)
         tl.store(dx_ptr + t * onward, dd, mask=own0)
         xa, xb, xc = x1, x2, x3
         sa, sb, sc = s1, s2, s3
     # The last three dx wait for the three steps after the chunks, whose sums belong to the chunks that follow.
     end = tl.cdiv(longest, 4) * 4
-    after0 = (end < left)[:, None] & real
-    after1 = (end + 1 < left)[:, None] & real
-    after2 = (end + 2 < left)[:, None] & real
-    x0 = tl.load(x_ptr + end * onward, mask=after0, other=0.0).to(tl.float32)
-    x1 = tl.load(x_ptr + (end + 1) * onward, mask=after1, other=0.0).to(tl.float32)
-    x2 = tl.load(x_ptr + (end + 2) * onward, mask=after2, other=0.0).to(tl.float32)
-    dy0 = tl.load(dy_ptr + end * onward, mask=after0, other=0.0)
-    dy1 = tl.load(dy_ptr + (end + 1) * onward, mask=after1, other=0.0)
-    dy2 = tl.load(dy_ptr + (end + 2) * onward, mask=after2, other=0.0)
-    s0 = sum_gradient(weighted(shift, w0, w1, w2, w3, xa, xb, xc, x0, WIDTH), dy0, SILU)
-    s1 = sum_gradient(weighted(shift, w0, w1, w2, w3, xb, xc, x0, x1, WIDTH), dy1, SILU)
-    s2 = sum_gradient(weighted(shift, w0, w1, w2, w3, xc, x0, x1, x2, WIDTH), dy2, SILU)
+    s0, s1, s2 = three_sum_gradients(
+        dy_ptr, x_ptr, end, onward, left, real, shift, w0, w1, w2, w3, xa, xb, xc, WIDTH, SILU
+    )
     da = weighted(0.0, w0, w1, w2, w3, s0, sc, sb, sa, WIDTH)
     db = weighted(0.0, w0, w1, w2, w3, s1, s0, sc, sb, WIDTH)
     dc = weighted(0.0, w0, w1, w2, w3, s2, s1, s0, sc, WIDTH)
@@ -180,12 +202,16 @@ def backward(
     dbias = None if bias is None else torch.empty_like(bias)
     dstate = None if state is None else torch.empty_like(state)
     parts = torch.empty(cut.parts, width + (bias is not None), channels, device=x.device, dtype=torch.float32)
+    key = key_of_rows((x, dy, weight, bias, state, cu_seqlens), channels)
     with on_device_of(x):
-        convolve_back[(cut.parts * cut.blocks,)](
-            dy, x, weight, given(bias, weight), given(state, x), given(cu_seqlens, x), dx, given(dstate, dx), parts,
-            sequences, length, channels, bisections(sequences), cut.steps,
-            G=cut.chunks, BD=cut.channels, WIDTH=width, SILU=silu, REVERSE=reverse,
-            PACKED=cu_seqlens is not None, HAS_BIAS=bias is not None, HAS_STATE=state is not None, num_warps=cut.warps,
+        launch(
+            convolve_back, cut.parts * cut.blocks,
+            (dy, x, weight, given(bias, weight), given(state, x), given(cu_seqlens, x), dx, given(dstate, dx), parts,
+             sequences, length, channels, bisections(sequences), cut.steps),
+            {"G": cut.chunks, "BD": cut.channels, "WIDTH": width, "SILU": silu, "REVERSE": reverse,
+             "PACKED": cu_seqlens is not None, "HAS_BIAS": bias is not None, "HAS_STATE": state is not None,
+             "STAGES": STAGES},
+            key, num_warps=cut.warps,
         )  # fmt: skip
-        launch_add_parts(parts, dweight, dbias)
+        launch_add_parts(parts, dweight, dbias, key=key)
     return dx, dweight, dbias, dstate

@@ -16,7 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from seqdomains.kernels.rms_norm.triton_forward import LANES, Tile, channels_of, row_sums, share_rows
-from seqdomains.kernels.triton_parts import given, launch_add_parts, on_device_of
+from seqdomains.kernels.triton_launch import launch
+from seqdomains.kernels.triton_parts import given, key_of_rows, launch_add_parts, on_device_of
 
 # As many warps as are on a multiprocessor at a time, since each program writes its part of dweight.
 TILE = Tile(per_lane=16, warps=16)
@@ -74,12 +75,15 @@ def backward(
     dresidual = torch.empty_like(residual_out) if apart else None
     dweight = torch.empty_like(weight)
     parts = torch.empty(share.programs, 1, channels, device=dx.device, dtype=torch.float32)
+    key = key_of_rows((dy, dresidual_out, residual_out, weight, rstd, dx), channels)
     with on_device_of(dx):
-        normalise_back[(share.programs,)](
-            dy, given(dresidual_out, dy), residual_out, weight, rstd, dx, given(dresidual, dx), parts,
-            rows, share.tiles, channels,
-            K=share.blocks, R=share.rows, LANES=LANES, HAS_DTOTAL=dresidual_out is not None, APART=apart,
-            num_warps=share.warps,
+        launch(
+            normalise_back, share.programs,
+            (dy, given(dresidual_out, dy), residual_out, weight, rstd, dx, given(dresidual, dx), parts,
+             rows, share.tiles, channels),
+            {"K": share.blocks, "R": share.rows, "LANES": LANES, "HAS_DTOTAL": dresidual_out is not None,
+             "APART": apart},
+            key, num_warps=share.warps,
         )  # fmt: skip
-        launch_add_parts(parts, dweight)
+        launch_add_parts(parts, dweight, key=key)
     return dx, dresidual, dweight

@@ -19,7 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.kernels.triton_parts import given, multiprocessors, on_device_of
+from seqdomains.kernels.triton_launch import launch
+from seqdomains.kernels.triton_parts import given, key_of_rows, multiprocessors, on_device_of
 
 
 class Tile(NamedTuple):
@@ -106,8 +107,10 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
     total = torch.empty_like(x, dtype=torch.float32)
     rstd = torch.empty(rows, device=x.device, dtype=torch.float32)
     with on_device_of(x):
-        normalise[(share.programs,)](
-            x, weight, given(residual, x), y, total, rstd, rows, share.tiles, channels, eps,
-            K=share.blocks, R=share.rows, LANES=LANES, HAS_RESIDUAL=residual is not None, num_warps=share.warps,
+        launch(
+            normalise, share.programs,
+            (x, weight, given(residual, x), y, total, rstd, rows, share.tiles, channels, eps),
+            {"K": share.blocks, "R": share.rows, "LANES": LANES, "HAS_RESIDUAL": residual is not None},
+            key_of_rows((x, weight, residual), channels), num_warps=share.warps,
         )  # fmt: skip
     return y, total, rstd
