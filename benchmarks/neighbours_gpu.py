@@ -215,7 +215,10 @@ def conv_settings(module: Any) -> list[list[tuple[Any, str, Any]]]:
 def norm_settings(module: Any, warps: Sequence[int]) -> list[list[tuple[Any, str, Any]]]:
     from seqdomains.kernels.rms_norm.triton_forward import Tile
 
-    return [[(module, "TILE", Tile(per_lane, each))] for per_lane in (8, 16, 32) for each in warps]
+    settings = [[(module, "TILE", Tile(per_lane, each))] for per_lane in (8, 16, 32) for each in warps]
+    if not hasattr(module, "STAGES"):
+        return settings
+    return [[*setting, (module, "STAGES", stages)] for setting in settings for stages in (1, 2)]
 
 
 def tables(B: int, L: int, D: int, dtype: torch.dtype) -> Iterator[Table]:
@@ -253,7 +256,7 @@ def tables(B: int, L: int, D: int, dtype: torch.dtype) -> Iterator[Table]:
     )
     residual, scale = torch.randn(B, L, D, device="cuda"), torch.randn(D, device="cuda")
     yield Table(
-        "rms_norm forward: TILE (elements per lane, warps per multiprocessor) in rms_norm/triton_forward.py",
+        "rms_norm forward: TILE (elements per lane, warps per multiprocessor), STAGES in rms_norm/triton_forward.py",
         lambda: norm_forth.forward(x, scale, residual, 1e-5),
         2 * (low + wide),
         norm_settings(norm_forth, (16, 32, 64, 256, 1024)),

@@ -42,6 +42,8 @@ class Share(NamedTuple):
 
 # About eight times as many warps as a multiprocessor holds, so that the last ones leave few of them idle.
 TILE = Tile(per_lane=16, warps=256)
+# With 2 or more, the next rows are read ahead through shared memory.
+STAGES = 1
 LANES = 128  # channels that a warp reads at once
 
 
@@ -73,13 +75,13 @@ def row_sums(tile):
 @triton.jit(do_not_specialize=["rows", "tiles"])
 def normalise(
     x_ptr, weight_ptr, residual_ptr, y_ptr, total_ptr, rstd_ptr, rows, tiles, channels, eps,
-    K: tl.constexpr, R: tl.constexpr, LANES: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    K: tl.constexpr, R: tl.constexpr, LANES: tl.constexpr, HAS_RESIDUAL: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Write y, x + residual and 1 / sqrt(mean square + eps) of `tiles` tiles of R rows."""
     channel = channels_of(K, LANES)
     exists = channel < channels
     weight = tl.load(weight_ptr + channel, mask=exists, other=0.0).to(tl.float32)[:, None, :]
-    for tile in range(0, tiles):
+    for tile in tl.range(0, tiles, num_stages=STAGES):
         row = (tl.program_id(0).to(tl.int64) * tiles + tile) * R + tl.arange(0, R)
         mask = (row < rows)[None, :, None] & exists[:, None, :]
         offsets = (row * channels)[None, :, None] + channel[:, None, :]
@@ -110,7 +112,8 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
         launch(
             normalise, share.programs,
             (x, weight, given(residual, x), y, total, rstd, rows, share.tiles, channels, eps),
-            {"K": share.blocks, "R": share.rows, "LANES": LANES, "HAS_RESIDUAL": residual is not None},
+            {"K": share.blocks, "R": share.rows, "LANES": LANES, "HAS_RESIDUAL": residual is not None,
+             "STAGES": STAGES},
             key_of_rows((x, weight, residual), channels), num_warps=share.warps,
         )  # fmt: skip
     return y, total, rstd
