@@ -203,12 +203,12 @@ def conv_settings(module: Any) -> list[list[tuple[Any, str, Any]]]:
         [
             (module, "TILE", triton_walk.Tile(*tile)),
             (module, "STEPS", steps),
-            (module, "STAGES", stages),
+            *([(module, "STAGES", stages)] if hasattr(module, "STAGES") else []),
             (triton_walk, "FEWEST_STEPS", steps),
         ]
         for tile, most, ahead in tried
         for steps in most
-        for stages in ahead
+        for stages in (ahead if hasattr(module, "STAGES") else (0,))
     ]
 
 
@@ -233,7 +233,7 @@ def tables(B: int, L: int, D: int, dtype: torch.dtype) -> Iterator[Table]:
     weight, bias = torch.randn(D, WIDTH, device="cuda"), torch.randn(D, device="cuda")
     low, wide = x.numel() * x.element_size(), 4 * x.numel()
     yield Table(
-        "causal_conv1d forward: TILE (warps, channels per lane, channels), STEPS, STAGES in its triton_forward.py",
+        "causal_conv1d forward: TILE (warps, channels per lane, channels), STEPS in its triton_forward.py",
         lambda: conv_forth.forward(x, weight, bias, None, True),
         2 * low,
         conv_settings(conv_forth),

@@ -21,6 +21,17 @@ def aligned(tensors: Sequence[Tensor | None]) -> bool:
     return all(tensor is None or tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 
+def launch_key(tensors: Sequence[Tensor | None], channels: int = 0) -> Hashable:
+    """Return what decides the compiled kernels beside their constants, for `launch`.
+
+    `channels` is the one integer that Triton specialises on, as a multiple of 16 and as one, where there is such.
+    """
+    first = tensors[0]
+    if first is None or not first.is_cuda or torch.version.hip is not None or not aligned(tensors):
+        return None
+    return first.device, channels % 16 == 0, channels == 1, *[None if x is None else x.dtype for x in tensors]
+
+
 def launch(
     kernel: Any, programs: int, arguments: Sequence[Any], constants: dict[str, Any], key: Hashable, **options: Any
 ) -> None:

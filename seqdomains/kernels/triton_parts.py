@@ -11,7 +11,7 @@ H100). The columns are taken apart by split, since Triton 3.2 has no tuples that
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.kernels.triton_launch import aligned, launch
+from seqdomains.kernels.triton_launch import launch
 
 
 def given(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
@@ -37,18 +37,6 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
         return _HERE
     return torch.cuda.device_of(tensor)
-
-
-def key_of_rows(tensors: Sequence[Tensor | None], channels: int) -> Hashable:
-    """Return what decides the compiled kernels of an op on rows beside their constants, as `launch` takes it.
-
-    Channels are the only integer that Triton specialises on: as a multiple of 16, and as one.
-    """
-    first = tensors[0]
-    if first is None or not first.is_cuda or torch.version.hip is not None or not aligned(tensors):
-        return None
-    dtypes = (None if tensor is None else tensor.dtype for tensor in tensors)
-    return first.device, channels % 16 == 0, channels == 1, *dtypes
 
 
 @cache

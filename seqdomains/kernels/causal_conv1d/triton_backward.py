@@ -26,12 +26,12 @@ from seqdomains.kernels.causal_conv1d.triton_walk import (
     walk,
     weighted,
 )
-from seqdomains.kernels.triton_launch import launch
-from seqdomains.kernels.triton_parts import channel_values, given, key_of_rows, launch_add_parts, on_device_of
+from seqdomains.kernels.triton_launch import launch, launch_key
+from seqdomains.kernels.triton_parts import channel_values, given, launch_add_parts, on_device_of
 
 TILE = Tile(warps=4, per_lane=4, channels=128)
-# The parts of dweight and dbias take 20 / (4 x 256) bytes per element.
-STEPS = 256
+# The parts of dweight and dbias take 20 / (4 x 128) bytes per element.
+STEPS = 128
 # Rows of the next eight steps are on their way to shared memory while four are worked on. Without that a warp waits in
 # each round, and Triton 3.6 had put loads of dy behind the arithmetic on x: a round waited four times.
 STAGES = 3
@@ -202,7 +202,7 @@ def backward(
     dbias = None if bias is None else torch.empty_like(bias)
     dstate = None if state is None else torch.empty_like(state)
     parts = torch.empty(cut.parts, width + (bias is not None), channels, device=x.device, dtype=torch.float32)
-    key = key_of_rows((x, dy, weight, bias, state, cu_seqlens), channels)
+    key = launch_key((x, dy, weight, bias, state, cu_seqlens), channels)
     with on_device_of(x):
         launch(
             convolve_back, cut.parts * cut.blocks,

@@ -21,13 +21,12 @@ from seqdomains.kernels.causal_conv1d.triton_walk import (
     walk,
     weighted,
 )
-from seqdomains.kernels.triton_launch import launch
-from seqdomains.kernels.triton_parts import channel_values, given, key_of_rows, on_device_of
+from seqdomains.kernels.triton_launch import launch, launch_key
+from seqdomains.kernels.triton_parts import channel_values, given, on_device_of
 
 TILE = Tile(warps=4, per_lane=4, channels=128)
 # 64 steps rather than 128: more chunks, and fewer multiprocessors idle while the last ones are finished.
 STEPS = 64
-STAGES = 1
 
 
 @triton.jit
@@ -43,7 +42,7 @@ def activated(s, SILU: tl.constexpr):
 def convolve(
     x_ptr, weight_ptr, bias_ptr, state_ptr, cu_ptr, y_ptr, sequences, length, channels, bisections, T,
     G: tl.constexpr, BD: tl.constexpr, WIDTH: tl.constexpr, SILU: tl.constexpr, REVERSE: tl.constexpr,
-    PACKED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, STAGES: tl.constexpr,
+    PACKED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr,
 ):  # fmt: skip
     """Write y of G chunks of T steps and BD channels."""
     sequence, first, left, longest, at, onward, channel, exists = place(
@@ -62,7 +61,7 @@ def convolve(
     steps = tl.minimum(left, T)
     x_ptr += at
     y_ptr += at
-    for t in tl.range(0, longest, 4, num_stages=STAGES):
+    for t in range(0, longest, 4):
         own0 = (t < steps)[:, None] & exists
         own1 = (t + 1 < steps)[:, None] & exists
         own2 = (t + 2 < steps)[:, None] & exists
@@ -103,8 +102,7 @@ def forward(
             (x, weight, given(bias, weight), given(state, x), given(cu_seqlens, x), y,
              sequences, length, channels, bisections(sequences), cut.steps),
             {"G": cut.chunks, "BD": cut.channels, "WIDTH": weight.shape[1], "SILU": silu, "REVERSE": reverse,
-             "PACKED": cu_seqlens is not None, "HAS_BIAS": bias is not None, "HAS_STATE": state is not None,
-             "STAGES": STAGES},
-            key_of_rows((x, weight, bias, state, cu_seqlens), channels), num_warps=cut.warps,
+             "PACKED": cu_seqlens is not None, "HAS_BIAS": bias is not None, "HAS_STATE": state is not None},
+            launch_key((x, weight, bias, state, cu_seqlens), channels), num_warps=cut.warps,
         )  # fmt: skip
     return y

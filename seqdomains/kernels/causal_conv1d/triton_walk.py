@@ -45,7 +45,7 @@ class Walk(NamedTuple):
 
 # Enough chunks for every multiprocessor of today's cards to have some to switch between; a chunk is shortened for that,
 # down to the fewest steps, and reads six steps that its neighbours read too.
-CHUNKS = 8192
+CHUNKS = 1536
 FEWEST_STEPS = 32
 MOST_PACKED = 8
 

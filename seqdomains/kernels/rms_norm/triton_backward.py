@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from seqdomains.kernels.rms_norm.triton_forward import LANES, Tile, channels_of, row_sums, share_rows
-from seqdomains.kernels.triton_launch import launch
-from seqdomains.kernels.triton_parts import given, key_of_rows, launch_add_parts, on_device_of
+from seqdomains.kernels.triton_launch import launch, launch_key
+from seqdomains.kernels.triton_parts import given, launch_add_parts, on_device_of
 
 # As many warps as are on a multiprocessor at a time, since each program writes its part of dweight.
 TILE = Tile(per_lane=16, warps=16)
@@ -75,7 +75,7 @@ def backward(
     dresidual = torch.empty_like(residual_out) if apart else None
     dweight = torch.empty_like(weight)
     parts = torch.empty(share.programs, 1, channels, device=dx.device, dtype=torch.float32)
-    key = key_of_rows((dy, dresidual_out, residual_out, weight, rstd, dx), channels)
+    key = launch_key((dy, dresidual_out, residual_out, weight, rstd, dx), channels)
     with on_device_of(dx):
         launch(
             normalise_back, share.programs,

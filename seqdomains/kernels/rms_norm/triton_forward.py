@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.kernels.triton_launch import launch
-from seqdomains.kernels.triton_parts import given, key_of_rows, multiprocessors, on_device_of
+from seqdomains.kernels.triton_launch import launch, launch_key
+from seqdomains.kernels.triton_parts import given, multiprocessors, on_device_of
 
 
 class Tile(NamedTuple):
@@ -42,8 +42,8 @@ class Share(NamedTuple):
 
 # About eight times as many warps as a multiprocessor holds, so that the last ones leave few of them idle.
 TILE = Tile(per_lane=16, warps=256)
-# With 2 or more, the next rows are read ahead through shared memory.
-STAGES = 1
+# Rows that several warps share are read ahead through shared memory: the warps wait for each other's sums.
+STAGES = 2
 LANES = 128  # channels that a warp reads at once
 
 
@@ -113,7 +113,7 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
             normalise, share.programs,
             (x, weight, given(residual, x), y, total, rstd, rows, share.tiles, channels, eps),
             {"K": share.blocks, "R": share.rows, "LANES": LANES, "HAS_RESIDUAL": residual is not None,
-             "STAGES": STAGES},
-            key_of_rows((x, weight, residual), channels), num_warps=share.warps,
+             "STAGES": STAGES if share.warps > 1 else 1},
+            launch_key((x, weight, residual), channels), num_warps=share.warps,
         )  # fmt: skip
     return y, total, rstd

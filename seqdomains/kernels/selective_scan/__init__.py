@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seqdomains.kernels.dispatch import (
+    Implementation,
     chosen,
     contiguous,
     define_op,
@@ -268,18 +269,27 @@ def _deciding(tensors: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *tensors, cu_seqlens, _, _ = arguments
-    u, _, A = tensors[:3]
-    (batch, length, channels), N = u.shape, A.shape[1]
-    name, sequences, dtype = chosen("selective_scan", tensors), _sequences(u, cu_seqlens), _state_dtype(tensors, A)
-    stored, rows = dtype, N
-    if name == "cpu" and A.is_complex():  # real and imaginary parts in rows of their own
-        stored, rows = torch.float32, 2 * N
-    states = states_shape(batch, length, channels, rows, name, sequences=sequences)
+    u, A = tensors[0], tensors[2]
+    name, dtype = chosen("selective_scan", tensors), _state_dtype(tensors, A)
+    fast = name == "triton" and fast_path.choose(*_deciding(tensors), cu_seqlens) is not None
+    stored = torch.float32 if name == "cpu" and A.is_complex() else dtype
     return (
         u.new_empty(u.shape),
-        u.new_empty((sequences, channels, N), dtype=dtype),
-        u.new_empty(states, dtype=stored),
+        u.new_empty((_sequences(u, cu_seqlens), u.shape[2], A.shape[1]), dtype=dtype),
+        u.new_empty(_states(name, u, A, cu_seqlens, portable=not fast), dtype=stored),
     )
+
+
+def _states(
+    name: Implementation, u: Tensor, A: Tensor, cu_seqlens: Tensor | None, *, portable: bool
+) -> tuple[int, int, int, int]:
+    """Return the shape of the states that the forward of an implementation stores."""
+    # On a CPU real and imaginary parts have rows of their own; complex states on a GPU have the fast kernels' chunks.
+    rows = 2 * A.shape[1] if name == "cpu" and A.is_complex() else A.shape[1]
+    batch, length, channels = u.shape
+    portable = portable and not A.is_complex()
+    sequences = _sequences(u, cu_seqlens)
+    return states_shape(batch, length, channels, rows, name, sequences=sequences, portable=portable)
 
 
 _op = define_op(
@@ -293,12 +303,20 @@ _op = define_op(
 def _run_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
     *inputs, cu_seqlens, chunk_states, softplus, reverse = arguments
     name = chosen("selective_scan", inputs)
-    given = contiguous((dy, dh_last, *inputs, cu_seqlens, chunk_states))
-    gradients: tuple[Tensor | None, ...] | None = None
-    if name == "triton" and (fast := fast_path.choose(*_deciding(inputs), cu_seqlens)) is not None:
-        gradients = fast_path.attempt(fast.backward, *given[:-2], given[-1], softplus, reverse)
+    u, A = inputs[0], inputs[2]
+    given: Any = contiguous((dy, dh_last, *inputs, cu_seqlens, chunk_states))
+    dy, dh_last, *inputs, cu_seqlens, chunk_states = given
+    gradients: Sequence[Tensor | None] | None = None
+    fast = fast_path.choose(*_deciding(inputs), cu_seqlens) if name == "triton" else None
+    if fast is not None and chunk_states.shape == _states(name, u, A, cu_seqlens, portable=False):
+        gradients = fast_path.attempt(fast.backward, dy, dh_last, *inputs, chunk_states, softplus, reverse)
     if gradients is None:
-        gradients = module_of("selective_scan", name, "backward").backward(*given, softplus, reverse)
+        if name != "reference" and chunk_states.shape != _states(name, u, A, cu_seqlens, portable=True):
+            # Other kernels ran the forward: the variable was changed, or the fast ones compiled in one direction only.
+            forward = module_of("selective_scan", name, "forward").forward
+            chunk_states = forward(*inputs, cu_seqlens, softplus, reverse)[2]
+        backward = module_of("selective_scan", name, "backward").backward
+        gradients = backward(dy, dh_last, *inputs, cu_seqlens, chunk_states, softplus, reverse)
     return without_none(gradients, dy)
 
 

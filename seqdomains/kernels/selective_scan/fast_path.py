@@ -55,7 +55,7 @@ def _loaded() -> ModuleType | str:
 
 @cache
 def _old(index: int) -> str:
-    if torch.version.hip is not None:
+    if torch.version.hip is not None or not torch.cuda.is_available():  # fake tensors need no GPU
         return "they run on NVIDIA GPUs alone"
     major, minor = torch.cuda.get_device_capability(index)
     return "" if major >= 8 else f"compute capability is {major}.{minor}, expected 8.0 or more"

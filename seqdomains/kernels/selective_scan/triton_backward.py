@@ -46,11 +46,10 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     form_of,
     groups_of,
     halves,
-    launch_key,
     rows_taken,
     tile_shape,
 )
-from seqdomains.kernels.triton_launch import launch
+from seqdomains.kernels.triton_launch import launch, launch_key
 from seqdomains.kernels.triton_parts import given, on_device_of
 
 # Scratch beyond `SCRATCH` is cut to so many bytes per element of u.

@@ -37,14 +37,13 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     SIZES,
     form_of,
     groups_of,
-    launch_key,
     program_place,
     rows_of,
     sigmoid,
     state_offsets,
     step_size,
 )
-from seqdomains.kernels.triton_launch import launch
+from seqdomains.kernels.triton_launch import launch, launch_key
 from seqdomains.kernels.triton_parts import (
     channel_values,
     columns,

@@ -31,7 +31,6 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     entering_state,
     form_of,
     groups_of,
-    launch_key,
     program_place,
     projection,
     row_offsets,
@@ -43,7 +42,7 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     tile_offsets,
     tile_shape,
 )
-from seqdomains.kernels.triton_launch import launch
+from seqdomains.kernels.triton_launch import launch, launch_key
 from seqdomains.kernels.triton_parts import (
     channel_values,
     columns,

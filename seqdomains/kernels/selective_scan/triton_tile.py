@@ -11,7 +11,7 @@ they are processed: those of a reversed scan from the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import torch
@@ -19,7 +19,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.kernels.triton_launch import aligned
 from seqdomains.kernels.triton_parts import columns
 
 # Integer arguments that change from call to call. Triton would compile again for 1 and for multiples of 16, and would
@@ -86,14 +85,6 @@ def form_of(projection: Tensor) -> int:
 def groups_of(B: Tensor, C: Tensor) -> int:
     """Return in how many groups the channels fall; B and C agree where both have groups."""
     return int(B.shape[2] if B.dim() == 4 else C.shape[2] if C.dim() == 4 else 1)
-
-
-def launch_key(tensors: Sequence[Tensor | None]) -> Hashable:
-    """Return what decides the compiled kernels beside their constants; None where Triton shall look itself."""
-    first = tensors[0]
-    if first is None or not first.is_cuda or torch.version.hip is not None or not aligned(tensors):
-        return None
-    return first.device, *(None if tensor is None else tensor.dtype for tensor in tensors)
 
 
 def rows_taken(rows: slice, batch: int) -> Callable[[Tensor], Tensor]:
