@@ -43,9 +43,9 @@ Call = Callable[[], object]
 
 
 def tests_pass() -> bool:
-    """Run the GPU tests of the kernels in a process of their own, or with pytest-xdist, where it is there, in eight."""
+    """Run the GPU tests of the kernels in a process of their own, or in several where pytest-xdist is there."""
     tests = [str(ROOT / "tests" / "kernels" / name) for name in TESTS]
-    several = ["-n", "8"] if find_spec("xdist") else []
+    several = ["-n", str(min(12, os.cpu_count() or 1))] if find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "gpu", *several, *tests]
     return subprocess.run(command, cwd=ROOT).returncode == 0
 
@@ -249,6 +249,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="rounds per median")
     parser.add_argument("--only", type=int, nargs="*", help="rows of the table, from 0")
     parser.add_argument("--no-tests", action="store_true", help="for tuning; such figures are not to be quoted")
+    parser.add_argument("--pin", action="store_true", help="keep the process, and autograd's thread, to one CPU core")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: this benchmark needs one", file=sys.stderr)
@@ -256,13 +257,17 @@ def main() -> int:
     if not arguments.no_tests and not tests_pass():
         print("the kernels' GPU tests fail: no speed is shown", file=sys.stderr)
         return 1
+    if arguments.pin:
+        # Before autograd starts its thread, which then finds the caches as Python's forward left them.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.manual_seed(0)
     bandwidth, other = copy_bandwidth(), peer()
     import triton
 
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Triton {triton.__version__}, a copy moves "
-        f"{bandwidth / 1e12:.2f} TB/s, peer {'absent' if other is None else 'present'}; ms, MiB"
+        f"{bandwidth / 1e12:.2f} TB/s, peer {'absent' if other is None else 'present'}, "
+        f"{'one CPU core' if arguments.pin else 'any CPU core'}; ms, MiB"
     )
     print("  B     D        L   N  dtype     forward  fwd+bwd  copy   exp   extra  saved  | peer: the same    |  x")
     rows = range(len(SHAPES)) if arguments.only is None else arguments.only
