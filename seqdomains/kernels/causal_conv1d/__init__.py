@@ -146,6 +146,11 @@ def causal_conv1d(
     return (y, last) if return_state else y
 
 
+def _of_several(cu_seqlens: Tensor | None) -> Tensor | None:
+    """Return the borders of sequences; a single one is a batch row."""
+    return None if cu_seqlens is None or cu_seqlens.shape[0] == 2 else cu_seqlens
+
+
 def _run(
     x: Tensor,
     weight: Tensor,
@@ -158,6 +163,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     if cu_seqlens is not None:
         require_order(cu_seqlens, x.shape[1])
+        cu_seqlens = _of_several(cu_seqlens)
     tensors = (x, weight, bias, state)
     module = module_of("causal_conv1d", chosen("causal_conv1d", tensors), "forward")
     y: Tensor = module.forward(*contiguous(tensors), silu, reverse, *contiguous((cu_seqlens,)))
@@ -189,6 +195,7 @@ _op = define_op(
 
 def _run_backward(dy: Tensor, dlast: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
     *inputs, silu, reverse, cu_seqlens = arguments
+    cu_seqlens = _of_several(cu_seqlens)
     module = module_of("causal_conv1d", chosen("causal_conv1d", inputs), "backward")
     gradients = module.backward(*contiguous((dy, *inputs)), silu, reverse, *contiguous((cu_seqlens,)))
     if dlast is not None:

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seqdomains.kernels.triton_launch import launch, launch_key
 from seqdomains.kernels.triton_parts import channel_values, given, on_device_of, sigmoid
 
 # States of a program: four per lane of four warps.
@@ -44,37 +45,55 @@ def complex_parts(pointer, place, mask, PAIRED: tl.constexpr):
 
 
 @triton.jit
-def rows_of(row, channel, channels, groups):
-    """Return the row of B or C for each channel: of its group, or its own in a constant one, which has no groups."""
-    width = channels // tl.maximum(groups, 1)
-    return tl.where(groups > 0, row * groups + channel // width, channel)
+def projection(
+    pointer, row, channel, channels, n, exists, groups, N: tl.constexpr, FORM: tl.constexpr, PAIRED: tl.constexpr
+):
+    """Read B or C of a batch row as a [channels, N] or [1, N] tile of real and of imaginary parts.
+
+    Form 0 is constant in time, of each channel; 1 is one row for all channels, which the lanes share; 2 is a row for
+    each group of channels.
+    """
+    if FORM == 0:
+        return complex_parts(pointer, channel[:, None] * N + n, exists[:, None] & (n < N), PAIRED)
+    elif FORM == 1:
+        return complex_parts(pointer + row * N * (2 if PAIRED else 1), n, n < N, PAIRED)
+    else:
+        pointer += row * groups * N * (2 if PAIRED else 1)
+        group = channel // (channels // groups)
+        return complex_parts(pointer, group[:, None] * N + n, exists[:, None] & (n < N), PAIRED)
 
 
 @triton.jit(do_not_specialize=["channels", "blocks", "B_groups", "C_groups"])
 def step(
     state_ptr, u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, y_ptr, channels, blocks, B_groups, C_groups,
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, PAIRED: tl.constexpr, B_PAIRED: tl.constexpr, C_PAIRED: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, B_FORM: tl.constexpr, C_FORM: tl.constexpr,
+    PAIRED: tl.constexpr, B_PAIRED: tl.constexpr, C_PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Advance BD channels of one batch row."""
     program = tl.program_id(0)
+    # Within a row, offsets fit 32 bits: there are never 2^31 states of one.
     row = (program // blocks).to(tl.int64)
-    channel = ((program % blocks) * BD + tl.arange(0, BD)).to(tl.int64)
+    channel = (program % blocks) * BD + tl.arange(0, BD)
     exists = channel < channels
     n = tl.arange(0, BN)[None, :]
     mask = exists[:, None] & (n < N)
-    at = row * channels + channel
-    d = tl.load(dt_ptr + at, mask=exists, other=0.0).to(tl.float32)
+    u_ptr += row * channels
+    dt_ptr += row * channels
+    z_ptr += row * channels
+    y_ptr += row * channels
+    state_ptr += row * channels * (2 * N if PAIRED else N)
+    place = channel[:, None] * N + n
+    h_re, h_im = complex_parts(state_ptr, place, mask, PAIRED)
+    rate_re, rate_im = complex_parts(A_ptr, place, mask, PAIRED)
+    d = tl.load(dt_ptr + channel, mask=exists, other=0.0).to(tl.float32)
+    u = tl.load(u_ptr + channel, mask=exists, other=0.0).to(tl.float32)
+    b_re, b_im = projection(B_ptr, row, channel, channels, n, exists, B_groups, N, B_FORM, B_PAIRED)
+    c_re, c_im = projection(C_ptr, row, channel, channels, n, exists, C_groups, N, C_FORM, C_PAIRED)
     d += channel_values(bias_ptr, channel, exists, HAS_BIAS)
     if SOFTPLUS:
         d = softplus(d)
-    u = tl.load(u_ptr + at, mask=exists, other=0.0).to(tl.float32)
     dx = (d * u)[:, None]
-    place = at[:, None] * N + n
-    rate_re, rate_im = complex_parts(A_ptr, channel[:, None] * N + n, mask, PAIRED)
-    h_re, h_im = complex_parts(state_ptr, place, mask, PAIRED)
-    b_re, b_im = complex_parts(B_ptr, rows_of(row, channel, channels, B_groups)[:, None] * N + n, mask, B_PAIRED)
-    c_re, c_im = complex_parts(C_ptr, rows_of(row, channel, channels, C_groups)[:, None] * N + n, mask, C_PAIRED)
     a = tl.exp2(d[:, None] * (rate_re * 1.4426950408889634))
     if PAIRED:
         angle = d[:, None] * rate_im
@@ -90,9 +109,9 @@ def step(
         y = tl.sum(c_re * new_re, 1)
     y += channel_values(D_ptr, channel, exists, HAS_D) * u
     if HAS_Z:
-        z = tl.load(z_ptr + at, mask=exists, other=0.0).to(tl.float32)
+        z = tl.load(z_ptr + channel, mask=exists, other=0.0).to(tl.float32)
         y = y * z * sigmoid(z)
-    tl.store(y_ptr + at, y, mask=exists)
+    tl.store(y_ptr + channel, y, mask=exists)
 
 
 def forward(
@@ -113,15 +132,18 @@ def forward(
     states = triton.next_power_of_2(N)
     width = max(1, _TILE // states)
     blocks = triton.cdiv(channels, width)
-    groups = (projection.shape[1] if projection.dim() == 3 else 0 for projection in (B, C))
+    groups = [x.shape[1] if x.dim() == 3 else 0 for x in (B, C)]
+    forms = [min(count, 2) for count in groups]
     numbers = (torch.view_as_real(x) if x.is_complex() else x for x in (A, B, C))
     y = torch.empty_like(u)
     with on_device_of(u):
-        step[(batch * blocks,)](
-            torch.view_as_real(state) if A.is_complex() else state, u, dt, *numbers,
-            given(D, u), given(z, u), given(bias, u), y, channels, blocks, *groups,
-            N=N, BN=states, BD=width, SOFTPLUS=softplus, HAS_D=D is not None, HAS_Z=z is not None,
-            HAS_BIAS=bias is not None, PAIRED=A.is_complex(), B_PAIRED=B.is_complex(), C_PAIRED=C.is_complex(),
-            num_warps=_WARPS,
+        launch(
+            step, batch * blocks,
+            (torch.view_as_real(state) if A.is_complex() else state, u, dt, *numbers, given(D, u), given(z, u),
+             given(bias, u), y, channels, blocks, *groups),
+            {"N": N, "BN": states, "BD": width, "SOFTPLUS": softplus, "HAS_D": D is not None, "HAS_Z": z is not None,
+             "HAS_BIAS": bias is not None, "B_FORM": forms[0], "C_FORM": forms[1], "PAIRED": A.is_complex(),
+             "B_PAIRED": B.is_complex(), "C_PAIRED": C.is_complex()},
+            launch_key((state, u, dt, A, B, C, D, z, bias)), num_warps=_WARPS,
         )  # fmt: skip
     return y
