@@ -116,7 +116,9 @@ def test_packed_equals_separate(lengths, channels, width, absent, reverse, dtype
     expected = {"y": y, "new_state": state}
     expected |= zip(present, torch.autograd.grad((y, state), list(present.values()), (dy, dstate)), strict=True)
     for key, tensor in expected.items():
-        assert_close(found[key], tensor.detach(), tensor.detach(), key)
+        # Sums over time may cancel, above all those of a single channel, and are added in another order here.
+        floor = 1e-5 if key in ("weight", "bias") else 1e-6
+        assert_close(found[key], tensor.detach(), tensor.detach(), key, floor=floor)
 
 
 def test_packed_reverse_turns_the_order_of_sequences_too(implementation_name, assert_close):
