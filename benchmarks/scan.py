@@ -43,11 +43,14 @@ Call = Callable[[], object]
 
 
 def tests_pass() -> bool:
-    """Run the GPU tests of the kernels in a process of their own, or in several where pytest-xdist is there."""
+    """Run the GPU tests of the kernels: in several processes where pytest-xdist is there, the large ones in one."""
     tests = [str(ROOT / "tests" / "kernels" / name) for name in TESTS]
     several = ["-n", str(min(12, os.cpu_count() or 1))] if find_spec("xdist") else []
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "gpu", *several, *tests]
-    return subprocess.run(command, cwd=ROOT).returncode == 0
+    for chosen, processes in (("gpu and not large", several), ("gpu and large", [])):
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", chosen, *processes, *tests]
+        if subprocess.run(command, cwd=ROOT).returncode != 0:
+            return False
+    return True
 
 
 @contextmanager

@@ -140,6 +140,7 @@ def test_split_with_carried_state(cut, tested, assert_close, run):
         assert_close(value, whole[name], whole[name], name, floor=2e-6)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("length", [1 << 20])
 @pytest.mark.parametrize("step", [1e-7, 50.0], ids=["nearly never forgets", "forgets at once"])
 def test_a_million_steps(step, length, tested):

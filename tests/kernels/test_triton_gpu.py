@@ -132,6 +132,7 @@ def test_runs_are_bit_equal(low, run):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.large
 def test_scan_beyond_two_to_the_31_elements():
     """Two equal rows of 1.09e9 elements, as a strided view: the second, whose offsets pass 2^31, equals the first."""
     length, channels = 1 << 19, 2080
@@ -160,6 +161,7 @@ def test_scan_beyond_two_to_the_31_elements():
         assert difference <= 4e-3, (name, difference)
 
 
+@pytest.mark.large
 def test_neighbours_beyond_two_to_the_31_elements():
     length, channels = 1 << 19, 2080
     if torch.cuda.mem_get_info()[0] < 60 << 30:
