@@ -102,7 +102,13 @@ def evaluate(
 @app.command(short_help="Classify windows of sequences.")
 def predict(
     model: Annotated[Path, typer.Argument(help="A run folder or an artefact.", metavar="MODEL")],
-    fasta: Annotated[list[str], typer.Argument(help="FASTA or GenBank files; - is stdin.", metavar="FASTA...")],
+    fasta: Annotated[
+        list[str] | None,
+        typer.Argument(help="FASTA or GenBank files, folders, patterns; - is stdin.", metavar="FASTA..."),
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from-file", help="A list of more of these, one on each line.", metavar="LIST")
+    ] = None,
     window: Annotated[int | None, typer.Option("--window", min=1, help="bp; the model's own if not given.")] = None,
     stride: Annotated[int | None, typer.Option("--stride", min=1, help="bp; the window if not given.")] = None,
     regions: Annotated[Path | None, typer.Option("--regions", help="Only these intervals.", metavar="BED")] = None,
@@ -120,7 +126,8 @@ def predict(
 
     if run_predict(
         model,
-        fasta,
+        fasta or [],
+        from_file=from_file,
         window=window,
         stride=stride,
         regions=regions,

@@ -22,6 +22,7 @@ from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import VOCAB_SIZE, N, check_signature
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.fasta import STDIN
+from seqdomains.genomics.records import is_sequence_file
 from seqdomains.genomics.simulate import SimulationConfig, simulate
 from seqdomains.genomics.spans import plan_spans
 from seqdomains.genomics.species import SPECIES_NAMES
@@ -32,6 +33,7 @@ from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines import predict as prediction
 from seqdomains.pipelines import train as training
 from seqdomains.pipelines.borrowed import seeded
+from seqdomains.pipelines.inputs import find_inputs
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.tables import STDOUT
@@ -138,8 +140,9 @@ def run_evaluate(
 
 def run_predict(
     path: Path,
-    fasta: Sequence[str],
+    given: Sequence[str],
     *,
+    from_file: Path | None,
     window: int | None,
     stride: int | None,
     regions: Path | None,
@@ -149,6 +152,9 @@ def run_predict(
 ) -> bool:
     """Classify the windows of files; returns whether any record or file was skipped."""
     policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
+    if not given and from_file is None:
+        raise ConfigError("no input: give FASTA files, folders or patterns, or a list of them with --from-file")
+    fasta = find_inputs(given, listed_in=from_file, wanted=is_sequence_file, kinds="FASTA or GenBank")
     _refuse_clashes(fasta, regions, output)
     where = choose_device(device)
     loaded = load_classifier(path, device=where)

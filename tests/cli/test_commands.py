@@ -147,6 +147,27 @@ def test_windows_of_n_are_predicted_with_a_warning(seqdomains, run, tmp_path):
     assert "3 windows are N or masked for more than half" in outcome.err
 
 
+def test_a_folder_a_pattern_and_a_list_stand_for_their_files(seqdomains, run, tmp_path):
+    folder = tmp_path / "reads"
+    folder.mkdir()
+    for name, record in (("b.fa", "x"), ("a.fa.txt", "no"), ("a.fa", "y")):
+        (folder / name).write_text(f">{record}\n{'ACGT' * 40}\n")
+    names = tmp_path / "names.txt"
+    names.write_text(f"# both\n{folder / 'a.fa'}\n{folder}/b.*\n")
+    expected = seqdomains("genomics", "predict", run, folder / "a.fa", folder / "b.fa", "--window", "64")
+    assert (expected.code, expected.out.count("\n")) == (0, 1 + 2 * 3)
+    for given in ([folder], [f"{folder}/?.fa"], ["--from-file", names], [folder / "a.fa", folder]):
+        outcome = seqdomains("genomics", "predict", run, *given, "--window", "64")
+        assert (outcome.code, outcome.out) == (0, expected.out), given
+
+
+def test_predict_of_nothing(seqdomains, run, tmp_path):
+    assert seqdomains("genomics", "predict", run).code == 2
+    (tmp_path / "empty").mkdir()
+    outcome = seqdomains("genomics", "predict", run, tmp_path / "empty")
+    assert (outcome.code, "holds no FASTA or GenBank file" in outcome.error) == (1, True)
+
+
 def test_skipped_input_is_told_once(seqdomains, run, fasta, tmp_path):
     bad = tmp_path / "bad.fa"
     bad.write_text(">y\nAC!\n")
