@@ -89,6 +89,7 @@ def test_flags_are_the_ones_we_promise():
         "genomics evaluate": ["--data", "--device", "--label-from", "--labels", "--out", "--set", "run"],
         "genomics predict": [
             "--device",
+            "--from-file",
             "--output",
             "--regions",
             "--set",
