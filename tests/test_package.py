@@ -100,6 +100,16 @@ def test_flags_are_the_ones_we_promise():
             "model",
         ],
         "genomics simulate": ["--out", "--preset", "--set", "--species"],
+        "genomics stream": [
+            "--device",
+            "--every",
+            "--from-file",
+            "--output",
+            "--set",
+            "-o",
+            "fasta",
+            "model",
+        ],
         "genomics train": [
             "--data",
             "--device",

@@ -136,3 +136,37 @@ def predict(
         device=device,
     ):
         raise typer.Exit(SKIPPED_INPUTS)
+
+
+@app.command(short_help="Classify records of any length as they are read.")
+def stream(
+    model: Annotated[Path, typer.Argument(help="A run folder or an artefact.", metavar="MODEL")],
+    fasta: Annotated[
+        list[str] | None,
+        typer.Argument(help="FASTA or GenBank files, folders, patterns; - is stdin.", metavar="FASTA..."),
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from-file", help="A list of more of these, one on each line.", metavar="LIST")
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option("--every", min=1, help="bp from row to row; the model's window if not given.")
+    ] = None,
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="TSV, or Parquet by suffix .parquet; - is stdout.", metavar="FILE")
+    ] = "-",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="data.gap_policy=mask reads -, . and * as masked bases.", metavar="KEY=VALUE"),
+    ] = None,
+    device: Annotated[str | None, DEVICE] = None,
+) -> None:
+    """Write the class of each record's beginning, longer by --every bp from row to row, in memory that does not grow.
+
+    The model's state is carried along the record, so the last row speaks of all of it, however long it is.
+    """
+    from seqdomains.cli.species import run_stream
+
+    if run_stream(
+        model, fasta or [], from_file=from_file, every=every, output=output, settings=settings or [], device=device
+    ):
+        raise typer.Exit(SKIPPED_INPUTS)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from seqdomains.backbone import LoadedModel, SequenceClassifier, from_pretrained
 from seqdomains.cli.config import Resolved, resolve
@@ -19,10 +20,10 @@ from seqdomains.cli.run_config import PredictConfig, RunConfig
 from seqdomains.cli.simulated import simulated_genomes
 from seqdomains.cli.summary import as_text
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.genomics.alphabet import VOCAB_SIZE, N, check_signature
+from seqdomains.genomics.alphabet import VOCAB_SIZE, GapPolicy, N, check_signature
 from seqdomains.genomics.data_config import SpeciesData
-from seqdomains.genomics.fasta import STDIN
-from seqdomains.genomics.records import is_sequence_file
+from seqdomains.genomics.fasta import STDIN, source_name
+from seqdomains.genomics.records import is_sequence_file, stream_records
 from seqdomains.genomics.simulate import SimulationConfig, simulate
 from seqdomains.genomics.spans import plan_spans
 from seqdomains.genomics.species import SPECIES_NAMES
@@ -31,6 +32,7 @@ from seqdomains.genomics.windows import read_bed
 from seqdomains.kernels.dispatch import OPS, implementation
 from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines import predict as prediction
+from seqdomains.pipelines import stream as streaming
 from seqdomains.pipelines import train as training
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.inputs import find_inputs
@@ -152,9 +154,7 @@ def run_predict(
 ) -> bool:
     """Classify the windows of files; returns whether any record or file was skipped."""
     policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
-    if not given and from_file is None:
-        raise ConfigError("no input: give FASTA files, folders or patterns, or a list of them with --from-file")
-    fasta = find_inputs(given, listed_in=from_file, wanted=is_sequence_file, kinds="FASTA or GenBank")
+    fasta = _inputs(given, from_file)
     _refuse_clashes(fasta, regions, output)
     where = choose_device(device)
     loaded = load_classifier(path, device=where)
@@ -183,6 +183,43 @@ def run_predict(
             blank[0],
         )
     return bool(plan.failures or plan.skipped or outcome.failures)
+
+
+def run_stream(
+    path: Path,
+    given: Sequence[str],
+    *,
+    from_file: Path | None,
+    every: int | None,
+    output: str,
+    settings: Sequence[str],
+    device: str | None,
+) -> bool:
+    """Classify records as they are read; returns whether any file was skipped."""
+    policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
+    fasta = _inputs(given, from_file)
+    _refuse_clashes(fasta, None, output)
+    where = choose_device(device)
+    loaded = load_classifier(path, device=where)
+    outcome = streaming.stream(
+        _classifier(loaded),
+        ((source_name(source), _pieces(source, policy)) for source in fasta),
+        output,
+        every=every or trained_window(loaded),
+        device=where,
+    )
+    return bool(outcome.failures)
+
+
+def _pieces(source: str, policy: GapPolicy) -> Iterator[tuple[str, Iterator[NDArray[np.uint8]]]]:
+    for record in stream_records(source, policy=policy):
+        yield record.name, record.code_pieces()
+
+
+def _inputs(given: Sequence[str], from_file: Path | None) -> list[str]:
+    if not given and from_file is None:
+        raise ConfigError("no input: give FASTA files, folders or patterns, or a list of them with --from-file")
+    return find_inputs(given, listed_in=from_file, wanted=is_sequence_file, kinds="FASTA or GenBank")
 
 
 def _counting(spans: Iterable[Span], blank: list[int]) -> Iterator[Span]:

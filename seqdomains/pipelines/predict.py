@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,49 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from seqdomains.errors import InputError
+from seqdomains.pipelines.answers import Answers, PredictOutcome, reading, write_answers
 from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.inference import Classifier
-from seqdomains.pipelines.interrupts import StoppedError, stop_on_signals
 from seqdomains.pipelines.prefetch import prefetched
-from seqdomains.pipelines.progress import progress_display
-from seqdomains.pipelines.tables import STDOUT, Table, open_table
+from seqdomains.pipelines.tables import STDOUT
 from seqdomains.task import Span
-
-_log = logging.getLogger(__name__)
 
 # Spans that are read ahead so that those of equal length meet in a batch: in batches, and in tokens.
 _BATCHES_AHEAD = 4
 _TOKENS_AHEAD = 1 << 26
-
-
-@dataclass(frozen=True)
-class PredictOutcome:
-    """What `predict` did.
-
-    Parameters
-    ----------
-    windows : int
-        Rows that were written.
-    failures : tuple of (str, str)
-        Inputs that could not be read to their end, with the reason.
-    reader_left : bool
-        Whether whoever read the output closed it early, as ``head`` does.
-
-    Examples
-    --------
-    >>> PredictOutcome(10, failures=(("b.fa", "truncated"),)).exit_code
-    3
-    """
-
-    windows: int
-    failures: tuple[tuple[str, str], ...] = ()
-    reader_left: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 3 where inputs were skipped."""
-        return 3 if self.failures else 0
 
 
 def predict(
@@ -125,59 +87,15 @@ def predict(
     2
     """
     device = torch.device(device)
-    failures: list[tuple[str, str]] = []
-    waiting: list[str] = []
-    windows = good_inputs = 0
-    try:
-        with (
-            stop_on_signals("stopping; no file is written") as stop,
-            deterministic(),
-            borrowed(model, device=device, training=False),
-            progress_display("predict", total=total, enabled=progress) as show,
-            open_table(output, classes) as table,
-        ):
-            classifier = Classifier(model, device=device, batch_size=batch_size)
-            for name, spans in inputs:
-                before = windows
-                table.begin_input()
-                try:
-                    with closing(_answers(classifier, spans, batch_size)) as answers:
-                        for chunk, probabilities in answers:
-                            table.write(chunk, probabilities)
-                            windows += len(chunk)
-                            show(windows, name, False)
-                            if stop.signum is not None:
-                                raise StoppedError(stop.signum, "the prediction was stopped; repeat the command")
-                    good_inputs += 1
-                    _warn(waiting)
-                except _BadInputError as bad:
-                    if on_error == "stop":
-                        raise bad.reason from bad
-                    reason = str(bad.reason) if name in str(bad.reason) else f"{name}: {bad.reason}"
-                    windows, out = _leave_out(table, before=before, after=windows)
-                    failures.append((name, reason))
-                    waiting.append(reason + out)
-            if failures and not good_inputs:
-                # One error in place of a warning and the same again.
-                raise InputError(waiting[0] if len(waiting) == 1 else "no input can be read:\n" + "\n".join(waiting))
-            _warn(waiting)
-    except BrokenPipeError:
-        _silence_stdout()
-        return PredictOutcome(windows, tuple(failures), reader_left=True)
-    return PredictOutcome(windows, tuple(failures))
+    with deterministic(), borrowed(model, device=device, training=False):
+        classifier = Classifier(model, device=device, batch_size=batch_size)
+        answers = ((name, _answers(classifier, spans, batch_size)) for name, spans in inputs)
+        return write_answers(
+            answers, classes, output, name="predict", on_error=on_error, total=total, progress=progress
+        )
 
 
-class _BadInputError(Exception):
-    """Tells an error of the input from one of the model or the output."""
-
-    def __init__(self, reason: InputError) -> None:
-        self.reason = reason
-        super().__init__(str(reason))
-
-
-def _answers(
-    classifier: Classifier, spans: Iterable[Span], batch_size: int
-) -> Generator[tuple[list[Span], NDArray[np.float64]]]:
+def _answers(classifier: Classifier, spans: Iterable[Span], batch_size: int) -> Answers:
     """Yield spans in order with their probabilities; those of equal length are computed together."""
     with prefetched(_chunks(spans, batch_size), depth=1) as chunks:
         for chunk in chunks:
@@ -192,19 +110,10 @@ def _answers(
 
 
 def _chunks(spans: Iterable[Span], batch_size: int) -> Iterator[list[Span]]:
-    """Gather spans that are looked at together; an input that cannot be read raises _BadInputError."""
+    """Gather spans that are looked at together."""
     chunk: list[Span] = []
     tokens = 0
-    source = iter(spans)
-    while True:
-        try:
-            span = next(source, None)
-        except InputError as error:
-            raise _BadInputError(error) from error
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise _BadInputError(InputError(f"cannot be read to its end: {error}")) from error
-        if span is None:
-            break
+    for span in reading(spans):
         chunk.append(span)
         tokens += len(span.tokens)
         enough = tokens >= _TOKENS_AHEAD or len(chunk) >= _BATCHES_AHEAD * batch_size
@@ -213,27 +122,3 @@ def _chunks(spans: Iterable[Span], batch_size: int) -> Iterator[list[Span]]:
             chunk, tokens = [], 0
     if chunk:
         yield chunk
-
-
-def _leave_out(table: Table, *, before: int, after: int) -> tuple[int, str]:
-    """Take a bad input's rows back where that is possible; returns how many rows stand, and a word on those of it."""
-    dropped = table.drop_input()
-    stands = before if dropped or after == before else after
-    return stands, "" if stands == before else f" ({after - before} windows before the error are out already)"
-
-
-def _warn(waiting: list[str]) -> None:
-    for reason in waiting:
-        _log.warning("skipped: %s", reason)
-    waiting.clear()
-
-
-def _silence_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush does not fail too."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (AttributeError, OSError, ValueError):
-        return
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, descriptor)
-    os.close(nothing)

@@ -161,8 +161,22 @@ def test_a_folder_a_pattern_and_a_list_stand_for_their_files(seqdomains, run, tm
         assert (outcome.code, outcome.out) == (0, expected.out), given
 
 
+def test_stream_ends_with_what_one_window_over_the_record_says(seqdomains, run, tmp_path):
+    reads = tmp_path / "reads.fa"
+    reads.write_text(f">x\n{'ACGTTGCA' * 50}\n>y\n{'GGC' * 30}\n")
+    streamed = seqdomains("genomics", "stream", run, reads, "--every", "150")
+    assert streamed.code == 0, streamed.err
+    found = [line.split("\t") for line in streamed.out.splitlines()]
+    assert [row[:3] for row in found[1:]] == [["x", "0", end] for end in ("150", "300", "400")] + [["y", "0", "90"]]
+    whole = seqdomains("genomics", "predict", run, reads, "--window", "400")
+    (row,) = [line.split("\t") for line in whole.out.splitlines()[1:]]
+    assert found[0] == whole.out.splitlines()[0].split("\t")
+    assert [float(p) for p in found[3][4:]] == pytest.approx([float(p) for p in row[4:]], abs=1e-5)
+
+
 def test_predict_of_nothing(seqdomains, run, tmp_path):
     assert seqdomains("genomics", "predict", run).code == 2
+    assert seqdomains("genomics", "stream", run).code == 2
     (tmp_path / "empty").mkdir()
     outcome = seqdomains("genomics", "predict", run, tmp_path / "empty")
     assert (outcome.code, "holds no FASTA or GenBank file" in outcome.error) == (1, True)
