@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,11 +91,11 @@ class RunningClassifier:
             batch = torch.from_numpy(np.ascontiguousarray(tokens))[None].to(self._device)
             hidden, self._state = self._model.backbone(batch, state=self._state, return_state=True)
             # A sum of a hundred million terms needs more than fp32 has.
-            sums = hidden[0].double().cumsum(0)
-            sums = sums if self._sum is None else sums + self._sum
+            before = hidden.new_zeros(hidden.shape[-1], dtype=torch.float64) if self._sum is None else self._sum
+            sums = before + _sums_up_to(hidden[0], [*(ends - first).tolist(), len(tokens)])
             self._sum, self._last = sums[-1].clone(), hidden[0, -1].clone()
             places = torch.from_numpy(ends - first - 1).to(self._device)
-            return ends, self._answers(hidden[0, places], sums[places], torch.from_numpy(ends).to(self._device))
+            return ends, self._answers(hidden[0, places], sums[:-1], torch.from_numpy(ends).to(self._device))
 
     def now(self) -> NDArray[np.float64]:
         """Return the probabilities after all that was read, shape (n_classes,).
@@ -119,6 +120,14 @@ class RunningClassifier:
             raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
         answers: NDArray[np.float64] = logits.softmax(dim=1).numpy()
         return answers
+
+
+def _sums_up_to(hidden: Tensor, ends: list[int]) -> Tensor:
+    """Add the first rows of a matrix up to each of the rising `ends`, in float64."""
+    if len(ends) > len(hidden) // 16:
+        return hidden.cumsum(0, dtype=torch.float64)[torch.tensor(ends, device=hidden.device) - 1]
+    parts = [hidden[start:end].sum(0, dtype=torch.float64) for start, end in pairwise([0, *ends])]
+    return torch.stack(parts).cumsum(0)
 
 
 def stream(
