@@ -30,7 +30,6 @@ FAMILIES: Final = (
     ("mamba", "MambaMixer", "MambaConfig"),
     ("falcon_mamba", "FalconMambaMixer", "FalconMambaConfig"),
 )
-CONVOLUTIONS: Final = ("causal_conv1d_fn", "causal_conv1d_update")
 
 _ABSENT: Final = object()
 _active: list[TransformersPatch] = []

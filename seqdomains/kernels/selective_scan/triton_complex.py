@@ -59,6 +59,12 @@ def packed_view(tensor: Tensor) -> Tensor:
 
 
 @triton.jit
+def state_offsets(channel, n, N: tl.constexpr):
+    """Return the offsets of a [N, BD] tile in a (D, N) array."""
+    return channel[None, :] * N + n[:, None]
+
+
+@triton.jit
 def step_rows(pointer, offsets, mask):
     """Do `four_rows`; from 16 bits through a sum of one number.
 

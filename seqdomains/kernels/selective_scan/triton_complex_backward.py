@@ -37,11 +37,6 @@ def blocks_of(tile: TileShape, channels: int, groups: int) -> int:
     return groups * -(-(channels // groups) // tile.channels)
 
 
-def constants_of(tile: TileShape) -> dict[str, int]:
-    """Return what a sweep is told of its tile."""
-    return {"BN": tile.states, "BD": tile.channels, "WARPS": tile.options["num_warps"]}
-
-
 def real_view(tensor: Tensor) -> Tensor:
     """View a complex tensor as pairs of float32; leave a real one."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
@@ -149,7 +144,7 @@ def backward(
                 (*inputs, own(given(dz, u)), *ea, kept, part, q, reached, added, decays,
                  rates if dD is None else spread(dD), *sizes, there_blocks, first, segment,
                  groups),
-                shape | constants_of(there), key, **there.options,
+                shape | there.constants, key, **there.options,
             )  # fmt: skip
             add(dC, widths[1], there_blocks)
             owners = (carry, dA) if packed else (own(carry), own(dA))
@@ -163,7 +158,7 @@ def backward(
                 complex_sweep_backward, flat * back_blocks,
                 (*inputs, *ea, kept, q, own(du), own(ddt), part, rates if dbias is None else spread(dbias), *sizes,
                  back_blocks, first, segment, groups),
-                shape | constants_of(back), key, **back.options,
+                shape | back.constants, key, **back.options,
             )  # fmt: skip
             add(dB, widths[0], back_blocks)
     sum_D, sum_bias = (None if x is None else torch.empty_like(x) for x in (D, bias))

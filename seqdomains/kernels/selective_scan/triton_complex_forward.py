@@ -27,6 +27,7 @@ from seqdomains.kernels.selective_scan.triton_complex import (
     packed_view,
     planes_of,
     row_pair,
+    state_offsets,
     state_part,
     step_rows,
     store_planes,
@@ -40,7 +41,6 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     program_place,
     rows_of,
     sigmoid,
-    state_offsets,
     step_size,
 )
 from seqdomains.kernels.triton_launch import launch, launch_key

@@ -25,13 +25,14 @@ from seqdomains.kernels.selective_scan.triton_complex import (
     load_planes,
     most_turn,
     row_pair,
+    state_offsets,
     state_part,
     step_rows,
     store_planes,
     times,
     turns_of,
 )
-from seqdomains.kernels.selective_scan.triton_sweeps import channel_part, finish_sums
+from seqdomains.kernels.selective_scan.triton_complex_sums import finish_pairs, pair_part, store_constant, sum_states
 from seqdomains.kernels.selective_scan.triton_tile import (
     SIZES,
     correction,
@@ -39,10 +40,8 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     program_place,
     rows_of,
     sigmoid,
-    state_offsets,
     step_size,
     store_halves,
-    sum_states,
 )
 from seqdomains.kernels.triton_parts import channel_values, columns, from_columns
 
@@ -67,41 +66,6 @@ def step_pair_forward(
     ea = state_part(xr, xi, cr, ci, BN, BD, C_COMPLEX)
     y = state_part(hr, hi, cr, ci, BN, BD, C_COMPLEX)
     return hr, hi, Er, Ei, Jr, Ji, added_r, added_i, dAr, dAi, ea, y
-
-
-@triton.jit
-def pair_part(xr, xi, factor, BN: tl.constexpr, BD: tl.constexpr, FORM: tl.constexpr, COMPLEX: tl.constexpr):
-    """Do `channel_part` for a pair; the second part counts only if B or C is complex."""
-    real = channel_part(xr, factor, BN, BD, FORM)
-    if COMPLEX:
-        return real, channel_part(xi, factor, BN, BD, FORM)
-    else:
-        return real, real
-
-
-@triton.jit
-def finish_pairs(
-    pointer, total_r, total_i, p0, i0, p1, i1, p2, i2, p3, i3,
-    BN: tl.constexpr, N: tl.constexpr, FORM: tl.constexpr, COMPLEX: tl.constexpr,
-):  # fmt: skip
-    """Do `finish_sums` for four steps' `pair_part`, whose rows have real and imaginary parts in turn."""
-    if COMPLEX:
-        total_r = finish_sums(pointer, total_r, p0, p1, p2, p3, BN, N, FORM, 2)
-        total_i = finish_sums(pointer + 1, total_i, i0, i1, i2, i3, BN, N, FORM, 2)
-    else:
-        total_r = finish_sums(pointer, total_r, p0, p1, p2, p3, BN, N, FORM)
-    return total_r, total_i
-
-
-@triton.jit
-def store_constant(pointer, flat, size, state, mask, xr, xi, COMPLEX: tl.constexpr):
-    """Write a chunk's gradient of a constant B or C."""
-    if COMPLEX:
-        pointer += flat * (2 * size)
-        tl.store(pointer + 2 * state, xr, mask=mask)
-        tl.store(pointer + (2 * state + 1), xi, mask=mask)
-    else:
-        tl.store(pointer + (flat * size + state), xr, mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -47,51 +47,6 @@ def step_forward(h, E, J, added, dA, d, du, gated, A2, B_t, C_t):
     return h, E, J, added, dA, ea, tl.sum(C_t * h, 1)
 
 
-@triton.jit
-def channel_part(tile, factor, BN: tl.constexpr, BD: tl.constexpr, FORM: tl.constexpr):
-    """Multiply a [N, BD] tile by a factor per channel and add over channels as far as a lane has several."""
-    tile = tile * factor[None, :]
-    if FORM == 2:
-        return tile
-    elif BN == 16:
-        return tl.sum(tl.reshape(tile, [BN, BD // 8, 8]), 1)
-    else:
-        return tl.sum(tile, 1)
-
-
-@triton.jit
-def finish_sums(
-    pointer, total, p0, p1, p2, p3, BN: tl.constexpr, N: tl.constexpr, FORM: tl.constexpr, PARTS: tl.constexpr = 1
-):
-    """Add four steps' `channel_part` over channels and store four rows of dB or dC, or if it is constant add to it.
-
-    Numbers of a row lie `PARTS` apart.
-    """
-    # The buffer holds whole chunks, so rows past the end may be written: nothing reads them.
-    if FORM == 2:
-        total += (p0 + p1) + (p2 + p3)
-    elif BN == 16:
-        # Eight lanes hold a part of each sum. Taken apart they lie in one, which is a third of the work of a butterfly.
-        parts = tl.reshape(tl.join(tl.join(p0, p2), tl.join(p1, p3)), [BN, 8, 4])
-        low, high = tl.split(tl.reshape(tl.permute(parts, (2, 0, 1)), [4 * BN, 2, 2, 2]))
-        a, b = tl.split(low)
-        c, d = tl.split(high)
-        a0, a1 = tl.split(a)
-        b0, b1 = tl.split(b)
-        c0, c1 = tl.split(c)
-        d0, d1 = tl.split(d)
-        i = tl.arange(0, 4 * BN)
-        place = PARTS * (i // BN * N + i % BN)
-        tl.store(pointer + place, ((a0 + a1) + (b0 + b1)) + ((c0 + c1) + (d0 + d1)), mask=i % BN < N)
-    else:
-        n = tl.arange(0, BN)
-        tl.store(pointer + PARTS * n, p0, mask=n < N)
-        tl.store(pointer + PARTS * (N + n), p1, mask=n < N)
-        tl.store(pointer + PARTS * (2 * N + n), p2, mask=n < N)
-        tl.store(pointer + PARTS * (3 * N + n), p3, mask=n < N)
-    return total
-
-
 @triton.jit(do_not_specialize=SIZES)
 def sweep_forward(
     u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, table_ptr, dy_ptr, states_ptr,

@@ -19,8 +19,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.kernels.triton_parts import columns
-
 # Integer arguments that change from call to call. Triton would compile again for 1 and for multiples of 16, and would
 # let the alignment of a row decide how channels are spread over the lanes.
 SIZES: Final = [
@@ -199,12 +197,6 @@ def projection(pointer, tile, n, present, N: tl.constexpr, FORM: tl.constexpr):
 
 
 @triton.jit
-def state_offsets(channel, n, N: tl.constexpr):
-    """Return the offsets of a [N, BD] tile in a (D, N) array."""
-    return channel[None, :] * N + n[:, None]
-
-
-@triton.jit
 def row_offsets(channel, CHANNELS: tl.constexpr, STEP: tl.constexpr):
     """Return the offsets of a [BD, 4] tile, four steps of a block of channels.
 
@@ -275,18 +267,6 @@ def decay_rates(A_ptr, channel, n, exists, N: tl.constexpr, WARPS: tl.constexpr)
     """Read A as a [BD, N] tile times log2(e), so that a decay is one exp2."""
     mask = exists[:, None] & (n[None, :] < N)
     return load_tile(A_ptr, tile_offsets(channel, n, N), mask, WARPS) * 1.4426950408889634
-
-
-@triton.jit
-def sum_states(tile, BN: tl.constexpr, BD: tl.constexpr):
-    """Add a [N, BD] tile over its states."""
-    if BN == 16:
-        # Lanes hold four states of a channel each. A butterfly over them would leave each sum in all of four lanes;
-        # taking the four parts apart brings them to one.
-        c0, c1, c2, c3 = columns(tl.trans(tl.sum(tl.reshape(tile, [4, 4, BD]), 1)), BD)
-        return (c0 + c1) + (c2 + c3)
-    else:
-        return tl.sum(tile, 0)
 
 
 @triton.jit
