@@ -1,5 +1,7 @@
 """The functions of `mamba_ssm` and `causal_conv1d` in their own signatures and layouts, run by our kernels.
 
+Of the two single steps only `cache_seqlens`, `conv_state_indices` and `state_batch_indices` are missing.
+
 Tensors are (batch, dim, L) here, time last. The kernels read them channels last: a transposed view of a channels-last
 tensor, which is what a linear layer leaves, passes without a copy, and so does what the functions return.
 `patch_transformers` gives them to the Mamba models of transformers.

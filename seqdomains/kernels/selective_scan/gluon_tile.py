@@ -1,8 +1,9 @@
-"""What the scan's Gluon kernels share: layouts, copies into shared memory, step size, gate, and sums over channels.
+"""What the scan's Gluon kernels share: layouts, copies into shared memory, step size, gate, rows of states.
 
-One lane holds one channel and all of its states, so neither the recurrences nor the sums over states cross lanes. A
-tile of `T` steps of u, dt, z and dy reaches shared memory by asynchronous copies while the tile before it is computed;
-B and C pass through registers, where they become float32.
+With N = 16 one lane holds all states of a channel or two, so neither the recurrences nor the sums over states cross
+lanes; with N = 64, and in `gluon_spread`, four lanes share a channel's states. A tile of `T` steps of u, dt, z and dy
+reaches shared memory by asynchronous copies while the tile before it is computed; B and C pass through registers, where
+they become float32.
 """
 
 # Kernel arguments are pointers, tiles and integers of Triton's own typing.
