@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS :=
 PYTHON :=
+SECONDS := 60
 
-.PHONY: train test lint types check bench
+.PHONY: train test lint types check bench fuzz
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.installed
@@ -26,6 +27,10 @@ check: lint types test
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.block_cpu $(ARGS)
+
+# SECONDS for each reader; ARGS names readers: make fuzz SECONDS=600 ARGS='fasta checkpoint'
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 $(BIN)/python:
 	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \

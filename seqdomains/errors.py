@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Final
+
+LONGEST_MESSAGE: Final = 1600  # characters; a message quotes what it found, which may be a line of megabytes
+MOST_PROBLEMS: Final = 20
+# Terminals obey control characters, and UTF-8 has no lone surrogates; line ends stay.
+_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Return a message that is safe to print: control characters escaped, its middle left out where it is long.
+
+    Examples
+    --------
+    >>> printable("tensor \x1b[31m"), len(printable("a" * 1_000_000))
+    ('tensor \\x1b[31m', 1600)
+    """
+    if len(text) > LONGEST_MESSAGE:
+        text = text[: LONGEST_MESSAGE // 4 * 3 - 5] + " ... " + text[-LONGEST_MESSAGE // 4 :]
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class SeqdomainsError(Exception):
     """Base of the errors that end without a traceback. The message says what was found, expected and what to do."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class InputError(SeqdomainsError):
@@ -32,5 +55,7 @@ class ConfigError(SeqdomainsError):
     exit_code = 2
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        found = (problems,) if isinstance(problems, str) else tuple(problems)
+        more = (f"and {len(found) - MOST_PROBLEMS} more",) if len(found) > MOST_PROBLEMS else ()
+        self.problems = tuple(printable(problem) for problem in found[:MOST_PROBLEMS]) + more
         super().__init__("\n".join(self.problems))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder() -> Path:
@@ -25,6 +27,42 @@ def cache_folder() -> Path:
     if own:
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdomains"
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return a file's bytes, or refuse one that is larger than a file of its kind has reason to be.
+
+    Raises
+    ------
+    ValueError
+        It has more than `most` bytes.
+    OSError
+        It cannot be read.
+    """
+    with path.open("rb") as handle:
+        data = handle.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"over {most} bytes; expected less")
+    return data
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Read JSON that anybody may have written.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, is nested too deep, or has a number of over 4300 digits.
+
+    Examples
+    --------
+    >>> parse_json(b'{"a": 1}')
+    {'a': 1}
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def sync(path: Path) -> None:

@@ -16,14 +16,16 @@ from torch import Tensor
 
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.heads import Artefact, MambaLM, Pooling, SequenceClassifier, check_classes
-from seqdomains.backbone.parameters import adopt, check_finite, check_shapes, expected_shapes
+from seqdomains.backbone.parameters import adopt, block_shapes, check_finite, check_shapes
 from seqdomains.errors import InputError
-from seqdomains.files import atomic_folder
+from seqdomains.files import atomic_folder, parse_json, read_bounded
 
 FORMAT_VERSION: Final = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-MOST_BLOCKS_UNSEEN: Final = 1000  # built without a look at the weights: a second or two
+MOST_BLOCKS_UNSEEN: Final = 1000
+LARGEST_CONFIG: Final = 4 << 20  # bytes
+LARGEST_HEADER: Final = 2 << 20  # bytes; 1,400 blocks
 ADVICE = "The file is damaged or was edited: copy or export the artefact again."
 
 
@@ -43,9 +45,9 @@ class LanguageModelConfig(ArtefactConfig):
 
     architecture: Literal["MambaLM"] = "MambaLM"
 
-    def build(self) -> MambaLM:
-        """Return the model, its weights not yet those of the artefact."""
-        return MambaLM(self.model)
+    def build(self, config: MambaConfig) -> MambaLM:
+        """Return a model of these sizes, its weights not yet those of the artefact."""
+        return MambaLM(config)
 
 
 class ClassifierConfig(ArtefactConfig):
@@ -61,9 +63,9 @@ class ClassifierConfig(ArtefactConfig):
         check_classes(classes)
         return classes
 
-    def build(self) -> SequenceClassifier:
-        """Return the model, its weights not yet those of the artefact."""
-        return SequenceClassifier(self.model, classes=self.classes, pooling=self.pooling)
+    def build(self, config: MambaConfig) -> SequenceClassifier:
+        """Return a model of these sizes, its weights not yet those of the artefact."""
+        return SequenceClassifier(config, classes=self.classes, pooling=self.pooling)
 
 
 READER: TypeAdapter[LanguageModelConfig | ClassifierConfig] = TypeAdapter(
@@ -163,19 +165,21 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
     folder = Path(folder)
     content = _read_config(folder)
     with open_weights(folder / WEIGHTS) as handle:
-        tensors = len(handle.keys())
-    # Building 10^8 blocks would take all memory before their absence is noticed.
-    if content.model.n_layer > max(tensors, MOST_BLOCKS_UNSEEN):
+        count = len(handle.keys())
+    # Naming 10^9 blocks would take all memory before their absence is noticed.
+    if content.model.n_layer > max(count, MOST_BLOCKS_UNSEEN):
         raise InputError(
-            f"{folder / CONFIG}: model.n_layer is {content.model.n_layer}, {WEIGHTS} has {tensors} tensors. {ADVICE}"
+            f"{folder / CONFIG}: model.n_layer is {content.model.n_layer}, {WEIGHTS} has {count} tensors. {ADVICE}"
         )
     try:
-        with torch.device("meta"):
-            model = content.build()
-    except RuntimeError as error:
+        expected = block_shapes(content.build, content.model)
+    except (RuntimeError, TypeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder / CONFIG}: no model of these sizes can be built ({reason}). {ADVICE}") from error
-    adopt(model, read_weights(folder / WEIGHTS, expected_shapes(model)))
+    tensors = read_weights(folder / WEIGHTS, expected)
+    with torch.device("meta"):
+        model = content.build(content.model)
+    adopt(model, tensors)
     return LoadedModel(model.to(device).eval(), dict(content.signature), content.model_dump(mode="json"))
 
 
@@ -224,9 +228,15 @@ def open_weights(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the weights of an artefact. Export or copy the folder again.")
     try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
         size = path.stat().st_size
+        if LARGEST_HEADER < length < size:
+            raise InputError(f"{path}: a header of {length} bytes, expected at most {LARGEST_HEADER}. {ADVICE}")
+        return safe_open(path, framework="pt")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
         raise InputError(f"{path}: {size} bytes that are no whole safetensors file ({error}). {ADVICE}") from error
 
 
@@ -263,8 +273,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the configuration of an artefact. Export or copy it again.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = parse_json(read_bounded(path, LARGEST_CONFIG))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}). {ADVICE}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a JSON {type(content).__name__}, expected an object. {ADVICE}")

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from torch import Tensor
 
 from seqdomains.backbone.artefact import CONFIG, WEIGHTS, open_weights, read_json
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.heads import MambaLM
-from seqdomains.backbone.parameters import adopt, check_finite, check_shapes, expected_shapes
+from seqdomains.backbone.parameters import adopt, block_shapes, check_finite, check_shapes
 from seqdomains.errors import InputError
 
 Layout = Literal["mamba_ssm", "transformers", "mambapy"]
@@ -95,7 +96,10 @@ def load_official(source: Mapping[str, Tensor] | str | Path, *, norm_eps: float 
             f"{content.get('hidden_act')!r}, expected 'mamba' with 'silu'. {ADVICE}"
         )
     with open_weights(folder / WEIGHTS) as handle:
-        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+        try:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, RuntimeError) as error:
+            raise InputError(f"{folder / WEIGHTS}: a tensor that torch cannot hold ({error}). {ADVICE}") from error
     return _build(tensors, content.get("layer_norm_epsilon", norm_eps), name=str(folder / WEIGHTS))
 
 
@@ -106,10 +110,10 @@ def _build(source: Mapping[str, Tensor], norm_eps: float, *, name: str) -> Mamba
     if tied:
         tensors.pop(HEAD, None)
     config = _infer_config(tensors, norm_eps, tied=tied, name=name)
+    expected = block_shapes(MambaLM, config)
+    check_shapes(expected, {key: tuple(values.shape) for key, values in tensors.items()}, source=name, advice=ADVICE)
     with torch.device("meta"):
         model = MambaLM(config)
-    expected = expected_shapes(model)
-    check_shapes(expected, {key: tuple(values.shape) for key, values in tensors.items()}, source=name, advice=ADVICE)
     owned = {}
     for key in expected:
         owned[key] = tensors[key].detach().to("cpu", torch.float32, copy=True)

@@ -13,8 +13,11 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from seqdomains.cli.strict_yaml import dump_yaml, load_yaml
 from seqdomains.errors import ConfigError
+from seqdomains.files import read_bounded
+from seqdomains.strict_yaml import LARGEST, dump_yaml, load_yaml
+
+MOST_ERRORS = 200  # of which the message shows the first
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -80,8 +83,8 @@ def read_preset(preset: str) -> dict[str, Any]:
     """
     if preset.endswith((".yaml", ".yml")) or "/" in preset:
         try:
-            text = Path(preset).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_bounded(Path(preset), LARGEST).decode("utf-8")
+        except (OSError, ValueError) as error:
             raise ConfigError(f"--preset {preset}: cannot be read ({error})") from None
     elif preset in preset_names():
         text = resources.files("seqdomains.configs").joinpath(f"{preset}.yaml").read_text(encoding="utf-8")
@@ -204,7 +207,8 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> list[str]:
 def _problems(error: ValidationError, known: Mapping[str, bool]) -> list[str]:
     """One line per key, in the order of the schema's errors; the alternatives of a union share a line."""
     found: dict[str, list[str]] = {}
-    for detail in error.errors(include_url=False):
+    # A did-you-mean takes a millisecond.
+    for detail in error.errors(include_url=False)[:MOST_ERRORS]:
         key = _key_of(detail["loc"], known, unknown_key=detail["type"] == "extra_forbidden")
         found.setdefault(key, []).append(_explain(key, detail, known))
     lines = []

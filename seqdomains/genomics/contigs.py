@@ -29,6 +29,9 @@ _CHROMOSOME = re.compile(r"^(?:chr(?:omosome)?_?)?0*(\d{1,2}[AB]?|[XY])$", re.IG
 _CHROMOSOMES = frozenset({*_HUMAN_NAMES, "2A", "2B"})
 
 
+_MOST_ALIASES = 100  # UCSC has 5 or 6; every name keeps all others
+
+
 def unknown_contig(name: str, available: Sequence[str], *, where: str | None) -> InputError:
     """Build the error for a contig that is not there, in one file or (None) in any; it lists the 3 nearest names.
 
@@ -125,7 +128,7 @@ def read_aliases(path: Path) -> dict[str, frozenset[str]]:
     >>> sorted(read_aliases(path)["NC_072401.2"])
     ['NC_072401.2', 'chr4_hap1_hsa5']
     """
-    aliases: dict[str, frozenset[str]] = {}
+    aliases: dict[str, set[str]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -136,9 +139,13 @@ def read_aliases(path: Path) -> dict[str, frozenset[str]]:
         names = frozenset(word.strip() for word in line.split("\t") if word.strip())
         if len(names) < 2 and "\t" not in line:
             raise InputError(f"{path}, line {number}: expected tab-separated names of one contig, found {line!r}")
+        if len(names) > _MOST_ALIASES:
+            raise InputError(
+                f"{path}, line {number}: {len(names)} names of one contig, expected at most {_MOST_ALIASES}"
+            )
         for name in names:
-            aliases[name] = aliases.get(name, frozenset()) | names
-    return aliases
+            aliases.setdefault(name, set()).update(names)
+    return {name: frozenset(others) for name, others in aliases.items()}
 
 
 def aliases_beside(path: Path) -> Path | None:

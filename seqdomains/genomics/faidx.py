@@ -195,7 +195,7 @@ def _row_fits(row: str, letters: BinaryIO) -> bool:
         before = letters.read(1)
         letters.seek(last)
         base, after = letters.read(1), letters.read(1)
-    except (ValueError, ZeroDivisionError, OSError):
+    except (ValueError, ZeroDivisionError, OverflowError, OSError):
         return False
     return before == b"\n" and bool(base.strip()) and after in (b"", b"\n", b"\r")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from seqdomains.errors import InputError
 from seqdomains.genomics.alphabet import GapPolicy, first_illegal, illegal_character
 from seqdomains.genomics.fasta import Record, open_text, source_name
+
+# What Biopython's parser raises on lines that it did not expect, and gzip on damage.
+_DAMAGE = (ValueError, AssertionError, LookupError, TypeError, AttributeError, EOFError, OSError, zlib.error)
 
 
 def stream_genbank(source: Path | str, *, policy: GapPolicy = "reject") -> Iterator[Record]:
@@ -65,7 +69,7 @@ def _entries(handle: TextIOWrapper, source: str) -> Iterator[Any]:
             try:
                 if (entry := next(entries, None)) is None:
                     return
-            except (ValueError, AssertionError, EOFError, OSError, BiopythonParserWarning) as error:
+            except (*_DAMAGE, BiopythonParserWarning) as error:
                 raise InputError(f"{source} is not a whole GenBank file: {error}") from error
         yield entry
 

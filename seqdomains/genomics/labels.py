@@ -23,8 +23,14 @@ def header_value(description: str, key: str) -> str | None:
     True
     """
     escaped = re.escape(key)
-    for pattern in (rf"\[{escaped}=([^\]]+)\]", rf'(?:^|\s){escaped}="([^"]*)"', rf"(?:^|\s){escaped}=(\S+)"):
-        if match := re.search(pattern, description):
+    # Up to the last bracket: without one behind them, each of many `[key=` would be followed to the end.
+    bracketed = description[: description.rfind("]") + 1]
+    for pattern, text in (
+        (rf"\[{escaped}=([^\]]+)\]", bracketed),
+        (rf'(?:^|\s){escaped}="([^"]*)"', description),
+        (rf"(?:^|\s){escaped}=(\S+)", description),
+    ):
+        if match := re.search(pattern, text):
             return match.group(1).strip() or None
     return None
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from seqdomains.errors import InputError
 from seqdomains.files import atomic_file
 
-_HEADER_WORDS = ("track", "browser")
+_HEADER_WORDS = (["track"], ["browser"])
+_MOST_DIGITS = 18  # a coordinate fits 64 bits
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def read_bed(path: Path) -> tuple[Region, ...]:
     regions = []
     for number, line in enumerate(lines, start=1):
         words = line.split("\t") if "\t" in line else line.split()
-        if not line.strip() or line.startswith("#") or words[0].split(maxsplit=1)[0] in _HEADER_WORDS:
+        if not line.strip() or line.startswith("#") or words[0].split(maxsplit=1)[:1] in _HEADER_WORDS:
             continue
         regions.append(_region(path, number, line, [word.strip() for word in words]))
     if not regions:
@@ -126,9 +127,9 @@ def read_bed(path: Path) -> tuple[Region, ...]:
 
 
 def _region(path: Path, number: int, line: str, words: list[str]) -> Region:
-    if len(words) < 3:
+    if len(words) < 3 or not words[0]:
         raise InputError(f"{path}, line {number}: expected contig, start and end separated by tabs, found {line!r}")
-    if not (words[1].isdecimal() and words[2].isdecimal()):
+    if not all(word.isascii() and word.isdecimal() and len(word) <= _MOST_DIGITS for word in words[1:3]):
         raise InputError(f"{path}, line {number}: start {words[1]!r} and end {words[2]!r} must be whole numbers from 0")
     start, end = int(words[1]), int(words[2])
     if start >= end:

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from seqdomains.errors import InputError
-from seqdomains.files import atomic_folder
+from seqdomains.files import atomic_folder, parse_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 
+_FILE = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 _NAME = re.compile(r"step-(\d{8,})")
 _log = logging.getLogger(__name__)
 
@@ -159,15 +160,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"checkpoint {path}: {MANIFEST} does not list {STATE}")
     contents = {name: _verified(path, name, expected) for name, expected in files.items()}
     facts = _read_json(path, contents.pop(STATE), STATE)
+    step, state = facts.get("step"), facts.get("state")
+    if type(step) is not int or step < 0 or not isinstance(state, dict):
+        raise InputError(f"checkpoint {path}: {STATE} has no step and state")
     tensors = {}
     for name, data in contents.items():
         try:
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load(data)
-        except safetensors.SafetensorError as error:
+        # The last two: types that safetensors has and torch has not.
+        except (safetensors.SafetensorError, KeyError, RuntimeError) as error:
             raise InputError(f"checkpoint {path}: {name} is not a safetensors file: {error}") from error
     for group, named in tensors.items():
         _refuse_non_finite(named, f"checkpoint {path}: {group}")
-    return Checkpoint(step=int(facts["step"]), tensors=tensors, state=facts["state"])
+    return Checkpoint(step=step, tensors=tensors, state=state)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
@@ -230,8 +235,14 @@ def _prune(folder: Path, keep: int) -> None:
 
 def _verified(path: Path, name: str, expected: Any) -> bytes:
     """Return a file's bytes if they are those that the manifest describes."""
-    if Path(name).name != name or not isinstance(expected, dict):
+    if not _FILE.fullmatch(name) or not isinstance(expected, dict):
         raise InputError(f"checkpoint {path}: {MANIFEST} has an illegal entry {name!r}")
+    try:
+        size = (path / name).stat().st_size
+    except OSError as error:
+        raise InputError(f"checkpoint {path}: cannot read {name}: {error.strerror or error}") from error
+    if size != expected.get("size"):  # before it is read, for it may be anything
+        raise InputError(f"checkpoint {path}: {name} has {size} bytes, expected {expected.get('size')}")
     data = _read_bytes(path, name)
     if len(data) != expected.get("size"):
         raise InputError(f"checkpoint {path}: {name} has {len(data)} bytes, expected {expected.get('size')}")
@@ -242,7 +253,9 @@ def _verified(path: Path, name: str, expected: Any) -> bytes:
 
 def _refuse_non_finite(named: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in named.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # isfinite knows no floats of 8 bits
+        values = tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise InputError(f"{where}: tensor {name} holds non-finite values; it cannot be trained on")
 
 
@@ -255,7 +268,7 @@ def _read_bytes(path: Path, name: str) -> bytes:
 
 def _read_json(path: Path, data: bytes, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(data)
+        value = parse_json(data)
     except ValueError as error:
         raise InputError(f"checkpoint {path}: {name} is not JSON: {error}") from error
     if not isinstance(value, dict):

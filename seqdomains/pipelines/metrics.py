@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from seqdomains.errors import InputError
-from seqdomains.files import atomic_file
+from seqdomains.files import atomic_file, parse_json
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -30,13 +30,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             row["step"] = int(row["step"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, OverflowError, TypeError, KeyError) as error:
             if number == len(lines):
                 break
             raise InputError(f"{path}, line {number}: no JSON object with a step: {line[:80]!r}") from error

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.files import atomic_file
+from seqdomains.files import atomic_file, parse_json, read_bounded
+from seqdomains.strict_yaml import LARGEST, dump_yaml, load_yaml
 
 # Keys (or whole sections) that leave the trained weights as they are, so a resumed run may change them.
+_LARGEST_JSON = 4 << 20  # bytes
 MAY_CHANGE = ("train.checkpoint_every", "train.keep", "train.log_every", "evaluate")
 
 
@@ -127,7 +127,7 @@ class RunFolder:
                 if run.config.exists():
                     run._refuse_changes(config, tuple(may_change))
                 with atomic_file(run.config) as partial:
-                    partial.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+                    partial.write_text(dump_yaml(dict(config)), encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write the run folder {path}: {error.strerror or error}") from error
         return run
@@ -189,10 +189,10 @@ class RunFolder:
             There is none, or it is not YAML.
         """
         try:
-            value = yaml.safe_load(self.config.read_text())
+            value = load_yaml(read_bounded(self.config, LARGEST).decode("utf-8"), origin=str(self.config))
         except OSError as error:
             raise InputError(f"{self.path} is no run folder: cannot read config.yaml: {error.strerror}") from error
-        except yaml.YAMLError as error:
+        except (ValueError, ConfigError) as error:
             raise InputError(f"{self.config} is not YAML: {error}") from error
         if not isinstance(value, dict):
             raise InputError(f"{self.config} holds {type(value).__name__}, expected a mapping")
@@ -202,7 +202,10 @@ class RunFolder:
         """Return what `record_session` wrote, oldest first; empty where nothing was written."""
         if not self.environment.exists():
             return []
-        return list(_read_json(self.environment)["sessions"])
+        sessions = _read_json(self.environment).get("sessions")
+        if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
+            raise InputError(f"{self.environment} lists no sessions; remove it, the next session writes it again")
+        return sessions
 
     def record_session(self, facts: Mapping[str, Any]) -> None:
         """Append the facts of one session (versions, device, command line) to environment.json."""
@@ -273,7 +276,7 @@ def _shown(leaves: Mapping[str, Any], key: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(read_bounded(path, _LARGEST_JSON))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     if not isinstance(value, dict):

@@ -269,3 +269,43 @@ def test_an_artefact_of_defaults_left_out_still_reads(folder):
     # A later version may add a key with a default; what was written before must stay readable.
     edit(folder, lambda c: c["model"].pop("conv_bias"))
     assert from_pretrained(folder).model.config == MambaConfig(d_model=24, n_layer=3, vocab_size=11, d_state=5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "not JSON .nested too deep"),
+        (b'{"format_version": ' + b"9" * 5000 + b"}", "not JSON .Exceeds the limit"),
+        (b" " * (5 << 20), "not JSON .over 4194304 bytes"),
+    ],
+)
+def test_a_hostile_configuration_is_refused(folder, content, message):
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=f"config.json: {message}"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", ["d_model", "d_state", "vocab_size", "dt_rank"])
+def test_sizes_beyond_64_bits_are_refused(folder, key):
+    edit(folder, lambda c: c["model"].update({key: 10**30}))
+    with pytest.raises(InputError, match="no model of these sizes"):
+        from_pretrained(folder)
+
+
+def test_blocks_are_not_built_before_their_weights_are_seen(folder):
+    # 20,000 empty tensors once meant 20,000 blocks, which took half a minute.
+    count = 20_000
+    edit(folder, lambda c: c["model"].update(n_layer=count))
+    header = json.dumps(
+        {f"a{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(count)}
+    ).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(InputError, match=r"tensor backbone.embedding.weight is missing.* more"):
+        from_pretrained(folder)
+
+
+def test_a_header_of_megabytes_is_refused(folder):
+    header = b"{}".ljust(3 << 20)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(InputError, match="a header of 3145728 bytes, expected at most 2097152"):
+        from_pretrained(folder)

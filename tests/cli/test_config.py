@@ -6,8 +6,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from seqdomains.cli.config import preset_names, read_preset, resolve
-from seqdomains.cli.strict_yaml import load_yaml
 from seqdomains.errors import ConfigError
+from seqdomains.strict_yaml import load_yaml
 
 
 class Section(BaseModel):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from seqdomains.cli.strict_yaml import load_yaml
+from seqdomains.strict_yaml import load_yaml
 
 APES = ["human", "chimpanzee", "bonobo", "gorilla", "orangutan"]
 

@@ -103,3 +103,18 @@ def test_homologues_within_a_species_are_distinct():
         if species.name != "orangutan":  # two assemblies
             found = list(species.homologue_of_length.values())
             assert len(found) == len(set(found))
+
+
+def test_an_alias_table_that_names_one_contig_everywhere_is_read_in_time(tmp_path):
+    path = tmp_path / "x.chromAlias.txt"
+    path.write_text("".join(f"same\t{number}\n" for number in range(20_000)))
+    aliases = read_aliases(path)
+    assert len(aliases["same"]) == 20_001
+    assert aliases["7"] == {"same", "7"}
+
+
+def test_a_line_of_very_many_aliases_is_refused(tmp_path):
+    path = tmp_path / "x.chromAlias.txt"
+    path.write_text("\t".join(map(str, range(101))))
+    with pytest.raises(InputError, match="line 1: 101 names of one contig, expected at most 100"):
+        read_aliases(path)

@@ -95,3 +95,9 @@ def test_every_record_has_a_label_and_every_label_a_record(table):
         labels_from_table({"a": "", "b": "", "c": ""}, path)
     with pytest.raises(InputError, match="labels 1 records that are in no FASTA file, first 'b'"):
         labels_from_table({"a": ""}, path)
+
+
+def test_many_open_brackets_are_passed_over_in_time():
+    # Followed to the end each, they would take hours.
+    assert header_value("x [species=" * 100_000, "species") is None
+    assert header_value("[species=Pan paniscus] " + "x [species=" * 100_000, "species") == "Pan paniscus"

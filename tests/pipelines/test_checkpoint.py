@@ -171,3 +171,46 @@ def test_checkpoint_of_another_model_is_refused_and_changes_nothing(tmp_path):
     checkpoint.tensors["optimizer"]["exp_avg/0.bias"] = torch.zeros(5)
     with pytest.raises(InputError, match=r"optimizer tensor exp_avg/0.bias of shape \(5,\) fits no parameter"):
         restore(checkpoint, model, optimizer, device=cpu)
+
+
+def sealed(path, name, data):
+    """Put other bytes into a checkpoint, with a manifest that fits them."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return manifest
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/etc/passwd", "a\0b", "", ".hidden", "x" * 200])
+def test_a_manifest_names_files_of_the_checkpoint_alone(tmp_path, name):
+    path = save(tmp_path, 1)
+    sealed(path, name, b"")
+    with pytest.raises(InputError, match=r"manifest.json has an illegal entry"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("state", [b"{}", b'{"step": "1", "state": {}}', b'{"step": -1, "state": {}}', b'{"step": 1}'])
+def test_a_state_without_its_facts_is_refused(tmp_path, state):
+    path = save(tmp_path, 1)
+    sealed(path, "state.json", state)
+    (path / "state.json").write_bytes(state)
+    with pytest.raises(InputError, match=r"state.json has no step and state"):
+        load_checkpoint(path)
+
+
+def test_json_that_is_nested_too_deep_is_refused(tmp_path):
+    path = save(tmp_path, 1)
+    (path / "manifest.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(InputError, match=r"manifest.json is not JSON: nested too deep"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(("dtype", "message"), [("F4", "not a safetensors file"), ("F8_E4M3", "non-finite")])
+def test_types_of_less_than_16_bits_are_looked_into(tmp_path, dtype, message):
+    path = save(tmp_path, 1)
+    header = json.dumps({"w": {"dtype": dtype, "shape": [8], "data_offsets": [0, 4 if dtype == "F4" else 8]}}).encode()
+    data = len(header).to_bytes(8, "little") + header + b"\xff" * (4 if dtype == "F4" else 8)
+    sealed(path, "model.safetensors", data)
+    (path / "model.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        load_checkpoint(path)

@@ -160,3 +160,38 @@ def test_environment_names_what_a_result_depends_on():
     assert facts["command"] == "seqdomains 'x y'"
     assert facts["torch"] == torch.__version__.partition("+")[0] or facts["torch"] == torch.__version__
     assert set(facts["kernels"]) == {"selective_scan", "causal_conv1d", "rms_norm"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe", "not YAML: .*decode"),
+        (b"[" * 100_000, "nested over 50 deep"),
+        (b"a: &a [x, x]\nb: [*a, *a]\n", "aliases"),
+        (b"a: " + b"9" * 5000, "4300 digits"),
+        (b"a: 1\n" * 100_000, "over 131072 bytes"),
+    ],
+)
+def test_a_hostile_configuration_is_refused(tmp_path, content, message):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=f"config.yaml.*{message}"):
+        RunFolder(tmp_path).read_config()
+
+
+@pytest.mark.parametrize("content", ["{}", '{"sessions": 1}', '{"sessions": [1]}'])
+def test_an_environment_without_sessions_is_refused(tmp_path, content):
+    (tmp_path / "environment.json").write_text(content)
+    with pytest.raises(InputError, match=r"environment.json lists no sessions"):
+        RunFolder(tmp_path).sessions()
+
+
+@pytest.mark.parametrize("line", [b"\xff", b'{"step": 1e999}', b"[" * 100_000])
+def test_hostile_metrics_are_refused(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(line + b'\n{"step": 2}\n')
+    with pytest.raises(InputError, match="line 1: no JSON object with a step"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_words_that_yaml_reads_otherwise_come_back(tmp_path):
+    config = {"classes": ["1e5", "no", "012", "09"], "rate": 1e-05, "labels": None}
+    assert RunFolder.prepare(tmp_path / "run", config).read_config() == config

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from seqdomains.errors import ConfigError
+
+LARGEST: Final = 128 << 10  # characters; the slowest documents of this size take 3 s, and presets have 1 KB
+DEEPEST: Final = 50
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -18,6 +21,8 @@ class StrictLoader(yaml.SafeLoader):
     words, times and dates stay text, and `1e-4` is a number.
     """
 
+    depth = 0
+
     # Emptied, or SafeLoader's resolvers would be inherited.
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -27,7 +32,11 @@ class StrictLoader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
             problem = "aliases (*name) and tags (!name) are not read; write the value out"
             raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        if self.depth == DEEPEST:
+            raise yaml.composer.ComposerError(None, None, f"nested over {DEEPEST} deep", event.start_mark)
+        self.depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -107,7 +116,8 @@ def load_yaml(text: str, *, origin: str) -> Any:
     Raises
     ------
     ConfigError
-        If the document isn't YAML, holds a tag, an alias, a duplicate key, or a number with a leading zero.
+        If the document isn't YAML, is too large or too deep, holds a tag, an alias, a duplicate key, or a number with a
+        leading zero.
 
     Examples
     --------
@@ -116,6 +126,8 @@ def load_yaml(text: str, *, origin: str) -> Any:
     >>> load_yaml("country: no", origin="example")
     {'country': 'no'}
     """
+    if len(text) > LARGEST:
+        raise ConfigError(f"{origin}: {len(text)} characters; expected less than {LARGEST}")
     try:
         # A subclass of SafeLoader: only plain data can come out.
         return yaml.load(text, Loader=StrictLoader)  # noqa: S506
@@ -124,5 +136,6 @@ def load_yaml(text: str, *, origin: str) -> Any:
         place = f", line {mark.line + 1}" if mark is not None and "\n" in text else ""
         problem = ", ".join(part for part in (error.context, error.problem) if part)
         raise ConfigError(f"{origin}{place}: {problem}") from None
-    except yaml.YAMLError as error:
+    # PyYAML converts numbers and escapes without a look at their size: "\\UFFFFFFFF", or an integer of 5000 digits.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"{origin}: {error}") from None

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from seqdomains.cli.strict_yaml import dump_yaml, load_yaml
 from seqdomains.errors import ConfigError
+from seqdomains.strict_yaml import dump_yaml, load_yaml
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,11 @@ def test_scalars_are_what_they_look_like(text, value):
         ("a: [1, 2", ["expected"]),
         ("a: 1\n---\nb: 2", ["single document"]),
         ("a: \x00", ["not allowed"]),
+        ("[" * 100_000, ["nested over 50 deep"]),
+        ("a: " * 60_000, ["characters; expected less than"]),
+        ("a: " + "9" * 5000, ["4300 digits"]),
+        ('a: "\\UFFFFFFFF"', ["x.yaml"]),
+        ("%YAML " + "9" * 5000 + ".1\n---\na: 1", ["x.yaml"]),
     ],
 )
 def test_refused_documents_name_the_place(text, words):
