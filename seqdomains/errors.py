@@ -20,9 +20,14 @@ def printable(text: str) -> str:
     >>> printable("tensor \x1b[31m"), len(printable("a" * 1_000_000))
     ('tensor \\x1b[31m', 1600)
     """
-    if len(text) > LONGEST_MESSAGE:
-        text = text[: LONGEST_MESSAGE // 4 * 3 - 5] + " ... " + text[-LONGEST_MESSAGE // 4 :]
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    # Once more behind the escapes, which are longer than what they stand for.
+    return _shortened(_UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), _shortened(text)))
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= LONGEST_MESSAGE:
+        return text
+    return text[: LONGEST_MESSAGE // 4 * 3 - 5] + " ... " + text[-LONGEST_MESSAGE // 4 :]
 
 
 class SeqdomainsError(Exception):

@@ -16,6 +16,7 @@ def test_a_long_message_keeps_both_ends():
     assert text.startswith("a.tsv, line 1: found xxx")
     assert text.endswith("xxx; do this")
     assert len(text) == LONGEST_MESSAGE
+    assert len(str(InputError("\x1b" * 1000))) == LONGEST_MESSAGE
 
 
 def test_very_many_problems_are_counted():

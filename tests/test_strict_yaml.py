@@ -52,6 +52,7 @@ def test_scalars_are_what_they_look_like(text, value):
         ("a: " * 60_000, ["characters; expected less than"]),
         ("a: " + "9" * 5000, ["4300 digits"]),
         ('a: "\\UFFFFFFFF"', ["x.yaml"]),
+        ('"\\ud800": 1', ["x.yaml", "surrogate"]),
         ("%YAML " + "9" * 5000 + ".1\n---\na: 1", ["x.yaml"]),
     ],
 )

@@ -225,7 +225,8 @@ def _key_of(place: Sequence[int | str], known: Mapping[str, bool], *, unknown_ke
         if isinstance(part, int):
             key += f"[{part}]"
         elif unknown_key or "[" in key or (f"{key}.{part}" if key else part) in known:
-            key = f"{key}.{part}" if key else part
+            named = part or "''"
+            key = f"{key}.{named}" if key else named
         # What is left names the alternatives of a union: not a key.
     return key
 

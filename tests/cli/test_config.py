@@ -174,3 +174,9 @@ def test_shipped_presets_read_strictly():
     assert set(preset_names()) >= {"laptop", "great-apes-gpu", "barcode", "tiny"}
     for name in preset_names():
         assert isinstance(read_preset(name), dict)
+
+
+def test_an_empty_key_is_named(tmp_path):
+    (tmp_path / "x.yaml").write_text('"": 1\n')
+    with pytest.raises(ConfigError, match="^'': unknown key"):
+        resolve(RunConfig, preset=str(tmp_path / "x.yaml"))

@@ -37,6 +37,13 @@ def write(files: Files, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
 
 
+class Found(dict[str, bytes]):
+    """Files that are shown in brief: they may have megabytes."""
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{name!r}: {len(data)} bytes {data[:200]!r}" for name, data in self.items()) + "}"
+
+
 class Tally:
     """Counts the examples of one reader."""
 
@@ -81,14 +88,15 @@ def fuzz(tally: Tally, *, examples: int | None, seconds: float, first_seed: int 
             derandomize=first_seed is None,
             database=None,
             print_blob=True,
-            phases=[Phase.generate, Phase.shrink],
+            report_multiple_bugs=False,
+            phases=[Phase.generate],  # a slow or large file takes minutes to shrink
             suppress_health_check=list(HealthCheck),
         )
 
         def test(files: Files) -> None:
             tally.try_one(files)
 
-        test = options(given(files=tally.target.files)(test))
+        test = options(given(files=tally.target.files.map(Found))(test))
         (test if first_seed is None else seed(batch)(test))()
         if examples is not None or time.monotonic() - start >= seconds:
             return
@@ -109,6 +117,9 @@ def in_child(target: Target, options: argparse.Namespace) -> bool:
             code = 0
         except BaseException:  # noqa: BLE001
             traceback.print_exc(file=sys.stdout)
+            kept = tempfile.mkdtemp(prefix="seqdomains-fuzz-found-", dir=Path(root).parent)
+            shutil.copytree(tally.watch.folder, kept, dirs_exist_ok=True)
+            sys.stdout.write(f"the files that were read last: {kept}\n")
         sys.stdout.write(f"{target.name}: {tally}{'' if code == 0 else '; FAILED'}\n")
         sys.stdout.flush()
     os._exit(code)

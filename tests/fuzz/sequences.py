@@ -125,6 +125,10 @@ TARGETS = (
         _consume_genbank,
         where=_WHERE,
         valid={"x.gb": GENBANK},
+        worst=(
+            {"x.gb": gzip.compress(GENBANK[:300] + b" " * (300 << 20), 1)},
+            {"x.gb": GENBANK.replace(b"ORIGIN", b"     gene            1..4\n" * 100_000 + b"ORIGIN")},
+        ),
     ),
     Target(
         "bed",

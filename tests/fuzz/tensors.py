@@ -82,9 +82,11 @@ def weights(draw: Draw, data: bytes) -> bytes:
         elif kind == "any" or not isinstance(entry, dict) or "shape" not in entry:
             header[name] = draw(st.sampled_from(([], {}, None, 1, "x", {"dtype": "F32"})))
         elif kind == "offsets":
-            entry["data_offsets"] = draw(st.lists(st.sampled_from((*SIZES, *entry["data_offsets"])), max_size=3))
+            entry["data_offsets"] = draw(
+                st.lists(st.sampled_from((*SIZES, *(entry.get("data_offsets") or ()))), max_size=3)
+            )
         elif kind == "shape":
-            entry["shape"] = draw(st.lists(st.sampled_from((*SIZES, *entry["shape"])), max_size=4))
+            entry["shape"] = draw(st.lists(st.sampled_from((*SIZES, *(entry["shape"] or ()))), max_size=4))
         elif kind == "dtype":
             entry["dtype"] = draw(st.sampled_from(DTYPES))
         else:  # overlapping tensors

@@ -59,3 +59,13 @@ def test_bad_files(tmp_path, content, message):
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         list(stream_records(tmp_path / "none.gb"))
+
+
+def test_an_endless_line_and_damaged_gzip_are_refused(tmp_path):
+    path = tmp_path / "a.gb"
+    path.write_bytes(b"LOCUS       AB000001" + b" " * 100_000)
+    with pytest.raises(InputError, match=r"a\.gb: a line of over 65536 characters"):
+        list(stream_records(path))
+    path.write_bytes(gzip.compress(b"LOCUS       AB000001")[:10] + b"\xff" * 20)
+    with pytest.raises(InputError, match=r"a\.gb is not a whole GenBank file"):
+        list(stream_records(path))
