@@ -130,6 +130,11 @@ _RUN: Final = 4096
 _ABSENT = np.zeros(0, np.float32)
 
 
+def memory(*shape: int) -> Tensor:
+    """Return unwritten float32 numbers on the CPU, whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def flat(tensor: Tensor | None) -> NDArray[np.float32]:
     """Return a tensor's numbers in order as one float32 array, without a copy where they lie so; absent is empty."""
     if tensor is None:
@@ -150,7 +155,7 @@ def _add_rows(first: Any, last: Any, scratch: Any, size: Any, parts: Any, out: A
 
 def sum_rows(parts: Tensor) -> Tensor:
     """Add over the first axis row by row, so that the result does not depend on the number of threads."""
-    out = torch.empty(parts.shape[1:])
+    out = memory(*parts.shape[1:])
     size = out.numel()
     run_tasks(_add_rows, -(-size // _RUN), 0, size, flat(parts), flat(out))
     return out

@@ -24,6 +24,7 @@ VARIABLE: Final = "SEQDOMAINS_KERNELS"
 CHOICES: Final = ("auto", "reference", "cpu", "triton", "gluon")
 
 _DOUBLE: Final = frozenset((torch.float64, torch.complex128))
+_REAL: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COMPLEX: Final = (torch.complex64, torch.complex128)
 _LIBRARY: Final = torch.library.Library("seqdomains", "FRAGMENT")  # type: ignore[no-untyped-call]
 # Backends that Triton's wheel compiles for; AMD cards are "cuda" in torch.
@@ -93,7 +94,9 @@ def _require_possible(choice: str, kind: str, dtype: torch.dtype) -> None:
     elif choice in ("triton", "gluon") and find_spec("triton") is None:
         problem = "the package triton is not installed"
     elif choice in ("triton", "gluon") and kind not in _TRITON_DEVICES and not interpreting():
-        problem = f"the tensors are on {kind!r}, which Triton runs only in its interpreter (TRITON_INTERPRET=1)"
+        problem = f"the tensors are on {kind!r}"
+        if choice == "triton":
+            problem += ", which Triton runs only in its interpreter (TRITON_INTERPRET=1)"
     if problem:
         raise ConfigError(f"{VARIABLE}={choice} cannot run: {problem}. Unset {VARIABLE} or set it to reference.")
 
@@ -151,8 +154,8 @@ def require_shape(
         return
     if tensor.shape != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-    if not (tensor.dtype in _COMPLEX if paired else tensor.is_floating_point()):
-        kind = "complex64 since A is complex" if paired else "a floating one"
+    if tensor.dtype not in (_COMPLEX if paired else _REAL):
+        kind = "complex64 since A is complex" if paired else "float16, bfloat16, float32 or float64"
         raise ValueError(f"{name} has dtype {tensor.dtype}, expected {kind}")
     if tensor.device != device:
         raise ValueError(f"{name} is on {tensor.device}, expected {device} as the first argument")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from seqdomains.kernels.dispatch import chosen, differentiate_op
@@ -65,6 +66,11 @@ def differentiable(
 
     def call(*arguments: Any) -> Any:
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+            raise RuntimeError(
+                f"seqdomains::{name} has no forward-mode derivative, and would pass for a constant; differentiate "
+                f"backwards, or seqdomains.kernels.{name}.reference.{name}, which is plain torch"
+            )
         # The reference is plain torch, which autocast would change.
         if watched(tensors) or (implementation := chosen(name, tensors)) == "reference":
             return op(*arguments)

@@ -45,6 +45,14 @@ def multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 132
 
 
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that a program may have on a GPU; an H100's for what is no CUDA device."""
+    if device.type != "cuda":
+        return 227 << 10
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0))
+
+
 @triton.jit
 def sigmoid(x):
     """Return 1 / (1 + e^-x) without overflow on either side."""

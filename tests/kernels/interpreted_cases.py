@@ -322,3 +322,24 @@ def test_scan_of_extreme_steps_of_complex_states(monkeypatch, run):
     }
     for name, value in run(selective_scan, exact, paired_cotangents(inputs), return_state=True).items():
         torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-5)
+
+
+def test_lengths_share_a_graph():
+    """How many states are stored is not known while a graph is traced."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(selective_scan, dynamic=True, fullgraph=True, backend="aot_eager")
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator).requires_grad_()
+
+    for length in (40, 100, 130):
+        inputs = draw(1, length, 8), draw(1, length, 8), -torch.ones(8, 4), draw(1, length, 4), draw(1, length, 4)
+        leaves = [x for x in inputs if x.requires_grad]
+        expected, found = (
+            (y.detach(), *torch.autograd.grad(y.square().sum(), leaves))
+            for y in (selective_scan(*inputs), compiled(*inputs))
+        )
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)), length
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

@@ -12,10 +12,10 @@ def draw(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-ROWS, WEIGHT = draw(2, 5, 8), draw(8)
+ROWS, WEIGHT, TAPS, RATES = draw(2, 5, 8), draw(8), draw(8, 3), -torch.ones(8, 4)
 CALLS = {
-    "selective_scan": lambda x: selective_scan(x, x, -torch.ones(8, 4), ROWS[..., :4], ROWS[..., 4:]),
-    "causal_conv1d": lambda x: causal_conv1d(x, draw(8, 3), activation="silu"),
+    "selective_scan": lambda x: selective_scan(x, x, RATES, ROWS[..., :4], ROWS[..., 4:]),
+    "causal_conv1d": lambda x: causal_conv1d(x, TAPS, activation="silu"),
     "rms_norm": lambda x: rms_norm(x, WEIGHT),
 }
 ops = pytest.mark.parametrize("op", CALLS)
@@ -104,3 +104,44 @@ def test_no_second_derivative(op):
     (gradient,) = torch.autograd.grad(CALLS[op](x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=f"seqdomains::{op} has no second derivative"):
         torch.autograd.grad(gradient.sum(), x)
+
+
+@ops
+def test_forward_mode_is_refused(op):
+    """A tangent that is silently zero would be a wrong derivative."""
+    with pytest.raises(RuntimeError, match=f"{op} has no forward-mode derivative"):
+        torch.func.jvp(CALLS[op], (ROWS,), (ROWS,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(ROWS, ROWS)
+        with pytest.raises(RuntimeError, match=f"{op} has no forward-mode derivative"):
+            CALLS[op](dual)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@ops
+def test_the_default_dtype_changes_nothing(op, dtype):
+    def results():
+        x = ROWS.clone().requires_grad_()
+        y = CALLS[op](x)
+        return y.detach(), torch.autograd.grad(y.square().sum(), x)[0]
+
+    expected = results()
+    torch.set_default_dtype(dtype)
+    try:
+        found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@ops
+def test_the_default_device_changes_nothing(op):
+    expected = CALLS[op](ROWS)
+    with torch.device("meta"):
+        assert torch.equal(CALLS[op](ROWS), expected)
+
+
+@ops
+def test_dtypes_of_eight_bits_are_refused(op):
+    with pytest.raises(ValueError, match="expected float16, bfloat16, float32 or float64"):
+        CALLS[op](ROWS.to(torch.float8_e5m2))

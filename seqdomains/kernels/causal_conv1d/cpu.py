@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqdomains.kernels.compilation import flat, kernel, run_tasks, sum_rows
+from seqdomains.kernels.compilation import flat, kernel, memory, run_tasks, sum_rows
 from seqdomains.kernels.simd import WIDTH, load, load_part, muladd, sigmoid, splat, store, store_part
 
 BLOCK: Final = 64
@@ -98,7 +98,7 @@ def _before(state: Tensor | None) -> Tensor | None:
 
 def _taps(weight: Tensor) -> Tensor:
     """Return the weights by lag, shape (4, D): the present step first, zero past the filter's end."""
-    taps = torch.zeros(LAGS + 1, weight.shape[0])
+    taps = torch.zeros(LAGS + 1, weight.shape[0], dtype=torch.float32, device="cpu")
     taps[: weight.shape[1]] = weight.detach().t().flip(0)
     return taps
 
@@ -115,7 +115,7 @@ def forward(
     """Return y in x's dtype."""
     channels = x.shape[2]
     run = _runs(x, cu_seqlens)
-    y = torch.empty(x.shape)
+    y = memory(*x.shape)
     run_tasks(
         _convolve,
         run.runs * -(-channels // BLOCK),
@@ -228,9 +228,9 @@ def backward(
     """Return the gradients (dx, dweight, dbias, dstate), each in its input's dtype."""
     channels, width = x.shape[2], weight.shape[1]
     run = _runs(x, cu_seqlens)
-    dx, dbias = torch.empty(x.shape), torch.empty(run.runs, channels)
-    dtaps = torch.empty(run.runs, LAGS + 1, channels)
-    dstate = None if state is None else torch.empty(state.shape[0], LAGS, channels)
+    dx, dbias = memory(*x.shape), memory(run.runs, channels)
+    dtaps = memory(run.runs, LAGS + 1, channels)
+    dstate = None if state is None else memory(state.shape[0], LAGS, channels)
     run_tasks(
         _adjoint,
         run.runs * -(-channels // BLOCK),

@@ -235,7 +235,8 @@ def selective_state_update(
     h = state.to(numbers).reshape(batch, groups, -1, N) * torch.exp(d[..., None] * A.to(numbers).reshape(groups, -1, N))
     h = h + (d * u)[..., None] * B.to(numbers).reshape(batch, groups, 1, N)
     state.copy_(h.view_as(state))
-    y = (h @ C.to(numbers).reshape(batch, groups, N, 1)).squeeze(-1)
+    # A product of matrices would be taken in half precision under autocast.
+    y = (h * C.to(numbers).reshape(batch, groups, 1, N)).sum(-1)
     y = 2 * y.real if y.is_complex() else y
     if D is not None:
         y = y + grouped(D) * u

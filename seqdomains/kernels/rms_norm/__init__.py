@@ -94,7 +94,8 @@ def rms_norm(
     if x.numel() == 0:
         y, total = x.clone(), x.to(dtype, copy=True)
     else:
-        y, total, _ = _norm(x, weight, residual, eps)
+        # Triton would take a whole number for a constant.
+        y, total, _ = _norm(x, weight, residual, float(eps))
     return (y, total) if return_residual else y
 
 

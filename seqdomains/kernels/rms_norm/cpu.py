@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqdomains.kernels.compilation import flat, kernel, run_tasks, sum_rows
+from seqdomains.kernels.compilation import flat, kernel, memory, run_tasks, sum_rows
 from seqdomains.kernels.simd import WIDTH, load_part, muladd, splat, store_part, total
 
 # The weight's gradient has at most this many partial rows, whatever the machine.
@@ -51,7 +51,7 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
     """Return y in x's dtype, x + residual in float32 and one over the root mean square, shape (B L,)."""
     rows, channels = x.shape[0] * x.shape[1], x.shape[2]
     run = _run(rows)
-    y, residual_out, rstd = torch.empty(x.shape), torch.empty(x.shape), torch.empty(rows)
+    y, residual_out, rstd = memory(*x.shape), memory(*x.shape), memory(rows)
     run_tasks(
         _normalise,
         -(-rows // run),
@@ -103,7 +103,7 @@ def backward(
     rows, channels = rstd.shape[0], weight.shape[0]
     run = _run(rows)
     tasks = -(-rows // run)
-    dx, dweight = torch.empty(residual_out.shape), torch.empty(tasks, channels)
+    dx, dweight = memory(*residual_out.shape), memory(tasks, channels)
     run_tasks(
         _adjoint,
         tasks,

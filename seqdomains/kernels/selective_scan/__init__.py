@@ -255,7 +255,7 @@ def _run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     given = contiguous((*tensors, cu_seqlens))
     result: tuple[Tensor, Tensor, Tensor] | None = None
     if name == "triton" and (fast := fast_path.choose(*_deciding(tensors), cu_seqlens)) is not None:
-        result = fast_path.attempt(fast.forward, *given[:-1], softplus, reverse)
+        result = fast_path.attempt(fast.forward, *given[:-1], softplus, reverse, index=tensors[0].get_device())
     if result is None:
         result = module_of("selective_scan", name, "forward").forward(*given, softplus, reverse)
     return result
@@ -273,10 +273,16 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     name, dtype = chosen("selective_scan", tensors), _state_dtype(tensors, A)
     fast = name == "triton" and fast_path.choose(*_deciding(tensors), cu_seqlens) is not None
     stored = torch.float32 if name == "cpu" and A.is_complex() else dtype
+    if name == "triton" and not all(isinstance(size, int) for size in u.shape):
+        # How many chunks there are is a search over numbers: a size that is not known fits all lengths, where one that
+        # is would compile the graph again for each.
+        states: tuple[Any, ...] = (u.shape[0], torch.library.get_ctx().new_dynamic_size(min=0), u.shape[2], A.shape[1])
+    else:
+        states = _states(name, u, A, cu_seqlens, portable=not fast)
     return (
         u.new_empty(u.shape),
         u.new_empty((_sequences(u, cu_seqlens), u.shape[2], A.shape[1]), dtype=dtype),
-        u.new_empty(_states(name, u, A, cu_seqlens, portable=not fast), dtype=stored),
+        u.new_empty(states, dtype=stored),
     )
 
 
@@ -309,7 +315,9 @@ def _run_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[
     gradients: Sequence[Tensor | None] | None = None
     fast = fast_path.choose(*_deciding(inputs), cu_seqlens) if name == "triton" else None
     if fast is not None and chunk_states.shape == _states(name, u, A, cu_seqlens, portable=False):
-        gradients = fast_path.attempt(fast.backward, dy, dh_last, *inputs, chunk_states, softplus, reverse)
+        gradients = fast_path.attempt(
+            fast.backward, dy, dh_last, *inputs, chunk_states, softplus, reverse, index=u.get_device()
+        )
     if gradients is None:
         if name != "reference" and chunk_states.shape != _states(name, u, A, cu_seqlens, portable=True):
             # Other kernels ran the forward: the variable was changed, or the fast ones compiled in one direction only.

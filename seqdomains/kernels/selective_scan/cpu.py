@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqdomains.kernels.compilation import flat, run_tasks, sum_rows
+from seqdomains.kernels.compilation import flat, memory, run_tasks, sum_rows
 from seqdomains.kernels.selective_scan.cpu_backward import layout, retreat
 from seqdomains.kernels.selective_scan.cpu_forward import BLOCK, VECTORS, advance
 from seqdomains.kernels.selective_scan.plan import CPU_CHUNK, states_shape
@@ -98,7 +98,11 @@ def _rates(A: Tensor) -> Tensor:
     """Return A as kernels take it, states first, and its real part times log2(e): a decay is one exp2."""
     if not A.is_complex():
         return (A.detach().float() * math.log2(math.e)).t()
-    return (torch.view_as_real(A.detach()) * torch.tensor([math.log2(math.e), 1.0])).flatten(1).t()
+    return (
+        (torch.view_as_real(A.detach()) * torch.tensor([math.log2(math.e), 1.0], dtype=torch.float32, device="cpu"))
+        .flatten(1)
+        .t()
+    )
 
 
 def _state_rows(h: Tensor | None) -> Tensor | None:
@@ -154,9 +158,9 @@ def forward(
     plan = plan_of(u, A, B, C, cu_seqlens)
     (batch, length, channels), rows = u.shape, plan.sizes[1]
     Bs, Cs = _projection(B, A, plan), _projection(C, A, plan)
-    y = torch.empty(u.shape)
-    h_last = torch.empty(plan.sequences, rows, channels)
-    states = torch.empty(states_shape(batch, length, channels, rows, "cpu", sequences=plan.sequences))
+    y = memory(*u.shape)
+    h_last = memory(plan.sequences, rows, channels)
+    states = memory(*states_shape(batch, length, channels, rows, "cpu", sequences=plan.sequences))
     flags = (_kind(A), -1 if reverse else 1, softplus, *(tensor is not None for tensor in (D, z, bias, h0)))
     run_tasks(
         advance,
@@ -177,9 +181,9 @@ def _parts(projection: Tensor, given: Projection, plan: Plan) -> Tensor:
     """Return memory for the gradient of B or C, with one part for each task that adds to the same number."""
     channels, rows, groups, steps = plan.sizes
     if given.constant:
-        return torch.empty(plan.runs, rows, channels)
+        return memory(plan.runs, rows, channels)
     parts = plan.blocks // groups if projection.dim() == 4 else plan.blocks
-    return torch.empty(parts, steps, given.by_row)
+    return memory(parts, steps, given.by_row)
 
 
 def _gradient(parts: Tensor, projection: Tensor, A: Tensor) -> Tensor:
@@ -210,11 +214,11 @@ def backward(
     plan = plan_of(u, A, B, C, cu_seqlens)
     channels, rows, _, _ = plan.sizes
     Bs, Cs = _projection(B, A, plan), _projection(C, A, plan)
-    du, ddt = torch.empty(u.shape), torch.empty(u.shape)
-    dz = None if z is None else torch.empty(u.shape)
-    dA, dh0 = torch.empty(plan.runs, rows, channels), torch.empty(plan.sequences, rows, channels)
+    du, ddt = memory(*u.shape), memory(*u.shape)
+    dz = None if z is None else memory(*u.shape)
+    dA, dh0 = memory(plan.runs, rows, channels), memory(plan.sequences, rows, channels)
     dB, dC = _parts(B, Bs, plan), _parts(C, Cs, plan)
-    dD, dbias = torch.empty(plan.runs, channels), torch.empty(plan.runs, channels)
+    dD, dbias = memory(plan.runs, channels), memory(plan.runs, channels)
     flags = (_kind(A), -1 if reverse else 1, softplus, *(tensor is not None for tensor in (D, z, bias, dh_last)))
     steps, skips = tuple(map(flat, (u, dt, _rates(A)))), tuple(map(flat, (D, z, bias, chunk_states)))
     run_tasks(

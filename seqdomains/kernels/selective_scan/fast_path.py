@@ -19,7 +19,8 @@ from seqdomains.kernels.selective_scan.plan import gpu_chunk
 
 # States per channel that the Gluon kernels are written for.
 STATES = (16, 64)
-_broken: list[str] = []
+# Why they do not run on a device, by its index.
+_broken: dict[int, str] = {}
 
 
 def uncovered(u: Tensor, A: Tensor, B: Tensor, C: Tensor, cu_seqlens: Tensor | None) -> str:
@@ -63,8 +64,8 @@ def _old(index: int) -> str:
 
 def unavailable(index: int) -> str:
     """Say why the Gluon kernels cannot run on a CUDA device at all; nothing if they can."""
-    if _broken:
-        return _broken[0]
+    if index in _broken:
+        return _broken[index]
     if problem := _old(index):
         return problem
     module = _loaded()
@@ -99,15 +100,20 @@ def _errors() -> type[Exception]:
     return cast(type[Exception], TritonError)
 
 
-def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a function of the Gluon kernels; if they do not compile, say so once and return None from then on."""
+def attempt(function: Callable[..., Any], *arguments: Any, index: int) -> Any:
+    """Run a function of the Gluon kernels on the device of this index.
+
+    If they do not compile or fit there, say so once and return None from then on.
+    """
     try:
         return function(*arguments)
-    except _errors() as problem:
-        if os.environ.get(VARIABLE, "auto") == "gluon":
+    except (_errors(), RuntimeError) as problem:
+        # A pass of the compiler that fails raises a bare RuntimeError.
+        foreign = not isinstance(problem, _errors()) and "PassManager" not in str(problem)
+        if foreign or os.environ.get(VARIABLE, "auto") == "gluon":
             raise
         first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        _broken.append(f"they do not compile here: {first}")
+        _broken[index] = f"they do not compile here: {first}"
         warnings.warn(
             f"the fast kernels of selective_scan do not compile here ({first}); the portable, slower ones run instead",
             RuntimeWarning,
@@ -127,5 +133,7 @@ def eagerly(arguments: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None] | 
         return None
     if not all(x is None or (x.is_contiguous() and not x.is_neg() and x.data_ptr() % 16 == 0) for x in inputs):
         return None
-    result: tuple[Tensor, Tensor, Tensor | None] | None = attempt(module.apply, inputs, softplus, reverse)
+    result: tuple[Tensor, Tensor, Tensor | None] | None = attempt(
+        module.apply, inputs, softplus, reverse, index=u.get_device()
+    )
     return result

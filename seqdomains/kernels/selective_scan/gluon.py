@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seqdomains.kernels.dispatch import contiguous, of_present
+from seqdomains.kernels.eager import watched
 from seqdomains.kernels.selective_scan.fast_path import attempt
 from seqdomains.kernels.selective_scan.gluon_plan import INPUTS, Call, plan_backward, plan_forward
 from seqdomains.kernels.triton_launch import aligned
@@ -39,12 +40,16 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh_last: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return nothing for the call, and the gradients of the inputs."""
-        *inputs, states = ctx.saved_tensors
         call: Call = ctx.call
-        dy, dh_last = contiguous((torch.zeros_like(inputs[0]) if dy is None else dy, dh_last))
+        # Hooks on saved tensors may have brought others of the same values.
+        tensors: Any = contiguous((dy, dh_last, *ctx.saved_tensors))
+        dy, dh_last, *inputs, states = tensors
+        dy = torch.zeros_like(inputs[0]) if dy is None else dy
         found = None
-        if not torch.is_grad_enabled() and aligned((dy, dh_last, *inputs)):
-            found = attempt(_backward, call, dy, dh_last, inputs, states)
+        present = [tensor for tensor in (dy, dh_last, *inputs) if tensor is not None]
+        same = call.dtypes == tuple([None if tensor is None else tensor.dtype for tensor in inputs])
+        if same and not torch.is_grad_enabled() and not watched(present) and aligned(present):
+            found = attempt(_backward, call, dy, dh_last, inputs, states, index=call.device.index)
         if found is None:  # the op also says, where asked, that there is no second derivative
             op = torch.ops.seqdomains.selective_scan_backward.default
             found = of_present(inputs, op(dy, dh_last, *inputs, None, states, call.softplus, call.reverse))

@@ -19,7 +19,7 @@ from seqdomains.kernels.selective_scan.gluon_spread import spread_outputs
 from seqdomains.kernels.selective_scan.plan import SCRATCH, STRIDE, gpu_chunk, slabs
 from seqdomains.kernels.selective_scan.triton_chunks import add_all, add_blocks, pass_and_add, pass_forward
 from seqdomains.kernels.triton_launch import Launches
-from seqdomains.kernels.triton_parts import multiprocessors
+from seqdomains.kernels.triton_parts import multiprocessors, shared_memory
 
 INPUTS: Final = ("u", "dt", "A", "B", "C", "D", "z", "bias", "h0")
 # Calls whose plans are kept.
@@ -76,6 +76,15 @@ def _cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def _roomy(call: Call) -> bool:
+    """Whether tiles of 64 steps fit into shared memory: 144 KiB with rows in float32, half of that in 16 bits.
+
+    Cards of compute capability 8.6, 8.9 and 12.0 have 99 KiB.
+    """
+    narrow = all(call.dtype(name).itemsize == 2 for name in ("u", "dt", "z") if call.has(name))
+    return narrow or shared_memory(call.device) >= 160 << 10
+
+
 @lru_cache(PLANS)
 def plan_forward(call: Call) -> ForwardPlan:
     """Lay out the forward: a single pass over time where channels fill the GPU, else chunks."""
@@ -88,7 +97,13 @@ def plan_forward(call: Call) -> ForwardPlan:
     shape = {"N": N, "SOFTPLUS": call.softplus, "HAS_BIAS": call.has("bias"), "REVERSE": call.reverse}
     optional = {"HAS_D": call.has("D"), "HAS_Z": call.has("z"), "HAS_START": call.has("h0")}
     per_lane = 2 if batch * channels >= SINGLE_PASS_PAIRS or N > 16 else 1
-    spread = {**shape, **optional, "PER": per_lane, "W": 4, "T": 64 if chunk % 64 == 0 and N == 16 else 32}
+    spread = {
+        **shape,
+        **optional,
+        "PER": per_lane,
+        "W": 4,
+        "T": 64 if chunk % 64 == 0 and N == 16 and _roomy(call) else 32,
+    }
     pairs = _cdiv(channels, 32 * per_lane)
     # Within a chunk, and so in the single pass within a row, the kernels count elements in 32 bits.
     if batch * channels >= SINGLE_PASS and length * channels < 1 << 31:

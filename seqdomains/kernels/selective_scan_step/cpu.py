@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqdomains.kernels.compilation import flat, kernel, run_tasks
+from seqdomains.kernels.compilation import flat, kernel, memory, run_tasks
 from seqdomains.kernels.selective_scan.cpu_numbers import (
     conjugate,
     decay,
@@ -146,7 +146,7 @@ def forward(
 ) -> Tensor:
     """Change the state in place; return y in u's dtype."""
     batch, channels = u.shape
-    y = torch.empty(u.shape)
+    y = memory(*u.shape)
     groups = tuple(projection.shape[1] if projection.dim() == 3 else 0 for projection in (B, C))
     numbers = [_parts(values, A) for values in (_rates(A), B, C)]
     run_tasks(
