@@ -434,7 +434,7 @@ def test_compiles_to_one_graph(case, packed, implementation_name):
     ("case", "wrong", "message"),
     [
         ({}, {"B": torch.zeros(1, 5, 2, dtype=torch.complex64)}, "B is complex and A is real"),
-        ({}, {"h0": torch.zeros(1, 4, 2, dtype=torch.complex64)}, "h0 has dtype torch.complex64, expected a floating"),
+        ({}, {"h0": torch.zeros(1, 4, 2, dtype=torch.complex64)}, "h0 has dtype torch.complex64, expected float16"),
         ({"paired": True}, {"h0": torch.zeros(1, 4, 2)}, "h0 has dtype torch.float32, expected complex64"),
         ({"paired": True}, {"u": torch.zeros(1, 5, 4, dtype=torch.complex64)}, "u has dtype torch.complex64"),
         ({}, {"B": torch.zeros(1, 5, 3, 2)}, "3 groups, which do not divide the 4 channels"),
