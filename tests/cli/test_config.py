@@ -178,5 +178,5 @@ def test_shipped_presets_read_strictly():
 
 def test_an_empty_key_is_named(tmp_path):
     (tmp_path / "x.yaml").write_text('"": 1\n')
-    with pytest.raises(ConfigError, match="^'': unknown key"):
-        resolve(RunConfig, preset=str(tmp_path / "x.yaml"))
+    with pytest.raises(ConfigError, match=r"^'': unknown key"):
+        resolve(Run, preset=str(tmp_path / "x.yaml"))
