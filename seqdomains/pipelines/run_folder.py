@@ -118,6 +118,13 @@ class RunFolder:
         train.steps: 20 differs from 10 of the run in RUN; choose another folder, or the configuration it began with
         """
         run = cls(path)
+        text = dump_yaml(dict(config))
+        if len(text.encode()) > LARGEST:
+            # It could not be read again, and the run not be resumed.
+            raise ConfigError(
+                f"the configuration takes {len(text)} characters, and at most {LARGEST} can be read again: name "
+                "folders in place of so many files"
+            )
         # before the lock, which would leave its file among a stranger's
         run.refuse_strangers()
         try:
@@ -127,7 +134,7 @@ class RunFolder:
                 if run.config.exists():
                     run._refuse_changes(config, tuple(may_change))
                 with atomic_file(run.config) as partial:
-                    partial.write_text(dump_yaml(dict(config)), encoding="utf-8")
+                    partial.write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write the run folder {path}: {error.strerror or error}") from error
         return run

@@ -195,3 +195,10 @@ def test_hostile_metrics_are_refused(tmp_path, line):
 def test_words_that_yaml_reads_otherwise_come_back(tmp_path):
     config = {"classes": ["1e5", "no", "012", "09"], "rate": 1e-05, "labels": None}
     assert RunFolder.prepare(tmp_path / "run", config).read_config() == config
+
+
+def test_a_configuration_that_could_not_be_read_again_is_refused(tmp_path):
+    config = {"data": {"paths": [f"/genomes/assembly-{number}.fa.gz" for number in range(10_000)]}}
+    with pytest.raises(ConfigError, match="name folders in place of so many files"):
+        RunFolder.prepare(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
