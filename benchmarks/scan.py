@@ -199,6 +199,24 @@ def row(shape: tuple[int, int, int, int, bool], dtype: torch.dtype, other: Calla
     return text
 
 
+def kernel_times(shape: tuple[int, int, int, int, bool]) -> str:
+    """Profile each kernel of a forward and backward in bfloat16."""
+    from torch.profiler import ProfilerActivity, profile
+
+    given = inputs(*shape[:4], torch.bfloat16, transposed=False)
+    call = both_of(selective_scan, given)
+    call()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        call()
+        torch.cuda.synchronize()
+    # Calls of the driver are events too, without time on the device.
+    events = [event for event in found.key_averages() if event.device_time_total > 0]
+    times = sorted(events, key=lambda event: -event.device_time_total)
+    parts = (f"{event.key} {event.count} x {event.device_time_total / event.count * 1e-3:.3f}" for event in times)
+    return f"kernels at {shape[:4]}, ms: " + ", ".join(parts)
+
+
 def complex_row(rounds: int) -> str:
     """Time the scan with complex A beside the real one at equal N."""
     B, D, L, N = 1, 256, 1 << 18, 16
@@ -252,6 +270,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="rounds per median")
     parser.add_argument("--only", type=int, nargs="*", help="rows of the table, from 0")
     parser.add_argument("--no-tests", action="store_true", help="for tuning; such figures are not to be quoted")
+    parser.add_argument("--kernels", action="store_true", help="also profile each kernel in bfloat16")
     parser.add_argument("--pin", action="store_true", help="keep the process, and autograd's thread, to one CPU core")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -278,6 +297,8 @@ def main() -> int:
         for number in rows:
             print(row(SHAPES[number], dtype, other, bandwidth, arguments.rounds), flush=True)
             torch.cuda.empty_cache()
+    for number in rows if arguments.kernels else ():
+        print(kernel_times(SHAPES[number]), flush=True)
     if arguments.only is None:
         print(complex_row(arguments.rounds), flush=True)
         print(step_row(arguments.rounds), flush=True)

@@ -138,9 +138,7 @@ def sweep_forward(
     ROW: gl.constexpr = gl.SliceLayout(1, STATE)
     COL: gl.constexpr = gl.SliceLayout(0, STATE)
     STEP: gl.constexpr = -1 if REVERSE else 1
-    in_segment, batch, c, row, steps, block = place(
-        length, channels, chunk, chunks, channel_blocks, first, segment, REVERSE
-    )
+    in_segment, batch, c, row, steps, block = place(length, chunk, channel_blocks, first, segment, REVERSE)
     channel = block * CH
     left = channels - channel
     u_ptr += row * channels + channel
@@ -282,9 +280,7 @@ def sweep_backward(
     COL: gl.constexpr = gl.SliceLayout(0, STATE)
     STEP: gl.constexpr = -1 if REVERSE else 1
     TILES: gl.constexpr = STRIDE // T
-    in_segment, batch, c, row, steps, block = place(
-        length, channels, chunk, chunks, channel_blocks, first, segment, REVERSE
-    )
+    in_segment, batch, c, row, steps, block = place(length, chunk, channel_blocks, first, segment, REVERSE)
     channel = block * CH
     left = channels - channel
     u_ptr += row * channels + channel

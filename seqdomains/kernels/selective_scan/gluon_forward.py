@@ -42,7 +42,7 @@ def chunk_ends(
     ROW: gl.constexpr = gl.SliceLayout(1, STATE)
     COL: gl.constexpr = gl.SliceLayout(0, STATE)
     STEP: gl.constexpr = -1 if REVERSE else 1
-    flat, batch, c, row, steps, block = place(length, channels, chunk, chunks, channel_blocks, 0, chunks - 1, REVERSE)
+    flat, batch, c, row, steps, block = place(length, chunk, channel_blocks, 0, chunks - 1, REVERSE)
     first = block * CH
     left = channels - first
     u_ptr += row * channels + first
@@ -105,7 +105,7 @@ def outputs(
     ROW: gl.constexpr = gl.SliceLayout(1, STATE)
     COL: gl.constexpr = gl.SliceLayout(0, STATE)
     STEP: gl.constexpr = -1 if REVERSE else 1
-    flat, batch, c, row, steps, block = place(length, channels, chunk, chunks, channel_blocks, 0, chunks, REVERSE)
+    flat, batch, c, row, steps, block = place(length, chunk, channel_blocks, 0, chunks, REVERSE)
     first = block * CH
     left = channels - first
     u_ptr += row * channels + first

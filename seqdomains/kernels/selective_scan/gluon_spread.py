@@ -52,7 +52,7 @@ def spread_outputs(
     COL: gl.constexpr = gl.SliceLayout(0, STATE)
     DENSE: gl.constexpr = gl.BlockedLayout([1, 1], [32 // min(CH, 32), min(CH, 32)], [W, 1], [1, 0])
     STEP: gl.constexpr = -1 if REVERSE else 1
-    flat, batch, c, row, steps, block = place(length, channels, chunk, chunks, channel_blocks, 0, chunks, REVERSE)
+    flat, batch, c, row, steps, block = place(length, chunk, channel_blocks, 0, chunks, REVERSE)
     first = block * CH
     left = channels - first
     u_ptr += row * channels + first

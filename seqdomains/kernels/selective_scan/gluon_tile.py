@@ -74,7 +74,7 @@ def bits_of(pointer_type):
 
 
 @gluon.jit
-def place(length, channels, chunk, chunks, channel_blocks, first, segment, REVERSE: gl.constexpr):
+def place(length, chunk, channel_blocks, first, segment, REVERSE: gl.constexpr):
     """Return flat chunk in the segment, batch row, chunk in it, first row of memory, steps, block of channels.
 
     All axes lie on the grid's x axis, which alone may exceed 65,535. Channel blocks are innermost: programs that run

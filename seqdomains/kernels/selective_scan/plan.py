@@ -18,6 +18,8 @@ RESIDENT: Final = 1056
 STRIDE: Final = 16
 # Scratch of the backward in bytes: up to this it is taken whole, since smaller slabs would leave processors idle.
 SCRATCH: Final = 192 << 20
+# Scratch of the portable kernels beyond that is cut to so many bytes per element of u.
+BYTES_PER_ELEMENT: Final = 2
 
 
 def _rounded(length: int, chunks: int) -> int:

@@ -30,19 +30,26 @@ or segments of time, that hand q on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import torch
 import triton
 from torch import Tensor
 
 from seqdomains.kernels.selective_scan import triton_complex_backward
-from seqdomains.kernels.selective_scan.plan import RESIDENT, SCRATCH, STRIDE, chunk_table, portable_chunk, slabs
+from seqdomains.kernels.selective_scan.plan import (
+    BYTES_PER_ELEMENT,
+    RESIDENT,
+    SCRATCH,
+    STRIDE,
+    chunk_table,
+    portable_chunk,
+    slabs,
+)
 from seqdomains.kernels.selective_scan.triton_chunks import add_blocks, add_rows, pass_backward
 from seqdomains.kernels.selective_scan.triton_packed import add_group_blocks, pass_backward_packed
 from seqdomains.kernels.selective_scan.triton_sweeps import sweep_backward, sweep_forward
 from seqdomains.kernels.selective_scan.triton_tile import (
-    TileShape,
+    blocks_of,
     form_of,
     groups_of,
     halves,
@@ -51,13 +58,6 @@ from seqdomains.kernels.selective_scan.triton_tile import (
 )
 from seqdomains.kernels.triton_launch import launch, launch_key
 from seqdomains.kernels.triton_parts import given, on_device_of
-
-# Scratch beyond `SCRATCH` is cut to so many bytes per element of u.
-BYTES_PER_ELEMENT: Final = 2
-
-
-def _blocks(tile: TileShape, channels: int, groups: int) -> int:
-    return groups * -(-(channels // groups) // tile.channels)
 
 
 def backward(
@@ -110,7 +110,7 @@ def backward(
     carry.zero_() if dh_last is None else carry.copy_(dh_last)
 
     there, back = tile_shape("sweep_forward", N), tile_shape("sweep_backward", N)
-    there_blocks, back_blocks = _blocks(there, channels, groups), _blocks(back, channels, groups)
+    there_blocks, back_blocks = blocks_of(there, channels, groups), blocks_of(back, channels, groups)
     pieces, strides = triton.cdiv(channels * N, 32), triton.cdiv(chunk, STRIDE)
     part_floats = max(
         channels * N if x.dim() == 2 else blocks * chunk * N for x, blocks in ((C, there_blocks), (B, back_blocks))

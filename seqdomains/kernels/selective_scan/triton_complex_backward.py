@@ -6,20 +6,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import torch
 import triton
 from torch import Tensor
 
-from seqdomains.kernels.selective_scan.plan import RESIDENT, SCRATCH, STRIDE, chunk_table, gpu_chunk, slabs
+from seqdomains.kernels.selective_scan.plan import (
+    BYTES_PER_ELEMENT,
+    RESIDENT,
+    SCRATCH,
+    STRIDE,
+    chunk_table,
+    gpu_chunk,
+    slabs,
+)
 from seqdomains.kernels.selective_scan.triton_chunks import add_rows
 from seqdomains.kernels.selective_scan.triton_complex import complex_tile, packed_view, planes_of
 from seqdomains.kernels.selective_scan.triton_complex_chunks import pass_complex_backward
 from seqdomains.kernels.selective_scan.triton_complex_sweeps import complex_sweep_backward, complex_sweep_forward
 from seqdomains.kernels.selective_scan.triton_packed import add_group_blocks
 from seqdomains.kernels.selective_scan.triton_tile import (
-    TileShape,
+    blocks_of,
     form_of,
     groups_of,
     halves,
@@ -27,14 +34,6 @@ from seqdomains.kernels.selective_scan.triton_tile import (
 )
 from seqdomains.kernels.triton_launch import launch, launch_key
 from seqdomains.kernels.triton_parts import given, on_device_of
-
-# Scratch beyond `SCRATCH` is cut to so many bytes per element of u.
-BYTES_PER_ELEMENT: Final = 2
-
-
-def blocks_of(tile: TileShape, channels: int, groups: int) -> int:
-    """Return how many blocks of channels there are."""
-    return groups * -(-(channels // groups) // tile.channels)
 
 
 def real_view(tensor: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def sweep_forward(
 
 
 @triton.jit
-def step_backward(q, d, du, gated, A2, B_t, C_t):
+def step_backward(q, d, gated, A2, B_t, C_t):
     """Step sweep 2 back from q_{t+1} to q_t; also return A2 . (B q_{t+1}), B . gh, and gh."""
     through_input = tl.sum(A2 * (B_t * q), 1)
     gh = q + C_t * gated[:, None]
@@ -244,20 +244,19 @@ def sweep_backward(
             tl.debug_barrier()
         d0, d1, d2, d3 = columns(d, BD)
         du = d * u
-        e0, e1, e2, e3 = columns(du, BD)
         g0, g1, g2, g3 = columns(gated, BD)
         B_t = projection(B_ptr + 3 * STEP * B_stride, B_all, n, t + 3 < steps, N, B_FORM)
         C_t = projection(C_ptr + 3 * STEP * C_stride, C_all, n, t + 3 < steps, N, C_FORM)
-        q, Q3, r3, gh3 = step_backward(q, d3, e3, g3, A2, B_t, C_t)
+        q, Q3, r3, gh3 = step_backward(q, d3, g3, A2, B_t, C_t)
         B_t = projection(B_ptr + 2 * STEP * B_stride, B_all, n, t + 2 < steps, N, B_FORM)
         C_t = projection(C_ptr + 2 * STEP * C_stride, C_all, n, t + 2 < steps, N, C_FORM)
-        q, Q2, r2, gh2 = step_backward(q, d2, e2, g2, A2, B_t, C_t)
+        q, Q2, r2, gh2 = step_backward(q, d2, g2, A2, B_t, C_t)
         B_t = projection(B_ptr + STEP * B_stride, B_all, n, t + 1 < steps, N, B_FORM)
         C_t = projection(C_ptr + STEP * C_stride, C_all, n, t + 1 < steps, N, C_FORM)
-        q, Q1, r1, gh1 = step_backward(q, d1, e1, g1, A2, B_t, C_t)
+        q, Q1, r1, gh1 = step_backward(q, d1, g1, A2, B_t, C_t)
         B_t = projection(B_ptr, B_all, n, t < steps, N, B_FORM)
         C_t = projection(C_ptr, C_all, n, t < steps, N, C_FORM)
-        q, Q0, r0, gh0 = step_backward(q, d0, e0, g0, A2, B_t, C_t)
+        q, Q0, r0, gh0 = step_backward(q, d0, g0, A2, B_t, C_t)
         dB = store_sums(dB_ptr, dB, gh0, gh1, gh2, gh3, du, n, N, B_FORM)
         grown = ea - du * from_columns(Q0, Q1, Q2, Q3, BD)
         rate = from_columns(r0, r1, r2, r3, BD)

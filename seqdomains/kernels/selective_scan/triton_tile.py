@@ -75,6 +75,11 @@ def tile_shape(kernel: str, d_state: int) -> TileShape:
     return TileShape(channels, states, options)
 
 
+def blocks_of(tile: TileShape, channels: int, groups: int) -> int:
+    """Return into how many blocks of a tile's channels the groups of channels fall; no block has two groups."""
+    return groups * -(-(channels // groups) // tile.channels)
+
+
 def form_of(projection: Tensor) -> int:
     """Return what B or C is: 0 rows for all channels, 1 rows for each group of channels, 2 constant in time."""
     return {3: 0, 4: 1, 2: 2}[projection.dim()]
