@@ -30,9 +30,9 @@ def tested(request, monkeypatch):
 def floors():
     """Errors that are allowed whatever the reference's are.
 
-    The gradient of the bias sums a walk that starts afresh every 16 steps: 0.5 to 1.3e-6 on the Gluon path.
+    The gradient of the bias sums a walk that starts afresh every 16 steps: 0.3 to 2.1e-6 on an H100.
     """
-    return {torch.float32: 2e-6}
+    return {torch.float32: 3e-6}
 
 
 def normal(seed):

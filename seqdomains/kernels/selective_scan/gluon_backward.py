@@ -27,6 +27,7 @@ from seqdomains.kernels.selective_scan.gluon_tile import (
     channel_values,
     channels_of,
     copy_layout,
+    decay,
     entering_state,
     fetch,
     place,
@@ -228,7 +229,7 @@ def sweep_forward(
             for k in gl.static_range(SUB):
                 B_t = B_rows.index(r + k).load(COL)[None, :]
                 C_t = C_rows.index(r + k).load(COL)[None, :]
-                a = gl.exp2(ds[k][:, None] * A2)
+                a = decay(ds[k], A2)
                 J = a * (J + ds[k][:, None] * h)
                 p = a * h
                 h = p + dus[k][:, None] * B_t
@@ -392,7 +393,7 @@ def sweep_backward(
                     ea = high_rows.index(r + k).load(ROW)
                 B_t = B_rows.index(r + k).load(COL)[None, :]
                 C_t = C_rows.index(r + k).load(COL)[None, :]
-                a = gl.exp2(d[:, None] * A2)
+                a = decay(d, A2)
                 du_ = d * u
                 # Where nothing is left of the state, neither is of the gradient through its decay.
                 running += ea - du_ * gl.sum(A2 * (B_t * q), 1)

@@ -15,6 +15,7 @@ from seqdomains.kernels.selective_scan.gluon_tile import (
     allocate,
     channel_values,
     channels_of,
+    decay,
     entering_state,
     fetch,
     place,
@@ -84,7 +85,7 @@ def chunk_ends(
                 total += d
             for k in gl.static_range(SUB):
                 B_t = B_rows.index(r + k).load(COL)
-                h = gl.exp2(ds[k][:, None] * A2) * h + dus[k][:, None] * B_t[None, :]
+                h = decay(ds[k], A2) * h + dus[k][:, None] * B_t[None, :]
         B_s.index(1 - buffer).store(B_next)
         buffer = 1 - buffer
     gl.store(sums_ptr + flat * channels + first + lane, total, mask=exists)
@@ -160,7 +161,7 @@ def outputs(
                 us = us + (u_rows.index(r + k).load(ROW).to(gl.float32),)
             for k in gl.static_range(SUB):
                 B_t = B_rows.index(r + k).load(COL)
-                h = gl.exp2(ds[k][:, None] * A2) * h + (ds[k] * us[k])[:, None] * B_t[None, :]
+                h = decay(ds[k], A2) * h + (ds[k] * us[k])[:, None] * B_t[None, :]
                 C_t = C_rows.index(r + k).load(COL)
                 ys = ys + (gl.sum(h * C_t[None, :], 1) + skip * us[k],)
             for k in gl.static_range(SUB):

@@ -20,6 +20,7 @@ from seqdomains.kernels.selective_scan.gluon_tile import (
     allocate,
     block_barrier,
     channel_values,
+    decay,
     entering_state,
     fetch,
     place,
@@ -126,7 +127,7 @@ def spread_outputs(
                 du_t = du_rows.index(s + k).load(ROW)
                 B_t = B_rows.index(buffer * T + s + k).load(COL)
                 C_t = C_rows.index(buffer * T + s + k).load(COL)
-                h = gl.exp2(d_t[:, None] * A2) * h + du_t[:, None] * B_t[None, :]
+                h = decay(d_t, A2) * h + du_t[:, None] * B_t[None, :]
                 part = gl.sum((h * C_t[None, :]).reshape([CH, 4, N // 4]), 2)
                 parts = parts + (gl.convert_layout(part, PART, assert_trivial=True),)
             y = sum_of_four_lanes(parts[0], parts[1], parts[2], parts[3], odd, upper)

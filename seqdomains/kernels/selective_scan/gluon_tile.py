@@ -18,6 +18,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 
+from seqdomains.kernels.triton_parts import EXP2_SHORT
+
 # Integer arguments that change from call to call and shall not make Triton compile again. `channels` is specialised:
 # only where it is known to be a multiple of 16 can copies be 16 bytes wide.
 SIZES: Final = ["length", "chunk", "chunks", "channel_blocks", "first", "segment"]
@@ -149,7 +151,7 @@ def softplus(x):
     product = negative * 1.4426950216293335
     lost = gl.fma(negative, 1.4426950216293335, -product) + negative * 1.9259629911e-8
     e = gl.exp2(product)
-    e += e * (lost * 0.6931471805599453)
+    e += e * (lost * 0.6931471805599453 + 0.6931471805599453 * EXP2_SHORT)
     s = e * reciprocal(2.0 + e)
     v = s * s
     q = 0.27960602954319147 + v * 0.2817833729753231
@@ -157,6 +159,12 @@ def softplus(x):
     q = 0.6666631468404248 + v * q
     q = 2.000000007920808 + v * q
     return gl.where(x < 0.0, 0.0, x) + s * q, gl.where(x < 0.0, e, 1.0) * reciprocal(1.0 + e)
+
+
+@gluon.jit
+def decay(d, A2):
+    """Return 2^(d A2) over a tile without the bias of a GPU's exp2, see `EXP2_SHORT`."""
+    return gl.exp2(d[:, None] * A2 + EXP2_SHORT)
 
 
 @gluon.jit

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from seqdomains.kernels.selective_scan.triton_tile import SIZES
-from seqdomains.kernels.triton_parts import columns, from_columns
+from seqdomains.kernels.triton_parts import columns, exp2_of, from_columns
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def four_decays(sums_ptr, place, i, A2, channels, known, exists, N: tl.constexpr
     """Return the decays over four chunks; one where a chunk is not there."""
     mask = exists[:, None] & ((place >= 0) & (place < known))[None, :]
     total = tl.load(sums_ptr + place[None, :] * channels + (i // N)[:, None], mask=mask, other=0.0)
-    return tl.exp2(A2[:, None] * total)
+    return exp2_of(A2[:, None], total)
 
 
 @triton.jit

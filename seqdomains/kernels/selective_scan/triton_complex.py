@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqdomains.kernels.selective_scan.triton_tile import Tile, TileShape
-from seqdomains.kernels.triton_parts import columns, from_columns
+from seqdomains.kernels.triton_parts import columns, exp2_of, from_columns
 
 # Channels per program for N up to 16, complex states that a lane of 32 holds, and registers that it may have.
 TILES: Final[dict[str, Tile]] = {
@@ -117,7 +117,7 @@ def decay(growth, turn, Ar, Ai):
     multiplication and addition takes it off the exact product.
     """
     shifted = tl.fma(turn, Ai, 12582912.0)
-    return rotate(tl.exp2(growth * Ar), shifted, tl.fma(turn, Ai, 12582912.0 - shifted))
+    return rotate(exp2_of(growth, Ar), shifted, tl.fma(turn, Ai, 12582912.0 - shifted))
 
 
 @triton.jit
@@ -167,7 +167,7 @@ def chunk_decay(Ar, Ai, total, lost):
     y = fraction(A1 * S1) + fraction(A1 * S0) + (fraction(A0 * S1) + (fraction(A0 * S0) - Ai * lost))
     shifted = y + 12582912.0
     # pi log2(e)
-    return rotate(tl.exp2(total * 4.532360141827193 * Ar), shifted, y - (shifted - 12582912.0))
+    return rotate(exp2_of(total * 4.532360141827193, Ar), shifted, y - (shifted - 12582912.0))
 
 
 @triton.jit

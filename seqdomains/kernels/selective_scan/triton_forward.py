@@ -46,6 +46,7 @@ from seqdomains.kernels.triton_launch import launch, launch_key
 from seqdomains.kernels.triton_parts import (
     channel_values,
     columns,
+    exp2_of,
     four_rows,
     from_columns,
     given,
@@ -56,7 +57,7 @@ from seqdomains.kernels.triton_parts import (
 @triton.jit
 def advance(h, d, du, A2, B_t):
     """Return h_t from h_{t-1}; A2 = A log2(e), du = d u."""
-    return tl.exp2(d[:, None] * A2) * h + B_t * du[:, None]
+    return exp2_of(d[:, None], A2) * h + B_t * du[:, None]
 
 
 @triton.jit(do_not_specialize=SIZES)

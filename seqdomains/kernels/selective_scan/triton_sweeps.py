@@ -29,13 +29,13 @@ from seqdomains.kernels.selective_scan.triton_tile import (
     tile_of,
     tile_offsets,
 )
-from seqdomains.kernels.triton_parts import channel_values, columns, four_rows, from_columns
+from seqdomains.kernels.triton_parts import channel_values, columns, exp2_of, four_rows, from_columns
 
 
 @triton.jit
 def step_forward(h, E, J, added, dA, d, du, gated, A2, B_t, C_t):
     """Advance sweep 1 by one step; also return A2 . (C p) and C . h."""
-    a = tl.exp2(d[:, None] * A2)
+    a = exp2_of(d[:, None], A2)
     E = a * E
     g = C_t * gated[:, None]
     added += E * g
@@ -156,7 +156,7 @@ def step_backward(q, d, gated, A2, B_t, C_t):
     """Step sweep 2 back from q_{t+1} to q_t; also return A2 . (B q_{t+1}), B . gh, and gh."""
     through_input = tl.sum(A2 * (B_t * q), 1)
     gh = q + C_t * gated[:, None]
-    return tl.exp2(d[:, None] * A2) * gh, through_input, tl.sum(B_t * gh, 1), gh
+    return exp2_of(d[:, None], A2) * gh, through_input, tl.sum(B_t * gh, 1), gh
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seqdomains.kernels.triton_parts import EXP2_SHORT
+
 # Integer arguments that change from call to call. Triton would compile again for 1 and for multiples of 16, and would
 # let the alignment of a row decide how channels are spread over the lanes.
 SIZES: Final = [
@@ -293,7 +295,7 @@ def softplus(x):
     product = negative * 1.4426950216293335
     lost = tl.fma(negative, 1.4426950216293335, -product) + negative * 1.9259629911e-8
     e = tl.exp2(product)
-    e += e * (lost * 0.6931471805599453)
+    e += e * (lost * 0.6931471805599453 + 0.6931471805599453 * EXP2_SHORT)
     s = e * (1.0 / (2.0 + e))
     s2 = s * s
     series = 0.27960602954319147 + s2 * 0.2817833729753231

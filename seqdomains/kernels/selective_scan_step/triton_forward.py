@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqdomains.kernels.triton_launch import launch, launch_key
-from seqdomains.kernels.triton_parts import channel_values, given, on_device_of, sigmoid
+from seqdomains.kernels.triton_parts import channel_values, exp2_of, given, on_device_of, sigmoid
 
 # States of a program: four per lane of four warps.
 _TILE: Final = 512
@@ -94,7 +94,7 @@ def step(
     if SOFTPLUS:
         d = softplus(d)
     dx = (d * u)[:, None]
-    a = tl.exp2(d[:, None] * (rate_re * 1.4426950408889634))
+    a = exp2_of(d[:, None], rate_re * 1.4426950408889634)
     if PAIRED:
         angle = d[:, None] * rate_im
         a_re, a_im = a * tl.cos(angle), a * tl.sin(angle)
