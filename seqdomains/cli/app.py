@@ -98,6 +98,16 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RU
     typer.echo(write_report(run))
 
 
+@app.command("batch-worker", hidden=True)
+def batch_worker(
+    folder: Annotated[Path, typer.Argument()], device: Annotated[str, typer.Option("--device")] = "cpu"
+) -> None:
+    """Compute the shards that stdin names; what `--workers` starts."""
+    from seqdomains.cli.batch import work
+
+    work(folder, device)
+
+
 @config_app.command("show")
 def config_show(
     preset: Annotated[str, typer.Argument(help="Name or YAML file of a preset.", metavar="PRESET")],

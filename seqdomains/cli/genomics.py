@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from seqdomains.errors import ConfigError
 
 app = typer.Typer(help="Tell species, or your own classes, from DNA.", no_args_is_help=True)
 
@@ -26,7 +28,60 @@ LABEL_FROM = typer.Option(
 )
 LABELS = typer.Option("--labels", help="Table of record<TAB>class.", metavar="TSV")
 SPECIES = typer.Option("--species", help="The set of species to tell apart.")
+OUT = typer.Option(
+    "--out",
+    help="Folder of the batch: shards, table, errors. The same command goes on where one stopped.",
+    metavar="DIR",
+)
+ENGINE = typer.Option("--engine", help="Who computes: processes of this machine, or Ray actors.")
+WORKERS = typer.Option("--workers", min=1, help="Processes or actors; one for each GPU, or one, if not given.")
+THREADS = typer.Option("--threads", min=1, help="CPU threads of each worker; the cores among them if not given.")
+SHARD = typer.Option(
+    "--shard", help="Only share I of N, for job arrays; the last one to finish makes the table.", metavar="I/N"
+)
+RAY_ADDRESS = typer.Option(
+    "--ray-address", help="Of a running Ray cluster, which sees the same files.", metavar="ADDRESS"
+)
+HASH = typer.Option("--hash", help="Know inputs by their content too: one that was copied is no other then.")
+PRECISION = typer.Option("--precision", help="bfloat16 is faster on a GPU and right to about 1e-2.")
+SHARD_SIZE = typer.Option(
+    "--shard-size", min=1, help="Tokens of a shard, about; 65,536 to 16,777,216 if not given.", metavar="BP"
+)
 SKIPPED_INPUTS = 3
+
+
+class EngineName(StrEnum):
+    """Who computes a batch."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+class Precision(StrEnum):
+    """Of what a model computes in between."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class TableFormat(StrEnum):
+    """Of a batch's table."""
+
+    PARQUET = "parquet"
+    TSV = "tsv"
+    H5AD = "h5ad"
+
+
+class PoolingName(StrEnum):
+    """How a window's positions become one vector, or not."""
+
+    MEAN = "mean"
+    LAST = "last"
+    MAX = "max"
+    POSITION = "position"
+
+
+FORMAT = typer.Option("--format", help="Of the table: parquet, tsv (predict) or h5ad (embed).")
 
 
 @app.command(short_help="Write simulated genomes as FASTA.")
@@ -120,8 +175,36 @@ def predict(
         typer.Option("--set", help="data.gap_policy=mask reads -, . and * as masked bases.", metavar="KEY=VALUE"),
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
+    out: Annotated[Path | None, OUT] = None,
+    table_format: Annotated[TableFormat | None, FORMAT] = None,
+    engine: Annotated[EngineName | None, ENGINE] = None,
+    workers: Annotated[int | None, WORKERS] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    shard: Annotated[str | None, SHARD] = None,
+    ray_address: Annotated[str | None, RAY_ADDRESS] = None,
+    hashed: Annotated[bool, HASH] = False,
+    precision: Annotated[Precision | None, PRECISION] = None,
+    shard_size: Annotated[int | None, SHARD_SIZE] = None,
 ) -> None:
-    """Write the class of each window, in input order: record, start, end (0-based, half-open), class, probabilities."""
+    """Write the class of each window, in input order: record, start, end (0-based, half-open), class, probabilities.
+
+    With --out the work is done in shards, by any number of workers, and goes on where it was stopped.
+    """
+    if out is not None:
+        if output != "-":
+            raise ConfigError("-o and --out: a batch writes its table into its folder; give one of the two")
+        if _run_batch(
+            "predict", model, fasta, from_file, window, stride, regions, settings, device, out, table_format, engine,
+            workers, threads, shard, ray_address, hashed, precision, shard_size,
+        ):  # fmt: skip
+            raise typer.Exit(SKIPPED_INPUTS)
+        return
+    of_batches = {
+        "--format": table_format, "--engine": engine, "--workers": workers, "--threads": threads, "--shard": shard,
+        "--ray-address": ray_address, "--hash": hashed or None, "--precision": precision, "--shard-size": shard_size,
+    }  # fmt: skip
+    if problems := [f"{name}: goes with --out" for name, value in of_batches.items() if value is not None]:
+        raise ConfigError(problems)
     from seqdomains.cli.species import run_predict
 
     if run_predict(
@@ -136,6 +219,106 @@ def predict(
         device=device,
     ):
         raise typer.Exit(SKIPPED_INPUTS)
+
+
+@app.command(short_help="Write vectors that describe windows of sequences.")
+def embed(
+    model: Annotated[Path, typer.Argument(help="A run folder or an artefact.", metavar="MODEL")],
+    out: Annotated[Path, OUT],
+    fasta: Annotated[
+        list[str] | None, typer.Argument(help="FASTA or GenBank files, folders, patterns.", metavar="FASTA...")
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from-file", help="A list of more of these, one on each line.", metavar="LIST")
+    ] = None,
+    pool: Annotated[
+        PoolingName, typer.Option("--pool", help="Over a window's positions; position gives a row for each.")
+    ] = PoolingName.MEAN,
+    layer: Annotated[
+        int | None,
+        typer.Option("--layer", min=0, help="After which block; the last one, with the final norm, if not given."),
+    ] = None,
+    window: Annotated[int | None, typer.Option("--window", min=1, help="bp; the model's own if not given.")] = None,
+    stride: Annotated[int | None, typer.Option("--stride", min=1, help="bp; the window if not given.")] = None,
+    regions: Annotated[Path | None, typer.Option("--regions", help="Only these intervals.", metavar="BED")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="data.gap_policy=mask reads -, . and * as masked bases.", metavar="KEY=VALUE"),
+    ] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    table_format: Annotated[TableFormat | None, FORMAT] = None,
+    engine: Annotated[EngineName | None, ENGINE] = None,
+    workers: Annotated[int | None, WORKERS] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    shard: Annotated[str | None, SHARD] = None,
+    ray_address: Annotated[str | None, RAY_ADDRESS] = None,
+    hashed: Annotated[bool, HASH] = False,
+    precision: Annotated[Precision | None, PRECISION] = None,
+    shard_size: Annotated[int | None, SHARD_SIZE] = None,
+) -> None:
+    """Write the hidden vector of each window, or of each position, in input order, as Parquet or AnnData.
+
+    The work is done in shards, by any number of workers, and goes on where it was stopped.
+    """
+    if _run_batch(
+        "embed", model, fasta, from_file, window, stride, regions, settings, device, out, table_format, engine,
+        workers, threads, shard, ray_address, hashed, precision, shard_size, pool=pool, layer=layer,
+    ):  # fmt: skip
+        raise typer.Exit(SKIPPED_INPUTS)
+
+
+def _run_batch(
+    verb: Literal["predict", "embed"],
+    model: Path,
+    fasta: list[str] | None,
+    from_file: Path | None,
+    window: int | None,
+    stride: int | None,
+    regions: Path | None,
+    settings: list[str] | None,
+    device: str | None,
+    out: Path,
+    table_format: TableFormat | None,
+    engine: EngineName | None,
+    workers: int | None,
+    threads: int | None,
+    shard: str | None,
+    ray_address: str | None,
+    hashed: bool,
+    precision: Precision | None,
+    shard_size: int | None,
+    *,
+    pool: PoolingName | None = None,
+    layer: int | None = None,
+) -> bool:
+    from seqdomains.cli.batch import BatchOptions, run_batch_command
+
+    options = BatchOptions(
+        out=out,
+        engine=(engine or EngineName.LOCAL).value,
+        workers=workers,
+        threads=threads,
+        shard=shard,
+        ray_address=ray_address,
+        hashed=hashed,
+        precision=(precision or Precision.FLOAT32).value,
+        form=(table_format or TableFormat.PARQUET).value,
+        shard_size=shard_size,
+        device=device,
+    )
+    return run_batch_command(
+        verb,
+        model,
+        fasta or [],
+        from_file=from_file,
+        window=window,
+        stride=stride,
+        regions=regions,
+        settings=settings or [],
+        options=options,
+        pooling=None if pool is None else pool.value,
+        layer=layer,
+    )
 
 
 @app.command(short_help="Classify records of any length as they are read.")

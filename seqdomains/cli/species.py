@@ -20,12 +20,12 @@ from seqdomains.cli.run_config import PredictConfig, RunConfig
 from seqdomains.cli.simulated import simulated_genomes
 from seqdomains.cli.summary import as_text
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.genomics.alphabet import VOCAB_SIZE, GapPolicy, N, check_signature
+from seqdomains.genomics.alphabet import VOCAB_SIZE, GapPolicy, check_signature
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.fasta import STDIN, source_name
 from seqdomains.genomics.records import is_sequence_file, stream_records
 from seqdomains.genomics.simulate import SimulationConfig, simulate
-from seqdomains.genomics.spans import plan_spans
+from seqdomains.genomics.spans import mostly_unknown, plan_spans
 from seqdomains.genomics.species import SPECIES_NAMES
 from seqdomains.genomics.species_task import SpeciesTask
 from seqdomains.genomics.windows import read_bed
@@ -134,7 +134,7 @@ def run_evaluate(
         _refuse_other_sections(settings, ("data", "evaluate"), reason="changes nothing of a trained model")
         if out is not None and RunFolder(out).config.exists():
             raise ConfigError(f"--out {out}: is a run folder, which keeps its own result; choose another folder")
-        task = GivenData(SpeciesTask(config.data, least_classes=1), classes=_classifier(loaded).classes)
+        task = GivenData(SpeciesTask(config.data, least_classes=1), classes=classifier_of(loaded).classes)
         target = RunFolder(_made(out)) if out is not None else None
         result = evaluation.evaluate(loaded.model, task, config.evaluate, target, device=where)
     sys.stdout.write(as_text(result))
@@ -154,7 +154,7 @@ def run_predict(
 ) -> bool:
     """Classify the windows of files; returns whether any record or file was skipped."""
     policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
-    fasta = _inputs(given, from_file)
+    fasta = find_sequences(given, from_file)
     _refuse_clashes(fasta, regions, output)
     where = choose_device(device)
     loaded = load_classifier(path, device=where)
@@ -166,7 +166,7 @@ def run_predict(
     blank = [0]
     outcome = prediction.predict(
         loaded.model,
-        _classifier(loaded).classes,
+        classifier_of(loaded).classes,
         ((file.source, _counting(file.spans(), blank)) for file in plan.files),
         output,
         batch_size=max(1, TOKENS_AT_ONCE // length),
@@ -197,12 +197,12 @@ def run_stream(
 ) -> bool:
     """Classify records as they are read; returns whether any file was skipped."""
     policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
-    fasta = _inputs(given, from_file)
+    fasta = find_sequences(given, from_file)
     _refuse_clashes(fasta, None, output)
     where = choose_device(device)
     loaded = load_classifier(path, device=where)
     outcome = streaming.stream(
-        _classifier(loaded),
+        classifier_of(loaded),
         ((source_name(source), _pieces(source, policy)) for source in fasta),
         output,
         every=every or trained_window(loaded),
@@ -216,7 +216,16 @@ def _pieces(source: str, policy: GapPolicy) -> Iterator[tuple[str, Iterator[NDAr
         yield record.name, record.code_pieces()
 
 
-def _inputs(given: Sequence[str], from_file: Path | None) -> list[str]:
+def find_sequences(given: Sequence[str], from_file: Path | None) -> list[str]:
+    """Return the sequence files that a command was given.
+
+    Raises
+    ------
+    ConfigError
+        It was given none.
+    InputError
+        As `find_inputs`.
+    """
     if not given and from_file is None:
         raise ConfigError("no input: give FASTA files, folders or patterns, or a list of them with --from-file")
     return find_inputs(given, listed_in=from_file, wanted=is_sequence_file, kinds="FASTA or GenBank")
@@ -225,7 +234,7 @@ def _inputs(given: Sequence[str], from_file: Path | None) -> list[str]:
 def _counting(spans: Iterable[Span], blank: list[int]) -> Iterator[Span]:
     """Pass spans on and count those that are mostly N or masked in `blank[0]`: a model is sure of those too."""
     for span in spans:
-        blank[0] += int(2 * np.count_nonzero(span.tokens >= N) > span.tokens.size)
+        blank[0] += int(mostly_unknown(span))
         yield span
 
 
@@ -298,11 +307,18 @@ def load_classifier(path: Path, *, device: torch.device) -> LoadedModel:
         raise InputError(f"{path} holds no trained model yet: repeat its train command with --out {path} to finish it")
     loaded = from_pretrained(run.artefact if run.config.exists() else path, device=device)
     check_signature(loaded.signature)
-    _classifier(loaded)
+    classifier_of(loaded)
     return loaded
 
 
-def _classifier(loaded: LoadedModel) -> SequenceClassifier:
+def classifier_of(loaded: LoadedModel) -> SequenceClassifier:
+    """Return the model of an artefact that is a classifier.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
     if not isinstance(loaded.model, SequenceClassifier):
         raise InputError(f"the artefact is a {type(loaded.model).__name__}; this command needs a SequenceClassifier")
     return loaded.model

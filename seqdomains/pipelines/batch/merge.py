@@ -1,0 +1,211 @@
+"""From finished shards to what the user reads: one table in input order, the errors, and what the run was."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seqdomains.errors import ConfigError, InputError
+from seqdomains.files import atomic_file
+from seqdomains.pipelines.batch import verbs
+from seqdomains.pipelines.batch.folder import BatchFolder
+from seqdomains.pipelines.batch.plan import Plan
+
+Format = Literal["parquet", "tsv", "h5ad"]
+# Rows of a row group and of a piece that is held: the same whatever the shards are.
+_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class BatchOutcome:
+    """What became of a batch.
+
+    Parameters
+    ----------
+    table : Path
+        All rows, in input order.
+    rows : int
+        In the table.
+    windows, tokens, blank : int
+        That were computed; `blank` are windows that say too little for their answer to mean anything.
+    skipped : int
+        Inputs and records that have no row; errors.jsonl names each.
+    halved : int
+        How often a batch was halved because the memory ran out.
+    """
+
+    table: Path
+    rows: int
+    windows: int
+    tokens: int
+    blank: int
+    skipped: int
+    halved: int
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where something was skipped."""
+        return 3 if self.skipped else 0
+
+
+def merge(plan: Plan, folder: BatchFolder, *, name: str, form: Format) -> BatchOutcome:
+    """Write the table and errors.jsonl from finished shards.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : BatchFolder
+        Has the file of every shard.
+    name : str
+        Of the table, without a suffix.
+    form : {"parquet", "tsv", "h5ad"}
+
+    Raises
+    ------
+    InputError
+        No input could be read, a shard is damaged, or a file cannot be written.
+    """
+    facts = [_facts(plan, folder, number) for number in range(len(plan.shards))]
+    failures: dict[int, str] = {}
+    for one in facts:
+        for number, reason in one["failures"]:
+            failures.setdefault(int(number), str(reason))
+    errors = [
+        {"input": plan.inputs[one.input].path, "record": one.record, "reason": one.reason} for one in plan.skipped
+    ]
+    errors += [{"input": plan.inputs[key].path, "record": None, "reason": failures[key]} for key in sorted(failures)]
+    table = folder.path / f"{name}.{form}"
+    planned = {part.input for shard in plan.shards for part in shard}
+    try:
+        with atomic_file(folder.errors) as partial:
+            partial.write_text("".join(json.dumps(error) + "\n" for error in errors), encoding="utf-8")
+        if not planned - set(failures):
+            raise InputError(f"no input could be read; {folder.errors} says why, first: {errors[0]['reason']}")
+        rows = _Rows(plan, folder, dropped=set(failures))
+        with atomic_file(table) as partial:
+            {"parquet": _write_parquet, "tsv": _write_tsv, "h5ad": _write_h5ad}[form](partial, rows)
+    except OSError as error:
+        raise InputError(
+            f"cannot write into {folder.path}: {error.strerror or error}; mend that and repeat the command: all shards "
+            "are done"
+        ) from error
+    return BatchOutcome(
+        table=table,
+        rows=rows.count,
+        windows=sum(one["windows"] for one in facts),
+        tokens=sum(one["tokens"] for one in facts),
+        blank=sum(one["blank"] for one in facts),
+        skipped=len(errors),
+        halved=sum(one["halved"] for one in facts),
+    )
+
+
+def _facts(plan: Plan, folder: BatchFolder, number: int) -> Mapping[str, Any]:
+    facts = folder.facts(number, plan.identity)
+    if facts is None:
+        raise InputError(f"{folder.shard(number)} is missing or damaged; repeat the command, which computes it again")
+    return facts
+
+
+class _Rows:
+    """The rows of all shards in input order, without those of inputs that were left out; file names as text."""
+
+    def __init__(self, plan: Plan, folder: BatchFolder, *, dropped: set[int]) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._kept = np.array([number not in dropped for number in range(len(plan.inputs))])
+        self._names = np.array([one.path for one in plan.inputs], dtype=object)
+        with folder.shard(0).open("rb") as handle:
+            fields = list(pq.read_schema(handle))[4:]
+        self.schema = pa.schema([*verbs.PLACE, *fields])
+        self.count = 0
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Yield tables of `_ROWS` rows; the last may be shorter."""
+        held: list[pa.Table] = []
+        count = 0
+        for number in range(len(self._plan.shards)):
+            for batch in self._batches(number):
+                held.append(batch)
+                count += len(batch)
+                while count >= _ROWS:
+                    whole = pa.concat_tables(held)
+                    self.count += _ROWS
+                    yield whole.slice(0, _ROWS)
+                    held, count = [whole.slice(_ROWS)], count - _ROWS
+        if count:
+            self.count += count
+            yield pa.concat_tables(held)
+
+    def _batches(self, number: int) -> Iterator[pa.Table]:
+        path = self._folder.shard(number)
+        try:
+            with path.open("rb") as handle:
+                for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(_ROWS):
+                    inputs = batch.column(0).to_numpy()
+                    kept = self._kept[inputs]
+                    columns = [pa.array(self._names[inputs], pa.string()), *batch.columns[1:]]
+                    table = pa.Table.from_arrays(columns, schema=self.schema)
+                    yield table if kept.all() else table.filter(pa.array(kept))
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise InputError(
+                f"{path} is damaged ({error}); remove it and repeat the command, which computes it again"
+            ) from error
+
+
+def _write_parquet(path: Path, rows: _Rows) -> None:
+    with (
+        path.open("wb") as handle,
+        pq.ParquetWriter(handle, rows.schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for table in rows:
+            writer.write_table(table, row_group_size=_ROWS)
+
+
+def _write_tsv(path: Path, rows: _Rows) -> None:
+    """Write the columns of `predict` with 6 digits, as without a folder, behind the file."""
+    with path.open("w", encoding="utf-8", newline="\n") as handle:
+        handle.write("#" + "\t".join(rows.schema.names) + "\n")
+        for table in rows:
+            for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                handle.write("\t".join(f"{one:.6f}" if isinstance(one, float) else str(one) for one in row) + "\n")
+
+
+def _write_h5ad(path: Path, rows: _Rows) -> None:
+    """Write embeddings as AnnData: X has a row for each window, obs its place. All rows are held."""
+    anndata = require_anndata()
+    whole = pa.concat_tables(list(rows))
+    width = whole.schema.field("embedding").type.list_size
+    values = pa.concat_arrays(whole.column("embedding").chunks).flatten().to_numpy().reshape(-1, width)
+    places = whole.select([name for name, _ in verbs.PLACE]).to_pandas()
+    places.index = places.index.astype(str)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        anndata.AnnData(X=values, obs=places).write_h5ad(path)
+
+
+def require_anndata() -> Any:
+    """Import anndata, which the extra of that name installs.
+
+    Raises
+    ------
+    ConfigError
+        It is not there.
+    """
+    try:
+        import anndata
+    except ImportError as error:
+        raise ConfigError(
+            f"--format h5ad needs anndata, which cannot be imported ({error}): pip install 'seqdomains[anndata]'"
+        ) from error
+    return anndata

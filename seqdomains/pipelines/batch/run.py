@@ -1,0 +1,247 @@
+"""One batch from the command to its table: plan or find the plan, compute what is missing, put it together."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from seqdomains.errors import ConfigError, InputError
+from seqdomains.pipelines.batch.folder import BatchFolder
+from seqdomains.pipelines.batch.merge import BatchOutcome, Format, merge
+from seqdomains.pipelines.batch.plan import Plan, differences, read_plan, write_plan
+from seqdomains.pipelines.interrupts import StoppedError, StopRequest, stop_on_signals
+from seqdomains.pipelines.progress import progress_display
+from seqdomains.pipelines.run_folder import write_json
+
+_log = logging.getLogger(__name__)
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Done:
+    """A shard that is finished, and what it was."""
+
+    shard: int
+    windows: int
+    tokens: int
+    failures: int
+
+
+class Engine(Protocol):
+    """Computes shards, in any order and place."""
+
+    def compute(self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest) -> Iterable[Done]:
+        """Yield each shard when its file stands; after a stop was asked for, finish what runs and begin nothing."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The share of one of several jobs, such as those of a Slurm array.
+
+    Examples
+    --------
+    >>> Slice.parse("2/3").takes(4), Slice.parse("2/3").takes(3)
+    (True, False)
+    """
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Slice:
+        """Read I/N.
+
+        Raises
+        ------
+        ConfigError
+            It is not so written, or I is not within 1 to N.
+        """
+        first, _, second = text.partition("/")
+        if not (first.isascii() and first.isdecimal() and second.isascii() and second.isdecimal()):
+            raise ConfigError(f"--shard {text}: expected I/N, such as 3/8 for the third of eight jobs")
+        number, of = int(first), int(second)
+        if not 1 <= number <= of:
+            raise ConfigError(f"--shard {text}: {number} is not within 1 to {of}")
+        return cls(number, of)
+
+    def takes(self, shard: int) -> bool:
+        """Whether a shard falls to this job."""
+        return shard % self.of == self.number - 1
+
+
+def run_batch(
+    folder: BatchFolder,
+    engine: Engine,
+    *,
+    parameters: Mapping[str, Any],
+    paths: Sequence[str],
+    make_plan: Callable[[], Plan],
+    facts: Mapping[str, Any],
+    name: str,
+    form: Format = "parquet",
+    share: Slice | None = None,
+    progress: bool = True,
+) -> BatchOutcome | None:
+    """Compute a batch, or go on with the one in its folder.
+
+    Parameters
+    ----------
+    folder : BatchFolder
+        New, empty, or with this batch in it.
+    engine : Engine
+        Computes what is missing.
+    parameters : mapping
+        All that results depend on beside the inputs; one that differs from the plan's is refused.
+    paths : sequence of str
+        The inputs as the user gave them.
+    make_plan : callable
+        Looks at the inputs; called where the folder has no plan.
+    facts : mapping
+        What run.json says of the machine, beside what was done.
+    name, form
+        See `merge`.
+    share : Slice, optional
+        Compute only these shards. Whoever finds all of them finished makes the table.
+    progress : bool
+        Whether to tell the user how far it is.
+
+    Returns
+    -------
+    BatchOutcome or None
+        None where other jobs have shards left.
+
+    Raises
+    ------
+    ConfigError
+        The folder holds something else or another batch, an input has changed, or another process works in it.
+    InputError
+        No input can be read, or something cannot be written.
+    StoppedError
+        A signal came; what is finished is kept.
+    """
+    folder.make()
+    began = time.time()
+    with ExitStack() as held:
+        if share is None:
+            held.enter_context(folder.lock())
+            folder.clean()
+            plan = _plan(folder, parameters, paths, make_plan)
+        else:
+            # Jobs of an array start together: one makes the plan, the others wait for it.
+            with folder.lock(".lock.plan", wait=True):
+                held.enter_context(folder.lock(shared=True))
+                plan = _plan(folder, parameters, paths, make_plan)
+            held.enter_context(folder.lock(f".lock.{share.number}-of-{share.of}"))
+        mine = [number for number in range(len(plan.shards)) if share is None or share.takes(number)]
+        missing = [number for number in mine if folder.facts(number, plan.identity) is None]
+        computed = _compute(plan, folder, engine, mine, missing, progress=progress)
+        if share is not None:
+            held.enter_context(folder.lock(".lock.merge", wait=True))
+            left = sum(folder.facts(number, plan.identity) is None for number in range(len(plan.shards)))
+            if left:
+                _log.info("job %d of %d is done; %d shards of other jobs are not", share.number, share.of, left)
+                return None
+        outcome = merge(plan, folder, name=name, form=form)
+        _write_run(folder, plan, outcome, facts, computed, seconds=time.time() - began)
+    _tell(folder, outcome)
+    return outcome
+
+
+def _plan(
+    folder: BatchFolder, parameters: Mapping[str, Any], paths: Sequence[str], make_plan: Callable[[], Plan]
+) -> Plan:
+    if not folder.plan.exists():
+        plan = make_plan()
+        try:
+            write_plan(folder.plan, plan)
+        except OSError as error:
+            raise InputError(f"cannot write {folder.plan}: {error.strerror or error}") from error
+        return plan
+    plan = read_plan(folder.plan)
+    problems = differences(plan, parameters, paths)
+    problems += [f"{one.path}: {change}" for one in plan.inputs if (change := one.change())]
+    if problems:
+        raise ConfigError([f"--out {folder.path} holds another batch: choose another folder for this one", *problems])
+    return plan
+
+
+def _compute(
+    plan: Plan, folder: BatchFolder, engine: Engine, mine: Sequence[int], missing: Sequence[int], *, progress: bool
+) -> dict[str, Any]:
+    """Compute missing shards; returns what this session did, for run.json."""
+    if len(missing) < len(mine):
+        _log.info("%d of %d shards are done already", len(mine) - len(missing), len(mine))
+    began = time.monotonic()
+    total = sum(plan.windows_of(number) for number in mine)
+    before = done = total - sum(plan.windows_of(number) for number in missing)
+    finished = tokens = failures = 0
+    if missing:
+        with (
+            stop_on_signals("stopping when the shards that are under way are done") as stop,
+            progress_display("windows", total=total, start=done, enabled=progress) as show,
+        ):
+            for one in engine.compute(folder, missing, stop):
+                finished, done, tokens = finished + 1, done + plan.windows_of(one.shard), tokens + one.tokens
+                failures += one.failures
+                rate = tokens / max(time.monotonic() - began, 1e-9)
+                text = f"{rate / 1e6:.2f} M tokens/s" + (f", {failures} inputs skipped" if failures else "")
+                # A line for every tenth, where there is no terminal.
+                tenth = finished * 10 // len(missing) > (finished - 1) * 10 // len(missing)
+                show(done, text, tenth)
+        if finished < len(missing):
+            raise StoppedError(
+                stop.signum or 15,
+                f"stopped: {finished} shards were computed, {len(missing) - finished} are left; repeat the command to "
+                "go on",
+            )
+    return {
+        "windows": done - before,
+        "tokens": tokens,
+        "shards": finished,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _write_run(
+    folder: BatchFolder,
+    plan: Plan,
+    outcome: BatchOutcome,
+    facts: Mapping[str, Any],
+    computed: Mapping[str, Any],
+    *,
+    seconds: float,
+) -> None:
+    failed = {one.input for one in plan.skipped if one.record is None}
+    write_json(
+        folder.run,
+        {
+            "table": outcome.table.name,
+            "inputs": len(plan.inputs),
+            "inputs_refused": len(failed),
+            "skipped": outcome.skipped,
+            "rows": outcome.rows,
+            "windows": outcome.windows,
+            "windows_mostly_unknown": outcome.blank,
+            "tokens": outcome.tokens,
+            "shards": len(plan.shards),
+            "batches_halved": outcome.halved,
+            "last_session": {**computed, "seconds_in_all": round(seconds, 3)},
+            "parameters": dict(plan.parameters),
+            "environment": dict(facts),
+        },
+    )
+
+
+def _tell(folder: BatchFolder, outcome: BatchOutcome) -> None:
+    if outcome.skipped:
+        for line in folder.errors.read_text(encoding="utf-8").splitlines()[:_NAMED]:
+            _log.warning("skipped: %s", json.loads(line)["reason"])
+        if outcome.skipped > _NAMED:
+            _log.warning("and %d more; %s lists all", outcome.skipped - _NAMED, folder.errors)
+    if outcome.halved:
+        _log.warning("memory ran out: %d times a batch was halved, which changes results by rounding", outcome.halved)

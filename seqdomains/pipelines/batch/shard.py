@@ -1,0 +1,196 @@
+"""One shard: read its windows, compute them, and leave a file that is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from seqdomains.errors import InputError
+from seqdomains.files import atomic_file
+from seqdomains.pipelines.answers import BadInputError, reading
+from seqdomains.pipelines.batch.folder import METADATA, BatchFolder
+from seqdomains.pipelines.batch.plan import Plan, Stretch
+from seqdomains.pipelines.batch.verbs import Launched, Runner
+from seqdomains.pipelines.prefetch import prefetched
+from seqdomains.task import Span
+
+# Windows that are looked at together, so that those of equal length meet in a batch: in batches, and in tokens.
+_BATCHES_AHEAD = 4
+_TOKENS_AHEAD = 1 << 26
+_ROW_GROUP = 1 << 16
+# Rows of a shard's file: which input in place of its name.
+PLACE = [("input", pa.int32()), ("record", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
+
+
+class Source(Protocol):
+    """Reads a domain's files."""
+
+    def spans(self, path: str, first: int, windows: int) -> Iterator[Span]:
+        """Yield windows `first` to `first + windows` of a file, in its order."""
+
+    def blank(self, span: Span) -> bool:
+        """Whether a window says too little for its answer to mean anything."""
+
+
+@dataclass(frozen=True)
+class ShardOutcome:
+    """What became of a shard.
+
+    Parameters
+    ----------
+    windows, tokens : int
+        That were computed.
+    failures : tuple of (int, str)
+        Inputs that could not be read to the end of their stretch, with the reason.
+    """
+
+    windows: int
+    tokens: int
+    failures: tuple[tuple[int, str], ...] = ()
+
+
+def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runner: Runner) -> ShardOutcome:
+    """Compute a shard and write its file.
+
+    An input that is not what was planned, or cannot be read, is left out and named in the file; the rows of it that
+    were computed before stand in the file and are left out of the table.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written, or the model's answer is not finite.
+    """
+    began, halved = time.perf_counter(), runner.halved
+    failures: dict[int, str] = {}
+    windows = tokens = blank = 0
+    schema = pa.schema([*PLACE, *runner.verb.fields])
+    try:
+        with (
+            atomic_file(folder.shard(number)) as partial,
+            partial.open("wb") as handle,
+            pq.ParquetWriter(handle, schema, compression="zstd", write_page_checksum=True) as writer,
+            prefetched(_chunks(_windows(plan, number, source, failures), runner.batch_size)) as chunks,
+        ):
+            held: list[pa.RecordBatch] = []
+            for chunk, answers in _answered(chunks, runner):
+                held.append(pa.record_batch(_columns(chunk, answers, runner), schema=schema))
+                windows += len(chunk)
+                tokens += sum(len(span.tokens) for _, span in chunk)
+                blank += sum(source.blank(span) for _, span in chunk)
+                if sum(len(batch) for batch in held) >= _ROW_GROUP:
+                    writer.write_table(pa.Table.from_batches(held))
+                    held = []
+            if held:
+                writer.write_table(pa.Table.from_batches(held))
+            facts = {
+                "plan": plan.identity,
+                "failures": sorted(failures.items()),
+                "windows": windows,
+                "tokens": tokens,
+                "blank": blank,
+                "halved": runner.halved - halved,
+                "seconds": round(time.perf_counter() - began, 3),
+                "process": os.getpid(),
+            }
+            writer.add_key_value_metadata({METADATA: json.dumps(facts).encode()})
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder.shard(number)}: {error.strerror or error}; mend that and repeat the command, which "
+            "goes on behind the shards that are done"
+        ) from error
+    return ShardOutcome(windows, tokens, tuple(sorted(failures.items())))
+
+
+def _windows(plan: Plan, number: int, source: Source, failures: dict[int, str]) -> Iterator[tuple[int, Span]]:
+    for stretch in plan.shards[number]:
+        path = plan.inputs[stretch.input].path
+        try:
+            if change := plan.inputs[stretch.input].change():
+                raise BadInputError(InputError(change))
+            count = 0
+            for span in reading(source.spans(path, stretch.first, stretch.windows)):
+                yield stretch.input, span
+                count += 1
+            # What was changed while it was read may have been read in two versions.
+            if change := plan.inputs[stretch.input].change() or _miscounted(count, stretch):
+                raise BadInputError(InputError(change))
+        except BadInputError as bad:
+            reason = str(bad.reason)
+            failures[stretch.input] = reason if path in reason else f"{path}: {reason}"
+
+
+def _miscounted(count: int, stretch: Stretch) -> str:
+    if count == stretch.windows:
+        return ""
+    return f"gave {count} windows where {stretch.windows} were planned; it was changed, or its index is not its own"
+
+
+def _chunks(windows: Iterator[tuple[int, Span]], batch_size: int) -> Iterator[list[tuple[int, Span]]]:
+    """Gather windows that are looked at together."""
+    chunk: list[tuple[int, Span]] = []
+    tokens = 0
+    for number, span in windows:
+        chunk.append((number, span))
+        tokens += len(span.tokens)
+        enough = tokens >= _TOKENS_AHEAD or len(chunk) >= _BATCHES_AHEAD * batch_size
+        if enough and len(chunk) >= batch_size:
+            yield chunk
+            chunk, tokens = [], 0
+    if chunk:
+        yield chunk
+
+
+Chunk = list[tuple[int, Span]]
+# Places in a chunk of windows of one length, and what was launched for them.
+Groups = list[tuple[list[int], Launched]]
+
+
+def _answered(chunks: Iterator[Chunk], runner: Runner) -> Iterator[tuple[Chunk, dict[int, NDArray[Any]]]]:
+    """Yield chunks with the answer of each window; one chunk is under way while the one before is taken in."""
+    waiting: tuple[Chunk, Groups] | None = None
+    for chunk in chunks:
+        places: dict[int, list[int]] = {}
+        for place, (_, span) in enumerate(chunk):
+            places.setdefault(len(span.tokens), []).append(place)
+        launched = [(alike, runner.launch([chunk[place][1].tokens for place in alike])) for alike in places.values()]
+        if waiting is not None:
+            yield _taken(*waiting, runner)
+        waiting = chunk, launched
+    if waiting is not None:
+        yield _taken(*waiting, runner)
+
+
+def _taken(chunk: Chunk, launched: Groups, runner: Runner) -> tuple[Chunk, dict[int, NDArray[Any]]]:
+    answers: dict[int, NDArray[Any]] = {}
+    for alike, rows in launched:
+        answers |= zip(alike, runner.fetch(rows), strict=True)
+    return chunk, answers
+
+
+def _columns(chunk: Chunk, answers: dict[int, NDArray[Any]], runner: Runner) -> list[pa.Array]:
+    rows = [answers[place] for place in range(len(chunk))]
+    if runner.verb.positions:
+        places = [(number, span.record, span.start + i) for number, span in chunk for i in range(len(span.tokens))]
+        inputs, records, starts = (list(column) for column in zip(*places, strict=True))
+        ends = [start + 1 for start in starts]
+        values = np.concatenate(rows)
+    else:
+        inputs, records = [number for number, _ in chunk], [span.record for _, span in chunk]
+        starts, ends = [span.start for _, span in chunk], [span.end for _, span in chunk]
+        values = np.stack(rows)
+    return [
+        pa.array(inputs, pa.int32()),
+        pa.array(records, pa.string()),
+        pa.array(starts, pa.int64()),
+        pa.array(ends, pa.int64()),
+        *runner.verb.columns(values),
+    ]

@@ -1,0 +1,262 @@
+"""What a batch computes of its windows: class probabilities, or embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqdomains.backbone import MambaBackbone, MambaLM, SequenceClassifier
+from seqdomains.errors import ConfigError, InputError
+
+EmbeddingPooling = Literal["mean", "last", "max", "position"]
+# Who a row speaks of, before what is said.
+PLACE: Final = [("file", pa.string()), ("record", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
+
+
+class Verb(Protocol):
+    """Computes what a row says of a window."""
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """Columns behind the window's place."""
+
+    @property
+    def positions(self) -> bool:
+        """Whether a window gives a row for each of its positions."""
+
+    def launch(self, tokens: Tensor) -> Tensor:
+        """Compute a batch of windows of one length on the model's device, one row each; nothing waits for it."""
+
+    def columns(self, values: NDArray[Any]) -> list[pa.Array]:
+        """Turn the rows of `launch`, on the CPU, into the columns of `fields`."""
+
+
+class Predict:
+    """Class probabilities of each window.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+        In evaluation mode.
+
+    Examples
+    --------
+    >>> from seqdomains.backbone import MambaConfig
+    >>> verb = Predict(SequenceClassifier(MambaConfig(d_model=16, n_layer=1), classes=("a", "b")).eval())
+    >>> [field.name for field in verb.fields]
+    ['predicted', 'p_a', 'p_b']
+    >>> predicted, *_ = verb.columns(np.array([[0.0, 2.0]]))
+    >>> predicted.to_pylist()
+    ['b']
+    """
+
+    positions = False
+
+    def __init__(self, model: SequenceClassifier) -> None:
+        self._model = model
+        self._classes = np.array(model.classes, dtype=object)
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """See `Verb`."""
+        shares = [pa.field(f"p_{name}", pa.float32()) for name in self._model.classes]
+        return [pa.field("predicted", pa.string()), *shares]
+
+    def launch(self, tokens: Tensor) -> Tensor:
+        """Return logits; see `Verb`."""
+        logits: Tensor = self._model(tokens)
+        return logits.double()
+
+    def columns(self, values: NDArray[Any]) -> list[pa.Array]:
+        """See `Verb`; the softmax is taken in float64."""
+        _refuse_infinite(values, "logits")
+        shares = torch.from_numpy(values).softmax(dim=1).numpy()
+        best = pa.array(self._classes[shares.argmax(axis=1)], pa.string())
+        return [best, *(pa.array(column, pa.float32()) for column in shares.T.astype(np.float32))]
+
+
+class Embed:
+    """Hidden vectors of a layer, pooled over each window or one for each position.
+
+    Parameters
+    ----------
+    model : SequenceClassifier or MambaLM or MambaBackbone
+        In evaluation mode.
+    pooling : {"mean", "last", "max", "position"}
+        Over a window's positions. A causal model's last position has seen all of the window.
+    layer : int or None
+        After which block, from 1; 0 is the embedding of the tokens. None is the last one with the final norm.
+
+    Raises
+    ------
+    ConfigError
+        The model has no such layer.
+
+    Examples
+    --------
+    >>> from seqdomains.backbone import MambaConfig
+    >>> model = MambaBackbone(MambaConfig(d_model=16, n_layer=2)).eval()
+    >>> tokens = torch.randint(4, (3, 10))
+    >>> with torch.no_grad():
+    ...     last = Embed(model, pooling="last", layer=None).launch(tokens)
+    ...     whole = model(tokens)[:, -1]
+    >>> tuple(last.shape), torch.equal(last, whole)
+    ((3, 16), True)
+    """
+
+    def __init__(
+        self, model: SequenceClassifier | MambaLM | MambaBackbone, *, pooling: EmbeddingPooling, layer: int | None
+    ) -> None:
+        self._backbone = model if isinstance(model, MambaBackbone) else model.backbone
+        blocks = len(self._backbone.layers)
+        if layer is not None and not 0 <= layer <= blocks:
+            raise ConfigError(f"--layer {layer}: the model has blocks 1 to {blocks}, and 0 is the tokens' embedding")
+        self._pooling = pooling
+        self._layer = layer
+        self.width = self._backbone.config.d_model
+
+    @property
+    def positions(self) -> bool:
+        """See `Verb`."""
+        return self._pooling == "position"
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """See `Verb`."""
+        return [pa.field("embedding", pa.list_(pa.float32(), self.width))]
+
+    def launch(self, tokens: Tensor) -> Tensor:
+        """Return vectors of shape (windows, width), or (windows, positions, width); see `Verb`."""
+        hidden = self._hidden(tokens).float()
+        if self._pooling == "mean":
+            return hidden.mean(dim=1)
+        if self._pooling == "max":
+            return hidden.amax(dim=1)
+        return hidden[:, -1] if self._pooling == "last" else hidden
+
+    def columns(self, values: NDArray[Any]) -> list[pa.Array]:
+        """See `Verb`."""
+        _refuse_infinite(values, "embeddings")
+        flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1), pa.float32())
+        return [pa.FixedSizeListArray.from_arrays(flat, self.width)]
+
+    def _hidden(self, tokens: Tensor) -> Tensor:
+        if self._layer is None:
+            last: Tensor = self._backbone(tokens)
+            return last
+        hidden: Tensor = self._backbone.embedding(tokens.long())
+        residual: Tensor | None = None
+        for block in self._backbone.layers[: self._layer]:
+            hidden, residual, _ = block(hidden, residual, None, return_state=False)
+        return hidden if residual is None else hidden + residual
+
+
+def _refuse_infinite(values: NDArray[Any], what: str) -> None:
+    if not np.isfinite(values).all():
+        raise InputError(f"the model gives {what} that are not finite; its weights are damaged or its input is")
+
+
+@dataclass(frozen=True)
+class Launched:
+    """Answers that are on their way to the CPU; they are there when `done` is, and at once where that is None."""
+
+    rows: list[Tensor]
+    done: torch.cuda.Event | None
+
+
+class Runner:
+    """Answers any number of windows of one length, halving its batch when the memory runs out.
+
+    Nothing waits for the device before `fetch`, so that a GPU computes while the next windows are made ready.
+
+    Parameters
+    ----------
+    verb : Verb
+        What is computed.
+    device : torch.device
+        Where the model lies.
+    batch_size : int
+        Windows at once to begin with; after memory ran out it stays at what fitted.
+    precision : {"float32", "bfloat16"}
+        Of matrix products and what lies between them; weights and the answer are float32.
+
+    Examples
+    --------
+    >>> from seqdomains.backbone import MambaConfig
+    >>> model = SequenceClassifier(MambaConfig(d_model=16, n_layer=1), classes=("a", "b")).eval()
+    >>> runner = Runner(Predict(model), device=torch.device("cpu"), batch_size=2, precision="float32")
+    >>> runner.fetch(runner.launch([np.zeros(5, np.uint8)] * 3)).shape
+    (3, 2)
+    """
+
+    def __init__(
+        self, verb: Verb, *, device: torch.device, batch_size: int, precision: Literal["float32", "bfloat16"]
+    ) -> None:
+        self.verb = verb
+        self.batch_size = batch_size
+        self.halved = 0
+        self._device = device
+        self._autocast: Callable[[], Any] = lambda: torch.autocast(
+            device.type, torch.bfloat16, enabled=precision == "bfloat16"
+        )
+
+    def launch(self, windows: Sequence[NDArray[Any]]) -> Launched:
+        """Begin to compute windows of one length; returns what `fetch` takes.
+
+        Raises
+        ------
+        InputError
+            One window alone does not fit into the memory.
+        """
+        rows: list[Tensor] = []
+        first = 0
+        while first < len(windows):
+            part = windows[first : first + self.batch_size]
+            try:
+                rows.append(self._answer(part))
+            except torch.OutOfMemoryError as error:
+                self._halve(len(windows[0]), error)
+                continue
+            first += len(part)
+        done = None
+        if self._device.type == "cuda":
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record(torch.cuda.current_stream(self._device))
+        return Launched(rows, done)
+
+    def fetch(self, launched: Launched) -> NDArray[Any]:
+        """Wait for what was launched, and for nothing after it, and return it."""
+        if launched.done is not None:
+            launched.done.synchronize()
+        found: NDArray[Any] = torch.cat(launched.rows).numpy()
+        return found
+
+    def _answer(self, windows: Sequence[NDArray[Any]]) -> Tensor:
+        tokens = torch.from_numpy(np.stack(windows))
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
+            tokens = tokens.pin_memory().to(self._device, non_blocking=True)
+        with torch.inference_mode(), self._autocast():
+            answer = self.verb.launch(tokens)
+        if not on_gpu:
+            return answer
+        waiting = torch.empty(answer.shape, dtype=answer.dtype, pin_memory=True)
+        waiting.copy_(answer, non_blocking=True)
+        return waiting
+
+    def _halve(self, length: int, error: Exception) -> None:
+        if self.batch_size == 1:
+            raise InputError(
+                f"one window of {length} tokens does not fit into the memory; use a shorter window"
+            ) from error
+        self.batch_size //= 2
+        self.halved += 1
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,210 @@
+"""One worker: a model on a device that computes the shards it is told to, in this process or in one of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, TextIO
+
+import torch
+from torch import nn
+
+from seqdomains.errors import InputError, SeqdomainsError
+from seqdomains.files import parse_json
+from seqdomains.pipelines.batch.folder import BatchFolder
+from seqdomains.pipelines.batch.plan import Plan
+from seqdomains.pipelines.batch.run import Done
+from seqdomains.pipelines.batch.shard import Source, run_shard
+from seqdomains.pipelines.batch.verbs import Runner, Verb
+from seqdomains.pipelines.borrowed import borrowed, deterministic, thread_count
+from seqdomains.pipelines.interrupts import StopRequest
+
+_log = logging.getLogger(__name__)
+
+# A shard that ends so many workers ends the batch: it would end every one.
+_ATTEMPTS = 3
+
+
+@dataclass
+class Worker:
+    """Computes shards of one plan; see `shard.run_shard`."""
+
+    plan: Plan
+    folder: BatchFolder
+    source: Source
+    model: nn.Module
+    verb: Verb
+    device: torch.device
+    runner: Runner = field(init=False)
+
+    def __post_init__(self) -> None:
+        parameters = self.plan.parameters
+        self.runner = Runner(
+            self.verb, device=self.device, batch_size=parameters["batch_size"], precision=parameters["precision"]
+        )
+
+    def run(self, shard: int) -> Done:
+        """Compute one shard, with as many threads as the plan says: how sums are cut depends on it."""
+        with (
+            deterministic(),
+            thread_count(self.plan.parameters["threads"]),
+            borrowed(self.model, device=self.device, training=False),
+        ):
+            outcome = run_shard(self.plan, self.folder, shard, self.source, self.runner)
+        return Done(shard, outcome.windows, outcome.tokens, len(outcome.failures))
+
+
+class InThisProcess:
+    """Computes shards one after the other.
+
+    Parameters
+    ----------
+    worker : Worker
+    """
+
+    def __init__(self, make_worker: Any) -> None:
+        self._make_worker = make_worker
+
+    def compute(self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest) -> Iterable[Done]:
+        """See `run.Engine`."""
+        worker: Worker = self._make_worker(folder)
+        for shard in shards:
+            if stop.signum is not None:
+                return
+            yield worker.run(shard)
+
+
+def serve(worker: Worker, orders: TextIO, answers: TextIO) -> None:
+    """Compute the shards that are named on `orders`, a number on each line, and tell of each on `answers` in JSON."""
+    for order in orders:
+        try:
+            done = worker.run(int(order))
+        except SeqdomainsError as error:
+            answers.write(json.dumps({"error": str(error)}) + "\n")
+            answers.flush()
+            return
+        answers.write(json.dumps(done.__dict__) + "\n")
+        answers.flush()
+
+
+class Processes:
+    """Spreads shards over processes of this machine; one that dies is replaced and its shard computed again.
+
+    Parameters
+    ----------
+    commands : sequence of sequence of str
+        What starts each worker: a process that does `serve` on its stdin and stdout.
+    threads : int
+        Of each.
+    """
+
+    def __init__(self, commands: Sequence[Sequence[str]], *, threads: int) -> None:
+        self._commands = commands
+        self._environment = os.environ | {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
+
+    def compute(self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest) -> Iterable[Done]:
+        """See `run.Engine`."""
+        todo, attempts, lock = deque(shards), dict.fromkeys(shards, 0), threading.Lock()
+        found: SimpleQueue[Done | SeqdomainsError | None] = SimpleQueue()
+        running: dict[int, subprocess.Popen[str]] = {}
+
+        def take() -> int | None:
+            with lock:
+                return todo.popleft() if todo and stop.signum is None else None
+
+        def tend(place: int) -> None:
+            try:
+                while (shard := take()) is not None:
+                    process = running.get(place) or self._start(place)
+                    running[place] = process
+                    answer = _ask(process, shard)
+                    if answer is None:
+                        status = process.wait()
+                        del running[place]
+                        attempts[shard] += 1
+                        if attempts[shard] >= _ATTEMPTS:
+                            raise InputError(
+                                f"shard {shard} ended {_ATTEMPTS} workers, the last with {_status(status)}; what they "
+                                "said stands above, and finished shards are kept"
+                            )
+                        if stop.signum is None:
+                            _log.warning("a worker ended with %s; another one takes its shard", _status(status))
+                        with lock:
+                            todo.appendleft(shard)
+                    elif "error" in answer:
+                        raise InputError(str(answer["error"]))
+                    else:
+                        found.put(Done(**answer))
+            except SeqdomainsError as error:
+                found.put(error)
+            except OSError as error:
+                found.put(InputError(f"a worker cannot be started: {error}"))
+            finally:
+                found.put(None)
+
+        tenders = [threading.Thread(target=tend, args=(place,), daemon=True) for place in range(len(self._commands))]
+        for tender in tenders:
+            tender.start()
+        try:
+            yield from _until_all_left(found, len(tenders))
+        finally:
+            with lock:
+                todo.clear()
+            for process in list(running.values()):
+                process.kill() if sys.exc_info()[0] is not None else _close(process)
+
+    def _start(self, place: int) -> subprocess.Popen[str]:
+        # A session of its own: Ctrl-C on the terminal is for the driver to answer.
+        return subprocess.Popen(
+            self._commands[place],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+            start_new_session=True,
+        )
+
+
+def _until_all_left(found: SimpleQueue[Done | SeqdomainsError | None], tenders: int) -> Iterator[Done]:
+    while tenders:
+        one = found.get()
+        if one is None:
+            tenders -= 1
+        elif isinstance(one, SeqdomainsError):
+            raise one
+        else:
+            yield one
+
+
+def _ask(process: subprocess.Popen[str], shard: int) -> dict[str, Any] | None:
+    """Send a worker its shard; None where it ended without an answer."""
+    if process.stdin is None or process.stdout is None:
+        return None
+    try:
+        process.stdin.write(f"{shard}\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        answer = parse_json(line) if line.endswith("\n") else None
+    except (OSError, ValueError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _close(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _status(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit code {status}"
