@@ -52,6 +52,7 @@ _DECODE = np.frombuffer((ALPHABET + "-").encode(), dtype=np.uint8)
 COMPLEMENT: NDArray[np.uint8] = np.array([*(ALPHABET.index(letter) for letter in _COMPLEMENT_LETTERS), PAD], np.uint8)
 """Code of the complementary base of each code; PAD stays PAD."""
 COMPLEMENT.flags.writeable = False
+_COMPLEMENT_BYTES = COMPLEMENT.tobytes() + bytes(range(VOCAB_SIZE, 256))
 
 
 def first_illegal(text: bytes, policy: GapPolicy = "reject") -> int | None:
@@ -162,7 +163,9 @@ def reverse_complement(codes: NDArray[Any]) -> NDArray[np.uint8]:
     >>> decode(reverse_complement(encode("AACGRN")))
     'NYCGTT'
     """
-    return np.asarray(COMPLEMENT[codes[..., ::-1]])
+    # A table of bytes is twice as fast as an array that is indexed.
+    other = np.frombuffer(np.asarray(codes, np.uint8).tobytes().translate(_COMPLEMENT_BYTES), np.uint8)
+    return np.ascontiguousarray(other.reshape(codes.shape)[..., ::-1])
 
 
 def check_signature(signature: Mapping[str, Any]) -> None:

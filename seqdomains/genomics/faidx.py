@@ -37,6 +37,9 @@ class FastaFile:
         The file.
     policy : {"reject", "mask"}
         Whether `-`, `.` and `*` are an error or become the mask code.
+    validated : bool
+        Whether the file was just read to its end without an error, so that it isn't read once more before an index is
+        built.
 
     Raises
     ------
@@ -52,7 +55,7 @@ class FastaFile:
     (('chr1',), 8, [2, 3, 0, 1])
     """
 
-    def __init__(self, path: Path, *, policy: GapPolicy = "reject") -> None:
+    def __init__(self, path: Path, *, policy: GapPolicy = "reject", validated: bool = False) -> None:
         self.path = path
         self.policy = policy
         if compression(path) == "gzip":
@@ -61,7 +64,7 @@ class FastaFile:
                 f"recompress it with `gunzip -c {path.name} | bgzip > new.fa.gz`"
             )
         check_index_age(path)
-        self._index, self._blocks = _find_or_build_index(path)
+        self._index, self._blocks = _find_or_build_index(path, validated=validated)
         self._handles: dict[tuple[int, int], Any] = {}
         handle = self._handle()
         _check_index_fits(path, self._index, compressed=self._blocks is not None)
@@ -148,7 +151,7 @@ class FastaFile:
         return self._handles[key]
 
 
-def _find_or_build_index(path: Path) -> tuple[Path, Path | None]:
+def _find_or_build_index(path: Path, *, validated: bool) -> tuple[Path, Path | None]:
     compressed = compression(path) == "bgzip"
     beside = index_paths(path)
     if all(index.exists() for index in beside[: 1 + compressed]):
@@ -156,8 +159,9 @@ def _find_or_build_index(path: Path) -> tuple[Path, Path | None]:
     cached = _cached_index_paths(path)
     if all(index.exists() for index in cached[: 1 + compressed]):
         return cached[0], cached[1] if compressed else None
-    for record in stream_fasta(path):  # names the record and line of what htslib would only call bad
-        del record
+    if not validated:
+        for record in stream_fasta(path):  # names the record and line of what htslib would only call bad
+            del record
     for places in (beside, cached):
         try:
             places[0].parent.mkdir(parents=True, exist_ok=True)

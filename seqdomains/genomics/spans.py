@@ -140,11 +140,14 @@ class SequenceSource:
     regions: tuple[Region, ...] | None = None
 
     def divisible(self, path: str) -> bool:
-        """Tell whether a file can be read from its middle: FASTA, plain or bgzip, whose index can be made."""
+        """Tell whether a file that `plan_spans` found good can be read from its middle.
+
+        That is FASTA, plain or bgzip, whose index can be made.
+        """
         if is_genbank(path):
             return False
         try:
-            FastaFile(Path(path), policy=self.policy)
+            FastaFile(Path(path), policy=self.policy, validated=True)
         except InputError:
             return False
         return True
