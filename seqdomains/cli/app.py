@@ -91,11 +91,17 @@ def doctor() -> None:
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]) -> None:
-    """Write one self-contained HTML file about a run: curves, confusion, figures and the exact command."""
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run or of a batch.", metavar="FOLDER")]) -> None:
+    """Write one self-contained HTML file about a run: curves, confusion, figures and the exact command.
+
+    Of a batch, print what was done, how fast, and what was skipped.
+    """
+    from seqdomains.pipelines.batch.folder import BatchFolder
+    from seqdomains.pipelines.batch.summary import summary
     from seqdomains.pipelines.report import write_report
 
-    typer.echo(write_report(run))
+    batch = BatchFolder(run)
+    typer.echo(summary(batch), nl=False) if batch.plan.exists() else typer.echo(write_report(run))
 
 
 @app.command("batch-worker", hidden=True)

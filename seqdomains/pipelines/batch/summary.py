@@ -1,0 +1,69 @@
+"""What a batch's folder says of it, as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seqdomains.errors import InputError
+from seqdomains.files import parse_json, read_bounded
+from seqdomains.pipelines.batch.folder import BatchFolder
+from seqdomains.pipelines.batch.plan import read_plan
+from seqdomains.pipelines.progress import duration
+
+_LARGEST_JSON = 1 << 20  # bytes
+_LARGEST_ERRORS = 64 << 20
+_NAMED = 20
+
+
+def summary(folder: BatchFolder) -> str:
+    """Describe a batch, finished or not.
+
+    Raises
+    ------
+    InputError
+        Its plan, run.json or errors.jsonl cannot be read.
+    """
+    plan = read_plan(folder.plan)
+    done = sum(folder.facts(number, plan.identity) is not None for number in range(len(plan.shards)))
+    parameters = plan.parameters
+    lines = [
+        f"{parameters['verb']} with {parameters['model']}, {parameters['precision']} on {parameters['device']}",
+        f"inputs   {len(plan.inputs)}",
+        f"windows  {plan.windows} of {parameters['window']}, stride {parameters['stride']}",
+        f"shards   {done} of {len(plan.shards)} are done",
+    ]
+    if not folder.run.exists():
+        return "\n".join([*lines, "no table yet: repeat the command to go on"]) + "\n"
+    run = _read(folder)
+    session = run["last_session"]
+    lines.append(f"table    {folder.path / run['table']}, {run['rows']} rows")
+    if session["windows"]:
+        rate = session["tokens"] / max(session["seconds"], 1e-9)
+        taken = f"{session['windows']} windows in {duration(session['seconds'])}, {rate / 1e6:.2f} M tokens/s"
+        lines.append(f"speed    {taken} (the last session)")
+    if run["batches_halved"]:
+        lines.append(f"memory   ran out: batches were halved {run['batches_halved']} times, which changes rounding")
+    lines.append(f"skipped  {run['skipped']}")
+    return "\n".join([*lines, *_errors(folder, run["skipped"])]) + "\n"
+
+
+def _read(folder: BatchFolder) -> dict[str, Any]:
+    try:
+        run: dict[str, Any] = parse_json(read_bounded(folder.run, _LARGEST_JSON))
+        known = {"table", "rows", "last_session", "batches_halved", "skipped"} <= set(run)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"cannot read {folder.run}: {error}; repeat the batch's command, which writes it") from error
+    if not known:
+        raise InputError(f"{folder.run} is not of a batch; repeat the batch's command, which writes it")
+    return run
+
+
+def _errors(folder: BatchFolder, count: int) -> list[str]:
+    try:
+        rows = read_bounded(folder.errors, _LARGEST_ERRORS).decode("utf-8").splitlines()
+        lines = [f"    {parse_json(row)['reason']}" for row in rows[:_NAMED]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"cannot read {folder.errors}: {error}; repeat the batch's command, which writes it"
+        ) from error
+    return [*lines, f"    and {count - _NAMED} more in {folder.errors}"] if count > _NAMED else lines
