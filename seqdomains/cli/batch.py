@@ -14,13 +14,12 @@ from typing import Any, Literal
 import torch
 
 from seqdomains import __version__
-from seqdomains.backbone import LoadedModel, from_pretrained
+from seqdomains.backbone import LoadedModel
 from seqdomains.cli.config import resolve
 from seqdomains.cli.run_config import PredictConfig
-from seqdomains.cli.species import choose_device, classifier_of, find_sequences, trained_window
+from seqdomains.cli.species import artefact_of, choose_device, classifier_of, find_sequences, load_model, trained_window
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import sha256
-from seqdomains.genomics.alphabet import check_signature
 from seqdomains.genomics.fasta import reads_once, source_name
 from seqdomains.genomics.spans import SequenceSource, plan_spans
 from seqdomains.genomics.windows import read_bed
@@ -32,7 +31,6 @@ from seqdomains.pipelines.batch.ray_engine import OnRay
 from seqdomains.pipelines.batch.run import Engine, Slice, run_batch
 from seqdomains.pipelines.batch.worker import InThisProcess, Processes, Worker, serve
 from seqdomains.pipelines.environment import session_facts
-from seqdomains.pipelines.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +80,8 @@ def run_batch_command(
             f"{streams[0]}: a batch with --out reads its inputs more than once; give files, or leave --out"
         )
     device = choose_device(options.device)
-    artefact = _artefact(model)
-    loaded = _load(artefact, device)
+    artefact = artefact_of(model)
+    loaded = load_model(artefact, device=device)
     length = window or trained_window(loaded)
     workers, threads = _workers(options, device)
     parameters: dict[str, Any] = {
@@ -146,7 +144,7 @@ def open_worker(path: Path, device: str) -> Worker:
     if _hash(artefact) != plan.parameters["model_sha256"]:
         raise InputError(f"{artefact} has changed since the plan was made; choose another --out")
     where = torch.device(device)
-    loaded = _load(artefact, where)
+    loaded = load_model(artefact, device=where)
     return Worker(plan, folder, _source(plan.parameters), loaded.model, _verb(plan.parameters, loaded), where)
 
 
@@ -204,19 +202,6 @@ def _verb(parameters: Any, loaded: LoadedModel) -> verbs.Verb:
     if parameters["verb"] == "predict":
         return verbs.Predict(classifier_of(loaded))
     return verbs.Embed(loaded.model, pooling=parameters["pooling"], layer=parameters["layer"])
-
-
-def _artefact(path: Path) -> Path:
-    run = RunFolder(path)
-    if run.config.exists() and not run.complete:
-        raise InputError(f"{path} holds no trained model yet: repeat its train command with --out {path} to finish it")
-    return run.artefact if run.config.exists() else path
-
-
-def _load(artefact: Path, device: torch.device) -> LoadedModel:
-    loaded = from_pretrained(artefact, device=device)
-    check_signature(loaded.signature)
-    return loaded
 
 
 def _hash(artefact: Path) -> str:

@@ -332,7 +332,10 @@ def stream(
         Path | None, typer.Option("--from-file", help="A list of more of these, one on each line.", metavar="LIST")
     ] = None,
     every: Annotated[
-        int | None, typer.Option("--every", min=1, help="bp from row to row; the model's window if not given.")
+        int | None,
+        typer.Option(
+            "--every", min=1, help="bp from row to row; the model's window, or 1 for likelihoods, if not given."
+        ),
     ] = None,
     output: Annotated[
         str, typer.Option("-o", "--output", help="TSV, or Parquet by suffix .parquet; - is stdout.", metavar="FILE")
@@ -345,7 +348,9 @@ def stream(
 ) -> None:
     """Write the class of each record's beginning, longer by --every bp from row to row, in memory that does not grow.
 
-    The model's state is carried along the record, so the last row speaks of all of it, however long it is.
+    The model's state is carried along the record, so the last row speaks of all of it, however long it is. A language
+    model writes the natural logarithm of each base's likelihood given all before it, or its mean over --every bp, as
+    bedGraph, as Parquet (.parquet) or as bigWig (.bw).
     """
     from seqdomains.cli.species import run_stream
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqdomains.backbone import LoadedModel, SequenceClassifier, from_pretrained
+from seqdomains.backbone import LoadedModel, MambaLM, SequenceClassifier, from_pretrained
 from seqdomains.cli.config import Resolved, resolve
 from seqdomains.cli.given_data import GivenData
 from seqdomains.cli.run_config import PredictConfig, RunConfig
@@ -22,7 +22,7 @@ from seqdomains.cli.summary import as_text
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import VOCAB_SIZE, GapPolicy, check_signature
 from seqdomains.genomics.data_config import SpeciesData
-from seqdomains.genomics.fasta import STDIN, source_name
+from seqdomains.genomics.fasta import STDIN, reads_once, source_name
 from seqdomains.genomics.records import is_sequence_file, stream_records
 from seqdomains.genomics.simulate import SimulationConfig, simulate
 from seqdomains.genomics.spans import mostly_unknown, plan_spans
@@ -36,9 +36,11 @@ from seqdomains.pipelines import stream as streaming
 from seqdomains.pipelines import train as training
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.inputs import find_inputs
+from seqdomains.pipelines.likelihood import stream_likelihood
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.tables import STDOUT
+from seqdomains.pipelines.tracks import is_bigwig, open_track
 from seqdomains.task import Span
 
 logger = logging.getLogger(__name__)
@@ -200,15 +202,29 @@ def run_stream(
     fasta = find_sequences(given, from_file)
     _refuse_clashes(fasta, None, output)
     where = choose_device(device)
-    loaded = load_classifier(path, device=where)
-    outcome = streaming.stream(
-        classifier_of(loaded),
-        ((source_name(source), _pieces(source, policy)) for source in fasta),
-        output,
-        every=every or trained_window(loaded),
-        device=where,
-    )
-    return bool(outcome.failures)
+    loaded = load_model(path, device=where)
+    inputs = ((source_name(source), _pieces(source, policy)) for source in fasta)
+    if isinstance(loaded.model, MambaLM):
+        lengths = _lengths(fasta, policy) if is_bigwig(output) else None
+        track = open_track(output, value="log_likelihood", lengths=lengths)
+        return bool(stream_likelihood(loaded.model, inputs, track, every=every or 1, device=where).failures)
+    if is_bigwig(output):
+        raise ConfigError(f"-o {output}: a classifier's rows are no track; bigWig holds a language model's likelihoods")
+    classifier, step = classifier_of(loaded), every or trained_window(loaded)
+    return bool(streaming.stream(classifier, inputs, output, every=step, device=where).failures)
+
+
+def _lengths(fasta: Sequence[str], policy: GapPolicy) -> dict[str, int]:
+    """Read all inputs for the lengths of their records, which bigWig needs before any value."""
+    lengths: dict[str, int] = {}
+    for source in fasta:
+        if reads_once(source):
+            raise ConfigError(f"{source_name(source)}: bigWig needs the lengths of records first; give files")
+        for record in stream_records(source, policy=policy):
+            if record.name in lengths:
+                raise InputError(f"{source}: record {record.name!r} stands twice, and bigWig takes a name once")
+            lengths[record.name] = sum(map(len, record.pieces))
+    return lengths
 
 
 def _pieces(source: str, policy: GapPolicy) -> Iterator[tuple[str, Iterator[NDArray[np.uint8]]]]:
@@ -294,19 +310,42 @@ def choose_preset(*, great_apes: bool, gpu: bool) -> str:
     return "great-apes-gpu" if gpu else "laptop"
 
 
+def artefact_of(path: Path) -> Path:
+    """Return the artefact's folder of a run, or the path itself where it is no run.
+
+    Raises
+    ------
+    InputError
+        The run isn't trained yet.
+    """
+    run = RunFolder(path)
+    if run.config.exists() and not run.complete:
+        raise InputError(f"{path} holds no trained model yet: repeat its train command with --out {path} to finish it")
+    return run.artefact if run.config.exists() else path
+
+
+def load_model(path: Path, *, device: torch.device) -> LoadedModel:
+    """Read the model of a run folder or an artefact.
+
+    Raises
+    ------
+    InputError
+        The run isn't trained yet, or the artefact is damaged or of another alphabet.
+    """
+    loaded = from_pretrained(artefact_of(path), device=device)
+    check_signature(loaded.signature)
+    return loaded
+
+
 def load_classifier(path: Path, *, device: torch.device) -> LoadedModel:
     """Read the classifier of a run folder or an artefact.
 
     Raises
     ------
     InputError
-        The run isn't trained yet, the artefact is damaged, of another alphabet, or no classifier.
+        As `load_model`; or it is no classifier.
     """
-    run = RunFolder(path)
-    if run.config.exists() and not run.complete:
-        raise InputError(f"{path} holds no trained model yet: repeat its train command with --out {path} to finish it")
-    loaded = from_pretrained(run.artefact if run.config.exists() else path, device=device)
-    check_signature(loaded.signature)
+    loaded = load_model(path, device=device)
     classifier_of(loaded)
     return loaded
 

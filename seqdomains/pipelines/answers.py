@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -17,14 +16,15 @@ from numpy.typing import NDArray
 from seqdomains.errors import InputError
 from seqdomains.pipelines.interrupts import StoppedError, stop_on_signals
 from seqdomains.pipelines.progress import progress_display
-from seqdomains.pipelines.tables import Table, open_table
+from seqdomains.pipelines.tables import Table
 from seqdomains.task import Span
 
 _log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+Rows = TypeVar("Rows", bound=Sized)
 # Spans and the probabilities of their classes, shape (len(spans), n_classes).
 Answers = Generator[tuple[list[Span], NDArray[np.float64]]]
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -86,25 +86,22 @@ def reading(source: Iterable[Item]) -> Iterator[Item]:
 
 
 def write_answers(
-    inputs: Iterable[tuple[str, Answers]],
-    classes: Sequence[str],
-    output: Path | str,
+    inputs: Iterable[tuple[str, Generator[tuple[Rows, NDArray[np.float64]]]]],
+    opened: AbstractContextManager[Table[Rows]],
     *,
     name: str,
     on_error: Literal["skip", "stop"] = "skip",
     total: int | None = None,
     progress: bool = True,
 ) -> PredictOutcome:
-    """Write a row for each span.
+    """Write what is said of each input into a table, row by row.
 
     Parameters
     ----------
     inputs : iterable of (str, generator)
-        Each input's name, and its spans with their probabilities; the generator reads the input through `reading`.
-    classes : sequence of str
-        Names in the order of the probabilities.
-    output : Path or str
-        See `seqdomains.pipelines.tables.open_table`.
+        Each input's name, and its rows with what is said of them; the generator reads the input through `reading`.
+    opened : context manager
+        Gives the table: see `seqdomains.pipelines.tables.open_table` and `seqdomains.pipelines.tracks.open_track`.
     name : str
         Of the command, for the progress display.
     on_error, total, progress
@@ -124,7 +121,7 @@ def write_answers(
         with (
             stop_on_signals("stopping; no file is written") as stop,
             progress_display(name, total=total, enabled=progress) as show,
-            open_table(output, classes) as table,
+            opened as table,
         ):
             for source, found in inputs:
                 before = windows
@@ -156,7 +153,7 @@ def write_answers(
     return PredictOutcome(windows, tuple(failures))
 
 
-def _leave_out(table: Table, *, before: int, after: int) -> tuple[int, str]:
+def _leave_out(table: Table[Rows], *, before: int, after: int) -> tuple[int, str]:
     """Take a bad input's rows back where that is possible; returns how many rows stand, and a word on those of it."""
     dropped = table.drop_input()
     stands = before if dropped or after == before else after

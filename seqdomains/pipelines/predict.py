@@ -15,7 +15,7 @@ from seqdomains.pipelines.answers import Answers, PredictOutcome, reading, write
 from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.inference import Classifier
 from seqdomains.pipelines.prefetch import prefetched
-from seqdomains.pipelines.tables import STDOUT
+from seqdomains.pipelines.tables import STDOUT, open_table
 from seqdomains.task import Span
 
 # Spans that are read ahead so that those of equal length meet in a batch: in batches, and in tokens.
@@ -91,7 +91,7 @@ def predict(
         classifier = Classifier(model, device=device, batch_size=batch_size)
         answers = ((name, _answers(classifier, spans, batch_size)) for name, spans in inputs)
         return write_answers(
-            answers, classes, output, name="predict", on_error=on_error, total=total, progress=progress
+            answers, open_table(output, classes), name="predict", on_error=on_error, total=total, progress=progress
         )
 
 

@@ -17,7 +17,7 @@ from seqdomains.errors import InputError
 from seqdomains.pipelines.answers import Answers, PredictOutcome, reading, write_answers
 from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.prefetch import prefetched
-from seqdomains.pipelines.tables import STDOUT
+from seqdomains.pipelines.tables import STDOUT, open_table
 from seqdomains.task import Span
 
 # Tokens that go through the model at once: 64 MiB for each fp32 tensor of a block at an inner width of 256.
@@ -184,7 +184,9 @@ def stream(
     device = torch.device(device)
     with deterministic(), borrowed(model, device=device, training=False):
         answers = ((name, _answers(model, records, every, device)) for name, records in inputs)
-        return write_answers(answers, model.classes, output, name="stream", on_error=on_error, progress=progress)
+        return write_answers(
+            answers, open_table(output, model.classes), name="stream", on_error=on_error, progress=progress
+        )
 
 
 def _answers(
@@ -195,7 +197,7 @@ def _answers(
 ) -> Answers:
     """Yield spans, without their tokens, from each record's beginning to every `every`-th token and to its end."""
     running = RunningClassifier(model, every=every, device=device)
-    with prefetched(reading(_chunks(records)), depth=2) as chunks:
+    with prefetched(reading(in_chunks(records)), depth=2) as chunks:
         for record, tokens, ended in chunks:
             ends, answers = running.read(tokens)
             if ended and (not len(ends) or ends[-1] < running.length):
@@ -206,8 +208,14 @@ def _answers(
                 running = RunningClassifier(model, every=every, device=device)
 
 
-def _chunks(records: Iterable[tuple[str, Iterable[NDArray[Any]]]]) -> Iterator[tuple[str, NDArray[Any], bool]]:
-    """Cut records into chunks of `CHUNK` tokens; the last of a record, which may be shorter, says so."""
+def in_chunks(records: Iterable[tuple[str, Iterable[NDArray[Any]]]]) -> Iterator[tuple[str, NDArray[Any], bool]]:
+    """Cut records into chunks of `CHUNK` tokens; the last of a record, which may be shorter, says so.
+
+    Examples
+    --------
+    >>> [(name, len(tokens), last) for name, tokens, last in in_chunks([("r", [np.zeros(CHUNK), np.zeros(3)])])]
+    [('r', 65536, False), ('r', 3, True)]
+    """
     for name, pieces in records:
         held: list[NDArray[Any]] = []
         count = 0

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol, TextIO
+from typing import IO, BinaryIO, Protocol, TextIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,26 +19,29 @@ from seqdomains.files import atomic_file
 from seqdomains.task import Span
 
 STDOUT = "-"
-_PARQUET_SUFFIXES = (".parquet", ".pq")
+PARQUET_SUFFIXES = (".parquet", ".pq")
 # Rows of a row group: about 1 MiB of probabilities for 5 classes, so memory stays flat and readers stay quick.
 _ROW_GROUP = 1 << 16
 
 
-class Table(Protocol):
+Rows = TypeVar("Rows", contravariant=True)
+
+
+class Table(Protocol[Rows]):
     """Takes the rows of one input after the other."""
 
     def begin_input(self) -> None:
         """Keep what was written so far, whatever comes."""
 
-    def write(self, spans: Sequence[Span], probabilities: NDArray[np.float64]) -> None:
-        """Append one row per span; `probabilities` has shape (len(spans), n_classes)."""
+    def write(self, spans: Rows, values: NDArray[np.float64]) -> None:
+        """Append rows; `values` has one row for each."""
 
     def drop_input(self) -> bool:
         """Take back the rows since `begin_input`; False where they are out already."""
 
 
 @contextmanager
-def open_table(output: Path | str, classes: Sequence[str]) -> Iterator[Table]:
+def open_table(output: Path | str, classes: Sequence[str]) -> Iterator[Table[Sequence[Span]]]:
     r"""Open a table of predictions; a file stands under its name once all is written, and not at all on failure.
 
     Columns: record, start, end (0-based half-open), predicted, and ``p_<class>`` for each class. TSV begins with the
@@ -70,7 +73,7 @@ def open_table(output: Path | str, classes: Sequence[str]) -> Iterator[Table]:
         elif path.exists() and not stat.S_ISREG(path.stat().st_mode):
             with path.open("w", encoding="utf-8", newline="\n") as pipe:
                 yield _Tsv(pipe, classes, rewindable=False)
-        elif path.suffix.lower() in _PARQUET_SUFFIXES:
+        elif path.suffix.lower() in PARQUET_SUFFIXES:
             with atomic_file(path) as partial, _open_parquet(partial, classes) as table:
                 yield table
         else:
@@ -96,8 +99,8 @@ class _Tsv:
         self._handle.flush()
         self._mark = self._handle.tell() if self._rewindable else 0
 
-    def write(self, spans: Sequence[Span], probabilities: NDArray[np.float64]) -> None:
-        for span, best, row in zip(spans, probabilities.argmax(axis=1), probabilities.tolist(), strict=True):
+    def write(self, spans: Sequence[Span], values: NDArray[np.float64]) -> None:
+        for span, best, row in zip(spans, values.argmax(axis=1), values.tolist(), strict=True):
             shares = "\t".join(f"{share:.6f}" for share in row)
             self._handle.write(f"{span.record}\t{span.start}\t{span.end}\t{self._classes[best]}\t{shares}\n")
         self._handle.flush()
@@ -153,7 +156,7 @@ class _Parquet:
         if waiting:
             self._writer.write_table(pa.Table.from_batches(waiting))
 
-    def write(self, spans: Sequence[Span], probabilities: NDArray[np.float64]) -> None:
+    def write(self, spans: Sequence[Span], values: NDArray[np.float64]) -> None:
         if self._stream is None:
             self._file = self._spool.open("wb")
             self._stream = pa.ipc.new_stream(self._file, self._schema)
@@ -161,8 +164,8 @@ class _Parquet:
             pa.array([span.record for span in spans], pa.string()),
             pa.array([span.start for span in spans], pa.int64()),
             pa.array([span.end for span in spans], pa.int64()),
-            pa.array(self._classes[probabilities.argmax(axis=1)], pa.string()),
-            *(pa.array(column, pa.float32()) for column in probabilities.T.astype(np.float32)),
+            pa.array(self._classes[values.argmax(axis=1)], pa.string()),
+            *(pa.array(column, pa.float32()) for column in values.T.astype(np.float32)),
         ]
         self._stream.write_batch(pa.record_batch(columns, schema=self._schema))
 

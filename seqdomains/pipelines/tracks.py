@@ -1,0 +1,201 @@
+"""Values along records, as genome browsers read them: bedGraph, bigWig, or Parquet."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from seqdomains.errors import ConfigError, InputError
+from seqdomains.files import atomic_file
+from seqdomains.pipelines.tables import PARQUET_SUFFIXES, STDOUT, Table
+
+BIGWIG_SUFFIXES: Final = (".bw", ".bigwig")
+_ROW_GROUP = 1 << 17
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Neighbouring parts of one record, 0-based half-open."""
+
+    record: str
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def is_bigwig(output: Path | str) -> bool:
+    """Tell by a file's suffix whether it is to be bigWig, which needs the records' lengths before their values.
+
+    Examples
+    --------
+    >>> is_bigwig("likelihood.bw"), is_bigwig("-")
+    (True, False)
+    """
+    return Path(output).suffix.lower() in BIGWIG_SUFFIXES
+
+
+@contextmanager
+def open_track(
+    output: Path | str, *, value: str, lengths: Mapping[str, int] | None = None
+) -> Iterator[Table[Stretches]]:
+    r"""Open a track; a file stands under its name once all is written, and not at all on failure.
+
+    Parameters
+    ----------
+    output : Path or str
+        A file, or ``-`` for stdout: ``.parquet`` or ``.pq``, ``.bw`` or ``.bigwig``, else bedGraph with 6 digits.
+    value : str
+        What the values are; the name of Parquet's column.
+    lengths : mapping of str to int, optional
+        Of all records in order, for bigWig.
+
+    Raises
+    ------
+    ConfigError
+        bigWig needs pyBigWig, which is not there.
+    InputError
+        The file cannot be written, or two records for bigWig have one name.
+
+    Examples
+    --------
+    >>> with open_track("-", value="score") as track:  # doctest: +NORMALIZE_WHITESPACE
+    ...     track.write(Stretches("chr1", np.array([0, 2]), np.array([2, 3])), np.array([[0.5], [1.0]]))
+    chr1	0	2	0.5
+    chr1	2	3	1
+    """
+    path = Path(output)
+    try:
+        if str(output) == STDOUT:
+            yield _BedGraph(sys.stdout, rewindable=False)
+        elif path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            with path.open("w", encoding="utf-8", newline="\n") as pipe:
+                yield _BedGraph(pipe, rewindable=False)
+        elif path.suffix.lower() in PARQUET_SUFFIXES:
+            with atomic_file(path) as partial, partial.open("wb") as binary, _parquet(binary, value) as track:
+                yield track
+        elif is_bigwig(path):
+            with atomic_file(path) as partial, _bigwig(partial, lengths or {}) as track:
+                yield track
+        else:
+            with atomic_file(path) as partial, partial.open("w+", encoding="utf-8", newline="\n") as handle:
+                yield _BedGraph(handle, rewindable=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"cannot write {'stdout' if str(output) == STDOUT else path}: {error.strerror or error}"
+        ) from error
+
+
+class _BedGraph:
+    def __init__(self, handle: IO[str], *, rewindable: bool) -> None:
+        self._handle = handle
+        self._rewindable = rewindable
+        self.begin_input()
+
+    def begin_input(self) -> None:
+        self._handle.flush()
+        self._mark = self._handle.tell() if self._rewindable else 0
+
+    def write(self, spans: Stretches, values: NDArray[np.float64]) -> None:
+        rows = zip(spans.starts.tolist(), spans.ends.tolist(), values[:, 0].tolist(), strict=True)
+        self._handle.write("".join(f"{spans.record}\t{start}\t{end}\t{value:.6g}\n" for start, end, value in rows))
+        self._handle.flush()
+
+    def drop_input(self) -> bool:
+        if self._rewindable:
+            self._handle.flush()
+            self._handle.seek(self._mark)
+            self._handle.truncate()
+        return self._rewindable
+
+
+@contextmanager
+def _parquet(handle: IO[bytes], value: str) -> Iterator[_Parquet]:
+    columns = [("record", pa.string()), ("start", pa.int64()), ("end", pa.int64()), (value, pa.float32())]
+    with pq.ParquetWriter(handle, pa.schema(columns), compression="zstd") as writer:
+        track = _Parquet(writer, pa.schema(columns))
+        yield track
+        track.flush()
+
+
+class _Parquet:
+    """Rows wait for a row group; what is written cannot be taken back."""
+
+    def __init__(self, writer: Any, schema: Any) -> None:
+        self._writer = writer
+        self._schema = schema
+        self._waiting: list[Any] = []
+        self._written = False
+
+    def begin_input(self) -> None:
+        self.flush()
+        self._written = False
+
+    def write(self, spans: Stretches, values: NDArray[np.float64]) -> None:
+        record = pa.array([spans.record]).take(pa.array(np.zeros(len(spans), np.int32)))
+        columns = [record, pa.array(spans.starts), pa.array(spans.ends), pa.array(values[:, 0].astype(np.float32))]
+        self._waiting.append(pa.Table.from_arrays(columns, schema=self._schema))
+        if sum(map(len, self._waiting)) >= _ROW_GROUP:
+            self.flush()
+
+    def drop_input(self) -> bool:
+        self._waiting = []
+        return not self._written
+
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting))
+            self._waiting, self._written = [], True
+
+
+@contextmanager
+def _bigwig(path: Path, lengths: Mapping[str, int]) -> Iterator[_BigWig]:
+    try:
+        import pyBigWig
+    except ImportError as error:
+        raise ConfigError(
+            f"bigWig needs pyBigWig, which cannot be imported ({error}): pip install 'seqdomains[bigwig]'"
+        ) from error
+    try:
+        file = pyBigWig.open(str(path), "w")
+        file.addHeader(list(lengths.items()))
+    except RuntimeError as error:
+        raise OSError(f"{path}: {error}") from error
+    try:
+        yield _BigWig(file)
+    finally:
+        file.close()
+
+
+class _BigWig:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def begin_input(self) -> None:
+        return
+
+    def write(self, spans: Stretches, values: NDArray[np.float64]) -> None:
+        names = [spans.record] * len(spans)
+        try:
+            self._file.addEntries(names, spans.starts.tolist(), ends=spans.ends.tolist(), values=values[:, 0].tolist())
+        except RuntimeError as error:
+            raise InputError(
+                f"bigWig takes no more of record {spans.record!r} ({error}); two records of one name? write bedGraph"
+            ) from error
+
+    def drop_input(self) -> bool:
+        return False
