@@ -4,13 +4,17 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from seqdomains.backbone import MambaConfig, MambaLM
 from seqdomains.cli import simulated, species
 from seqdomains.cli.config import preset_names, resolve
 from seqdomains.cli.run_config import RunConfig
 from seqdomains.errors import ConfigError
+from seqdomains.genomics.alphabet import SIGNATURE
 from seqdomains.genomics.simulate import SimulationConfig
 
 
@@ -225,3 +229,32 @@ def test_devices_are_refused_in_few_words():
     with pytest.raises(ConfigError) as refused:
         species.choose_device("mps" if not torch.backends.mps.is_available() else "xpu")
     assert len(str(refused.value)) < 400
+
+
+def test_stream_of_a_language_model_writes_tracks(seqdomains, fasta, tmp_path):
+    lm, reads = tmp_path / "lm", fasta(x=160, y=1)
+    model = MambaLM(MambaConfig(d_model=8, n_layer=1))
+    model.save_pretrained(lm, signature={**SIGNATURE, "window": 64})
+    outcome = seqdomains("genomics", "stream", lm, reads)
+    rows = [line.split("\t") for line in outcome.out.splitlines()]
+    assert (outcome.code, [row[:3] for row in rows]) == (0, [["x", str(i), str(i + 1)] for i in range(1, 160)])
+    pytest.importorskip("pyBigWig", reason="pyBigWig is not installed")
+    for name in ("a.parquet", "a.bw"):
+        assert seqdomains("genomics", "stream", lm, reads, "--every", 10, "-o", tmp_path / name).code == 0
+    table = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert (len(table), table[0]["start"], table[-1]["end"]) == (16, 1, 160)
+    assert table[1]["log_likelihood"] == pytest.approx(np.mean([float(row[3]) for row in rows[9:19]]), abs=1e-5)
+
+
+def test_bigwig_is_refused_where_it_cannot_be(seqdomains, run, fasta, tmp_path):
+    reads = fasta(x=400)
+    outcome = seqdomains("genomics", "stream", run, reads, "-o", tmp_path / "a.bw")
+    assert (outcome.code, "language model" in outcome.error) == (2, True)
+    lm = tmp_path / "lm"
+    MambaLM(MambaConfig(d_model=8, n_layer=1)).save_pretrained(lm, signature={**SIGNATURE, "window": 64})
+    twin = tmp_path / "twin.fa"
+    twin.write_text(">x\nACGT\n")
+    outcome = seqdomains("genomics", "stream", lm, reads, twin, "-o", tmp_path / "a.bw")
+    assert (outcome.code, "stands twice" in outcome.error) == (1, True)
+    assert seqdomains("genomics", "stream", lm, "-", "-o", tmp_path / "a.bw").code == 2
+    assert not (tmp_path / "a.bw").exists()

@@ -15,6 +15,7 @@ from seqdomains.pipelines.evaluate import EvaluateConfig, evaluate
 from seqdomains.pipelines.inference import Classifier
 from seqdomains.pipelines.interrupts import StoppedError
 from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.stream import stream
 from seqdomains.pipelines.train import NonFiniteError, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -70,3 +71,27 @@ def test_evaluation_repeats_itself(toy, tmp_path):
         evaluate(model, toy.ToyTask(window=300), EvaluateConfig(), device="cuda", progress=False) for _ in range(2)
     )
     assert first == second
+
+
+def test_stream_is_one_pass_and_its_memory_does_not_grow(tmp_path):
+    model = SequenceClassifier(
+        MambaConfig(d_model=32, n_layer=2), classes=("a", "b"), generator=torch.Generator().manual_seed(0)
+    )
+    codes = np.random.default_rng(0).integers(0, 4, 1 << 20).astype(np.uint8)
+
+    def streamed(pieces, name):
+        torch.cuda.reset_peak_memory_stats()
+        stream(
+            model, [(name, [(name, pieces)])], tmp_path / f"{name}.tsv", every=1 << 18, device="cuda", progress=False
+        )
+        return torch.cuda.max_memory_allocated()
+
+    small = streamed(np.array_split(codes, 7), "small")
+    whole = Classifier(model.cuda().eval(), device=torch.device("cuda"), batch_size=1).probabilities(
+        torch.from_numpy(codes)[None]
+    )
+    model.cpu()
+    last = (tmp_path / "small.tsv").read_text().splitlines()[-1].split("\t")
+    np.testing.assert_allclose([float(share) for share in last[4:]], whole[0], atol=1e-5)
+    large = streamed((codes for _ in range(100)), "large")  # 100 Mb
+    assert large < small * 1.05, (small, large)
