@@ -23,6 +23,7 @@ from seqdomains.files import sha256
 from seqdomains.genomics.fasta import reads_once, source_name
 from seqdomains.genomics.spans import SequenceSource, plan_spans
 from seqdomains.genomics.windows import read_bed
+from seqdomains.kernels.dispatch import OPS, implementation
 from seqdomains.pipelines.batch import verbs
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome, Format, require_anndata
@@ -102,6 +103,8 @@ def run_batch_command(
         "pooling": pooling,
         "layer": layer,
         "seqdomains": __version__,
+        "torch": torch.__version__,
+        "kernels": {op: implementation(op, device, torch.float32) for op in OPS},
     }
     _verb(parameters, loaded)  # refuses a layer or a model that cannot be
     source = _source(parameters)
