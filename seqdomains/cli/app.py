@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TextIO
@@ -147,8 +148,10 @@ class LogToStderr(logging.Handler):
         """Write one message to what sys.stderr is now; rich replaces it while a progress bar is shown."""
         stream: TextIO = sys.stderr
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        stream.write(f"{prefix}{record.getMessage()}\n")
-        stream.flush()
+        # Where nobody reads the log, the work goes on.
+        with suppress(BrokenPipeError, AttributeError):
+            stream.write(f"{prefix}{record.getMessage()}\n")
+            stream.flush()
 
 
 def _message(error: SeqdomainsError) -> str:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 
-from seqdomains import __version__
 from seqdomains.backbone import LoadedModel
 from seqdomains.cli.config import resolve
 from seqdomains.cli.run_config import PredictConfig
@@ -23,7 +22,7 @@ from seqdomains.files import sha256
 from seqdomains.genomics.fasta import reads_once, source_name
 from seqdomains.genomics.spans import SequenceSource, plan_spans
 from seqdomains.genomics.windows import read_bed
-from seqdomains.kernels.dispatch import OPS, implementation
+from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.batch import verbs
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome, Format, require_anndata
@@ -31,7 +30,7 @@ from seqdomains.pipelines.batch.plan import Plan, PlannedInput, Skipped, cut_sha
 from seqdomains.pipelines.batch.ray_engine import OnRay
 from seqdomains.pipelines.batch.run import Engine, Slice, run_batch
 from seqdomains.pipelines.batch.worker import InThisProcess, Processes, Worker, serve
-from seqdomains.pipelines.environment import session_facts
+from seqdomains.pipelines.environment import DECISIVE, session_facts
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +84,7 @@ def run_batch_command(
     loaded = load_model(artefact, device=device)
     length = window or trained_window(loaded)
     workers, threads = _workers(options, device)
+    facts = session_facts(device)
     parameters: dict[str, Any] = {
         "domain": "genomics",
         "verb": verb,
@@ -92,7 +92,7 @@ def run_batch_command(
         "model_sha256": _hash(artefact),
         "window": length,
         "stride": stride or length,
-        "regions": None if regions is None else str(regions),
+        "regions": None if regions is None else str(regions.absolute()),
         "regions_sha256": None if regions is None else _hash_of(regions),
         "gap_policy": policy,
         "precision": options.precision,
@@ -102,26 +102,24 @@ def run_batch_command(
         "shard_size": options.shard_size,
         "pooling": pooling,
         "layer": layer,
-        "seqdomains": __version__,
-        "torch": torch.__version__,
-        "kernels": {op: implementation(op, device, torch.float32) for op in OPS},
+        **{key: facts[key] for key in (*DECISIVE, "commit") if key not in ("threads", "device")},
     }
     _verb(parameters, loaded)  # refuses a layer or a model that cannot be
     source = _source(parameters)
     outcome = run_batch(
         BatchFolder(options.out),
-        _engine(options, device, workers, threads),
+        partial(_engine, options, device, workers),
         parameters=parameters,
         paths=paths,
         make_plan=partial(_make_plan, parameters, paths, source, options),
-        facts=session_facts(device),
+        facts=facts,
         name={"predict": "predictions", "embed": "embeddings"}[verb],
         form=options.form,
         share=share,
+        may_differ={"cpu": "results then agree to rounding"} | ({} if options.threads else {"threads": ""}),
     )
-    if outcome is None:
-        return False
-    _print(outcome)
+    if isinstance(outcome, BatchOutcome):
+        _print(outcome)
     return bool(outcome.skipped)
 
 
@@ -130,7 +128,7 @@ def work(folder: Path, device: str) -> None:
     # Whatever else writes to stdout would be taken for an answer.
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        serve(open_worker(folder, device), sys.stdin, answers)
+        serve(lambda: open_worker(folder, device), sys.stdin, answers)
 
 
 def open_worker(path: Path, device: str) -> Worker:
@@ -230,7 +228,8 @@ def _workers(options: BatchOptions, device: torch.device) -> tuple[int | None, i
     return workers, options.threads or max(1, cores // (workers or 1))
 
 
-def _engine(options: BatchOptions, device: torch.device, workers: int | None, threads: int) -> Engine:
+def _engine(options: BatchOptions, device: torch.device, workers: int | None, plan: Plan) -> Engine:
+    threads = plan.parameters["threads"]
     if options.engine == "ray":
         return OnRay(
             open_worker, workers=workers, threads=threads, gpu=device.type == "cuda", address=options.ray_address
@@ -247,4 +246,9 @@ def _print(outcome: BatchOutcome) -> None:
         logger.warning(
             "%d windows are N or masked for more than half: what is said of them means nothing", outcome.blank
         )
-    sys.stdout.write(f"{outcome.table}: {outcome.rows} rows\n")
+    try:
+        sys.stdout.write(f"{outcome.table}: {outcome.rows} rows\n")
+        sys.stdout.flush()
+    except (BrokenPipeError, AttributeError):
+        # Nobody listens, and the table stands.
+        silence_stdout()

@@ -35,7 +35,9 @@ OUT = typer.Option(
 )
 ENGINE = typer.Option("--engine", help="Who computes: processes of this machine, or Ray actors.")
 WORKERS = typer.Option("--workers", min=1, help="Processes or actors; one for each GPU, or one, if not given.")
-THREADS = typer.Option("--threads", min=1, help="CPU threads of each worker; the cores among them if not given.")
+THREADS = typer.Option(
+    "--threads", min=1, max=1024, help="CPU threads of each worker; its share of the cores if not given."
+)
 SHARD = typer.Option(
     "--shard", help="Only share I of N, for job arrays; the last one to finish makes the table.", metavar="I/N"
 )

@@ -64,7 +64,7 @@ class FastaFile:
                 f"recompress it with `gunzip -c {path.name} | bgzip > new.fa.gz`"
             )
         check_index_age(path)
-        self._index, self._blocks = _find_or_build_index(path, validated=validated)
+        self._index, self._blocks = _find_or_build_index(path, policy=policy, validated=validated)
         self._handles: dict[tuple[int, int], Any] = {}
         handle = self._handle()
         _check_index_fits(path, self._index, compressed=self._blocks is not None)
@@ -151,7 +151,7 @@ class FastaFile:
         return self._handles[key]
 
 
-def _find_or_build_index(path: Path, *, validated: bool) -> tuple[Path, Path | None]:
+def _find_or_build_index(path: Path, *, policy: GapPolicy, validated: bool) -> tuple[Path, Path | None]:
     compressed = compression(path) == "bgzip"
     beside = index_paths(path)
     if all(index.exists() for index in beside[: 1 + compressed]):
@@ -160,7 +160,7 @@ def _find_or_build_index(path: Path, *, validated: bool) -> tuple[Path, Path | N
     if all(index.exists() for index in cached[: 1 + compressed]):
         return cached[0], cached[1] if compressed else None
     if not validated:
-        for record in stream_fasta(path):  # names the record and line of what htslib would only call bad
+        for record in stream_fasta(path, policy=policy):  # names the record and line of what htslib would only call bad
             del record
     for places in (beside, cached):
         try:

@@ -7,7 +7,7 @@ pipes are read once.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -255,6 +255,7 @@ def plan_spans(
     stride: int | None = None,
     regions: Sequence[Region] | None = None,
     policy: GapPolicy = "reject",
+    progress: Callable[[int], None] = lambda done: None,
 ) -> SpanPlan:
     r"""Survey files and plan their windows.
 
@@ -272,6 +273,8 @@ def plan_spans(
         Only these parts, in this order.
     policy : {"reject", "mask"}
         Whether gap characters are an error or become the mask code.
+    progress : callable
+        Is told how many files were surveyed.
 
     Raises
     ------
@@ -291,7 +294,8 @@ def plan_spans(
     """
     surveys: list[tuple[Path | str, dict[str, int] | None]] = []
     failures: list[tuple[str, InputError]] = []
-    for path in paths:
+    for number, path in enumerate(paths):
+        progress(number)
         try:
             surveys.append((path, None if reads_once(path) else _survey(Path(path), policy)))
         except InputError as error:

@@ -148,7 +148,7 @@ def write_answers(
                 raise InputError(waiting[0] if len(waiting) == 1 else "no input can be read:\n" + "\n".join(waiting))
             _warn(waiting)
     except BrokenPipeError:
-        _silence_stdout()
+        silence_stdout()
         return PredictOutcome(windows, tuple(failures), reader_left=True)
     return PredictOutcome(windows, tuple(failures))
 
@@ -166,7 +166,7 @@ def _warn(waiting: list[str]) -> None:
     waiting.clear()
 
 
-def _silence_stdout() -> None:
+def silence_stdout() -> None:
     """Point stdout at nothing, so that the interpreter's last flush does not fail too."""
     try:
         descriptor = sys.stdout.fileno()

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import parse_json
+from seqdomains.pipelines.batch.plan import Plan
 
 # What a shard's file says of itself, beside its rows.
 METADATA = b"seqdomains"
@@ -77,7 +78,10 @@ class BatchFolder:
                 raise ConfigError(
                     f"--out {self.path}: is not empty and no batch's folder (it holds {strangers[0]}); choose another"
                 )
-            self.shards.mkdir(exist_ok=True)
+            if self.shards.is_symlink():
+                raise ConfigError(
+                    f"{self.shards} is a link, which may lead anywhere; remove it or choose another --out"
+                )
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}; choose another --out") from error
 
@@ -130,17 +134,61 @@ class BatchFolder:
             for left in folder.glob(".*.partial"):
                 left.unlink(missing_ok=True)
 
-    def facts(self, number: int, identity: str) -> dict[str, Any] | None:
+    def facts(self, number: int, plan: Plan) -> ShardFacts | None:
         """Return what a finished shard says of itself; None where there is none of this plan that can be read.
 
         Examples
         --------
-        >>> BatchFolder(Path("/nowhere")).facts(0, "") is None
+        >>> BatchFolder(Path("/nowhere")).facts(0, Plan({}, (), (), ())) is None
         True
         """
+        path = self.shard(number)
         try:
-            with self.shard(number).open("rb") as handle:
-                facts = parse_json(pq.ParquetFile(handle).metadata.metadata[METADATA])
+            # A link would lead out of the folder, and a pipe never ends.
+            if path.is_symlink() or not path.is_file():
+                return None
+            with path.open("rb") as handle:
+                found = pq.ParquetFile(handle)
+                facts = parse_json(found.metadata.metadata[METADATA])
+                read = ShardFacts.read(facts, plan)
+                if read is None or read.rows != found.metadata.num_rows:
+                    return None
+                return read if read.failures or read.windows == plan.windows_of(number) else None
         except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
             return None
-        return facts if isinstance(facts, dict) and facts.get("plan") == identity else None
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What a shard's file says of itself.
+
+    Parameters
+    ----------
+    rows, windows, tokens, blank, halved : int
+        See `merge.BatchOutcome`.
+    failures : tuple of (int, str, bool)
+        Inputs that were left out, the reason, and whether it may pass.
+    """
+
+    rows: int
+    windows: int
+    tokens: int
+    blank: int
+    halved: int
+    failures: tuple[tuple[int, str, bool], ...]
+
+    @classmethod
+    def read(cls, facts: Any, plan: Plan) -> ShardFacts | None:
+        """Take facts from JSON that anybody may have written; None where they are not of this plan, or no facts."""
+        if not isinstance(facts, dict) or facts.get("plan") != plan.identity:
+            return None
+        counts: dict[str, Any] = {name: facts.get(name) for name in ("rows", "windows", "tokens", "blank", "halved")}
+        failures = facts.get("failures")
+        if not all(type(count) is int and count >= 0 for count in counts.values()) or not isinstance(failures, list):
+            return None
+        for failure in failures:
+            if not isinstance(failure, list) or [type(part) for part in failure] != [int, str, bool]:
+                return None
+            if not 0 <= failure[0] < len(plan.inputs):
+                return None
+        return cls(**counts, failures=tuple((number, reason, passing) for number, reason, passing in failures))

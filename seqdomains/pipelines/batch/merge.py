@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import atomic_file
 from seqdomains.pipelines.batch import verbs
-from seqdomains.pipelines.batch.folder import BatchFolder
-from seqdomains.pipelines.batch.plan import Plan
+from seqdomains.pipelines.batch.folder import BatchFolder, ShardFacts
+from seqdomains.pipelines.batch.plan import Plan, shown
 
 Format = Literal["parquet", "tsv", "h5ad"]
 # Rows of a row group and of a piece that is held: the same whatever the shards are.
@@ -36,8 +36,8 @@ class BatchOutcome:
         In the table.
     windows, tokens, blank : int
         That were computed; `blank` are windows that say too little for their answer to mean anything.
-    skipped : int
-        Inputs and records that have no row; errors.jsonl names each.
+    inputs_left_out, records_left_out : int
+        That have no row; errors.jsonl names each.
     halved : int
         How often a batch was halved because the memory ran out.
     """
@@ -47,8 +47,14 @@ class BatchOutcome:
     windows: int
     tokens: int
     blank: int
-    skipped: int
+    inputs_left_out: int
+    records_left_out: int
     halved: int
+
+    @property
+    def skipped(self) -> int:
+        """How many lines errors.jsonl has."""
+        return self.inputs_left_out + self.records_left_out
 
     @property
     def exit_code(self) -> int:
@@ -76,12 +82,14 @@ def merge(plan: Plan, folder: BatchFolder, *, name: str, form: Format) -> BatchO
     facts = [_facts(plan, folder, number) for number in range(len(plan.shards))]
     failures: dict[int, str] = {}
     for one in facts:
-        for number, reason in one["failures"]:
-            failures.setdefault(int(number), str(reason))
+        for number, reason, _ in one.failures:
+            failures.setdefault(number, reason)
+    left_out = [(one.input, one.record, one.reason) for one in plan.skipped]
+    left_out += [(number, None, failures[number]) for number in sorted(failures)]
     errors = [
-        {"input": plan.inputs[one.input].path, "record": one.record, "reason": one.reason} for one in plan.skipped
+        {"input": shown(plan.inputs[number].path), "record": record, "reason": reason}
+        for number, record, reason in left_out
     ]
-    errors += [{"input": plan.inputs[key].path, "record": None, "reason": failures[key]} for key in sorted(failures)]
     table = folder.path / f"{name}.{form}"
     planned = {part.input for shard in plan.shards for part in shard}
     try:
@@ -100,16 +108,17 @@ def merge(plan: Plan, folder: BatchFolder, *, name: str, form: Format) -> BatchO
     return BatchOutcome(
         table=table,
         rows=rows.count,
-        windows=sum(one["windows"] for one in facts),
-        tokens=sum(one["tokens"] for one in facts),
-        blank=sum(one["blank"] for one in facts),
-        skipped=len(errors),
-        halved=sum(one["halved"] for one in facts),
+        windows=sum(one.windows for one in facts),
+        tokens=sum(one.tokens for one in facts),
+        blank=sum(one.blank for one in facts),
+        inputs_left_out=len({number for number, record, _ in left_out if record is None}),
+        records_left_out=sum(record is not None for _, record, _ in left_out),
+        halved=sum(one.halved for one in facts),
     )
 
 
-def _facts(plan: Plan, folder: BatchFolder, number: int) -> Mapping[str, Any]:
-    facts = folder.facts(number, plan.identity)
+def _facts(plan: Plan, folder: BatchFolder, number: int) -> ShardFacts:
+    facts = folder.facts(number, plan)
     if facts is None:
         raise InputError(f"{folder.shard(number)} is missing or damaged; repeat the command, which computes it again")
     return facts
@@ -122,7 +131,7 @@ class _Rows:
         self._plan = plan
         self._folder = folder
         self._kept = np.array([number not in dropped for number in range(len(plan.inputs))])
-        self._names = np.array([one.path for one in plan.inputs], dtype=object)
+        self._names = np.array([shown(one.path) for one in plan.inputs], dtype=object)
         with folder.shard(0).open("rb") as handle:
             fields = list(pq.read_schema(handle))[4:]
         self.schema = pa.schema([*verbs.PLACE, *fields])
@@ -151,15 +160,19 @@ class _Rows:
             with path.open("rb") as handle:
                 for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(_ROWS):
                     inputs = batch.column(0).to_numpy()
+                    if len(inputs) and not 0 <= inputs.min() <= inputs.max() < len(self._names):
+                        raise pa.ArrowInvalid("a row is of an input that the plan does not have")
                     kept = self._kept[inputs]
                     columns = [pa.array(self._names[inputs], pa.string()), *batch.columns[1:]]
                     table = pa.Table.from_arrays(columns, schema=self.schema)
                     yield table if kept.all() else table.filter(pa.array(kept))
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, TypeError, IndexError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
+            # Removed, since a repeated command would find it again.
+            path.unlink(missing_ok=True)
             raise InputError(
-                f"{path} is damaged ({error}); remove it and repeat the command, which computes it again"
+                f"{path} was damaged ({error}) and is removed; repeat the command, which computes it again"
             ) from error
 
 

@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +51,8 @@ class PlannedInput:
     ----------
     path : str
         As the user gave it.
+    place : str
+        The same from the root, so that workers elsewhere find it.
     size, mtime_ns : int
         Bytes, and the time of its last change; -1 where it cannot be read.
     sha256 : str
@@ -56,6 +60,7 @@ class PlannedInput:
     """
 
     path: str
+    place: str
     size: int
     mtime_ns: int
     sha256: str = ""
@@ -69,15 +74,16 @@ class PlannedInput:
         >>> PlannedInput.of("/dev/null/absent").size
         -1
         """
+        place = str(Path(path).absolute())
         try:
             status = Path(path).stat()
-            return cls(path, status.st_size, status.st_mtime_ns, sha256(Path(path)) if hashed else "")
+            return cls(path, place, status.st_size, status.st_mtime_ns, sha256(Path(path)) if hashed else "")
         except OSError:
-            return cls(path, -1, -1)
+            return cls(path, place, -1, -1)
 
     def change(self) -> str:
         """Return how the file differs from what was planned; nothing where it does not."""
-        now = PlannedInput.of(self.path)
+        now = PlannedInput.of(self.place)
         if now.size != self.size:
             if now.size < 0:
                 return "was deleted, or cannot be read any more"
@@ -85,8 +91,9 @@ class PlannedInput:
         if now.mtime_ns == self.mtime_ns:
             return ""
         # The same bytes, copied or touched, are no change where the plan knows them.
-        if self.sha256 and sha256(Path(self.path)) == self.sha256:
-            return ""
+        with suppress(OSError):
+            if self.sha256 and sha256(Path(self.place)) == self.sha256:
+                return ""
         return "was written to since the plan was made"
 
 
@@ -125,7 +132,7 @@ class Plan:
 
     Examples
     --------
-    >>> inputs = (PlannedInput("a.fa", 10, 1), PlannedInput("b.fa", 20, 1))
+    >>> inputs = (PlannedInput("a.fa", "/a.fa", 10, 1), PlannedInput("b.fa", "/b.fa", 20, 1))
     >>> plan = Plan({"window": 4}, inputs, ((Stretch(0, 0, 2), Stretch(1, 0, 1)), (Stretch(1, 1, 4),)), ())
     >>> plan.windows, plan.windows_of(1)
     (7, 4)
@@ -145,7 +152,7 @@ class Plan:
         """How many windows a shard has."""
         return sum(stretch.windows for stretch in self.shards[shard])
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """A hash of all of it, which each shard's file carries."""
         digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode())
@@ -216,12 +223,13 @@ def write_plan(path: Path, plan: Plan) -> None:
     for row in rows:
         found = plan.inputs[row["input"]]
         row |= {
-            "path": os.fsencode(found.path).decode("utf-8", "backslashreplace"),
+            "path": shown(found.path),
             "size": found.size,
             "mtime_ns": found.mtime_ns,
             "sha256": found.sha256,
         }
-    facts = {"parameters": plan.parameters, "paths": [one.path for one in plan.inputs], "shards": len(plan.shards)}
+    places = [[one.path, one.place] for one in plan.inputs]
+    facts = {"parameters": plan.parameters, "inputs": places, "shards": len(plan.shards)}
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_KEY: json.dumps(facts).encode()}))
     with atomic_file(path) as partial, partial.open("wb") as handle:
         pq.write_table(table, handle, compression="zstd", write_page_checksum=True)
@@ -239,55 +247,82 @@ def read_plan(path: Path) -> Plan:
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "plan.parquet"
-    >>> plan = Plan({"window": 4}, (PlannedInput("a.fa", 10, 1),), ((Stretch(0, 0, 2),),), (Skipped(0, "r", "short"),))
+    >>> inputs = (PlannedInput("a.fa", "/a.fa", 10, 1),)
+    >>> plan = Plan({"window": 4}, inputs, ((Stretch(0, 0, 2),),), (Skipped(0, "r", "short"),))
     >>> write_plan(path, plan)
     >>> read_plan(path) == plan
     True
     """
     try:
+        if not path.is_file():
+            raise ValueError("no regular file")
         with path.open("rb") as handle:
-            table = pq.read_table(handle, page_checksum_verification=True)
+            # Threads of Arrow's own may outlive a refusal, and the process then ends with SIGABRT.
+            table = pq.read_table(handle, page_checksum_verification=True, use_threads=False, pre_buffer=False)
         facts = parse_json(table.schema.metadata[_KEY])
-        parameters, paths, count = facts["parameters"], facts["paths"], facts["shards"]
-        inputs: list[PlannedInput | None] = [None] * len(paths)
-        shards: list[list[Stretch]] = [[] for _ in range(count)]
-        skipped = []
-        for row in table.to_pylist():
-            number = row["input"]
-            inputs[number] = PlannedInput(paths[number], row["size"], row["mtime_ns"], row["sha256"])
-            if row["shard"] is not None:
-                shards[row["shard"]].append(Stretch(number, row["first"], row["windows"]))
-            elif row["skipped"] is not None:
-                skipped.append(Skipped(number, row["record"], row["skipped"]))
-        known = tuple(one for one in inputs if one is not None)
-        if not isinstance(parameters, dict) or len(known) != len(inputs):
-            raise ValueError("inputs or parameters are missing")
-    except (OSError, ValueError, TypeError, KeyError, IndexError, pa.ArrowException) as error:
+        return _plan_of(facts["parameters"], facts["inputs"], facts["shards"], table.select(_SCHEMA.names).to_pylist())
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         raise InputError(
             f"{path} cannot be read as a plan ({error}); remove the folder, or take another one, and repeat the command"
         ) from error
-    return Plan(parameters, known, tuple(tuple(shard) for shard in shards), tuple(skipped))
+
+
+def _plan_of(parameters: Any, places: Any, count: Any, rows: list[dict[str, Any]]) -> Plan:
+    """Put a plan together from what anybody may have written; whatever does not fit is a ValueError."""
+    if not isinstance(parameters, dict) or not isinstance(places, list) or not isinstance(count, int):
+        raise ValueError("parameters, inputs or the number of shards are missing")
+    inputs: dict[int, PlannedInput] = {}
+    shards: dict[int, list[Stretch]] = {}
+    skipped: list[Skipped] = []
+    reached = [0] * len(places)
+    for row in rows:
+        number, shard, windows = row["input"], row["shard"], row["windows"]
+        if number is None or not 0 <= number < len(places):
+            raise ValueError(f"input {number} is none of {len(places)}")
+        path, place = places[number]
+        if not isinstance(path, str) or not isinstance(place, str) or row["size"] is None or row["mtime_ns"] is None:
+            raise ValueError(f"input {number} has no path, size or time")
+        inputs[number] = PlannedInput(path, place, row["size"], row["mtime_ns"], row["sha256"] or "")
+        if shard is None:
+            skipped += [] if row["skipped"] is None else [Skipped(number, row["record"], row["skipped"])]
+            continue
+        if windows is None or windows < 1 or row["first"] != reached[number]:
+            raise ValueError(f"windows {row['first']} and on of input {number} do not follow those before them")
+        reached[number] += windows
+        shards.setdefault(shard, []).append(Stretch(number, row["first"], windows))
+    if sorted(inputs) != list(range(len(places))) or sorted(shards) != list(range(count)):
+        raise ValueError("inputs or shards are missing")
+    known = tuple(inputs[number] for number in range(len(places)))
+    return Plan(parameters, known, tuple(tuple(shards[number]) for number in range(count)), tuple(skipped))
+
+
+def shown(path: str) -> str:
+    r"""Return a path as text that UTF-8 and a line of a table can hold.
+
+    Examples
+    --------
+    >>> shown("a\tb")
+    'a\\tb'
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text.translate({ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"})
 
 
 def differences(plan: Plan, parameters: Mapping[str, Any], paths: Sequence[str]) -> list[str]:
     """Say where a command differs from the plan in its folder, a line for each.
 
+    Inputs that were planned and are not given, such as files that were deleted from a folder since, are no difference.
+
     Examples
     --------
-    >>> plan = Plan({"window": 4}, (PlannedInput("a.fa", 10, 1),), (), ())
-    >>> differences(plan, {"window": 8}, ["a.fa", "b.fa"])
-    ['window: 8 differs from 4 of the plan', 'b.fa: is not in the plan']
+    >>> plan = Plan({"window": 4}, (PlannedInput("a.fa", "/a.fa", 10, 1),), (), ())
+    >>> differences(plan, {"window": 8}, ["/a.fa", "/b.fa"])
+    ['window: 8 differs from 4 of the plan', '/b.fa: is not in the plan']
     """
     problems = [
         f"{key}: {json.dumps(parameters.get(key))} differs from {json.dumps(plan.parameters.get(key))} of the plan"
         for key in sorted({*parameters, *plan.parameters})
         if parameters.get(key) != plan.parameters.get(key)
     ]
-    planned = [one.path for one in plan.inputs]
-    if list(paths) != planned:
-        more, less = set(paths) - set(planned), set(planned) - set(paths)
-        problems += [f"{path}: is not in the plan" for path in paths if path in more]
-        problems += [f"{path}: is in the plan and was not given" for path in planned if path in less]
-        if not more and not less:
-            problems.append("the inputs stand in another order than in the plan")
-    return problems
+    planned = {one.place for one in plan.inputs}
+    return problems + [f"{path}: is not in the plan" for path in paths if str(Path(path).absolute()) not in planned]

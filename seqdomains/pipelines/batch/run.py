@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from seqdomains.errors import ConfigError, InputError
@@ -20,6 +21,8 @@ from seqdomains.pipelines.run_folder import write_json
 
 _log = logging.getLogger(__name__)
 _NAMED = 5
+# A shard that ends so many workers ends the batch: it would end every one.
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,27 @@ class Done:
 class Engine(Protocol):
     """Computes shards, in any order and place."""
 
+    def start(self) -> None:
+        """Make ready, before signals are looked after."""
+
     def compute(self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest) -> Iterable[Done]:
         """Yield each shard when its file stands; after a stop was asked for, finish what runs and begin nothing."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What one of several jobs did, while others have shards left.
+
+    Parameters
+    ----------
+    left : int
+        Shards of other jobs.
+    skipped : int
+        Inputs and records without a row, as far as this job knows.
+    """
+
+    left: int
+    skipped: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +98,7 @@ class Slice:
 
 def run_batch(
     folder: BatchFolder,
-    engine: Engine,
+    make_engine: Callable[[Plan], Engine],
     *,
     parameters: Mapping[str, Any],
     paths: Sequence[str],
@@ -85,16 +107,17 @@ def run_batch(
     name: str,
     form: Format = "parquet",
     share: Slice | None = None,
+    may_differ: Mapping[str, str] | None = None,
     progress: bool = True,
-) -> BatchOutcome | None:
+) -> BatchOutcome | Waiting:
     """Compute a batch, or go on with the one in its folder.
 
     Parameters
     ----------
     folder : BatchFolder
         New, empty, or with this batch in it.
-    engine : Engine
-        Computes what is missing.
+    make_engine : callable
+        Gives what computes the shards of a plan.
     parameters : mapping
         All that results depend on beside the inputs; one that differs from the plan's is refused.
     paths : sequence of str
@@ -107,18 +130,19 @@ def run_batch(
         See `merge`.
     share : Slice, optional
         Compute only these shards. Whoever finds all of them finished makes the table.
+    may_differ : mapping of str to str, optional
+        Parameters that may differ from the plan's, which then hold, and a warning to give; none where it is empty.
     progress : bool
         Whether to tell the user how far it is.
 
     Returns
     -------
-    BatchOutcome or None
-        None where other jobs have shards left.
+    BatchOutcome or Waiting
 
     Raises
     ------
     ConfigError
-        The folder holds something else or another batch, an input has changed, or another process works in it.
+        The folder holds something else or another batch, or another process works in it.
     InputError
         No input can be read, or something cannot be written.
     StoppedError
@@ -126,52 +150,84 @@ def run_batch(
     """
     folder.make()
     began = time.time()
+    find_plan = partial(_plan, folder, parameters, paths, make_plan, may_differ or {})
     with ExitStack() as held:
         if share is None:
             held.enter_context(folder.lock())
             folder.clean()
-            plan = _plan(folder, parameters, paths, make_plan)
+            plan = find_plan()
         else:
             # Jobs of an array start together: one makes the plan, the others wait for it.
             with folder.lock(".lock.plan", wait=True):
                 held.enter_context(folder.lock(shared=True))
-                plan = _plan(folder, parameters, paths, make_plan)
+                plan = find_plan()
             held.enter_context(folder.lock(f".lock.{share.number}-of-{share.of}"))
         mine = [number for number in range(len(plan.shards)) if share is None or share.takes(number)]
-        missing = [number for number in mine if folder.facts(number, plan.identity) is None]
-        computed = _compute(plan, folder, engine, mine, missing, progress=progress)
+        if not mine:
+            _log.warning("there are %d shards: none for job %s", len(plan.shards), share and share.number)
+        missing = [number for number in mine if not _stands(plan, folder, number)]
+        if missing:
+            folder.run.unlink(missing_ok=True)
+        computed = _compute(plan, folder, make_engine, mine, missing, progress=progress)
         if share is not None:
             held.enter_context(folder.lock(".lock.merge", wait=True))
-            left = sum(folder.facts(number, plan.identity) is None for number in range(len(plan.shards)))
-            if left:
+            known = [folder.facts(number, plan) for number in range(len(plan.shards))]
+            if left := known.count(None):
                 _log.info("job %d of %d is done; %d shards of other jobs are not", share.number, share.of, left)
-                return None
+                return Waiting(left, len(plan.skipped) + sum(len(one.failures) for one in known if one is not None))
         outcome = merge(plan, folder, name=name, form=form)
         _write_run(folder, plan, outcome, facts, computed, seconds=time.time() - began)
     _tell(folder, outcome)
     return outcome
 
 
+def _stands(plan: Plan, folder: BatchFolder, number: int) -> bool:
+    """Whether a shard is done, and no input that it left out is now what was planned."""
+    facts = folder.facts(number, plan)
+    if facts is None:
+        return False
+    return not any(passing and not plan.inputs[one].change() for one, _, passing in facts.failures)
+
+
 def _plan(
-    folder: BatchFolder, parameters: Mapping[str, Any], paths: Sequence[str], make_plan: Callable[[], Plan]
+    folder: BatchFolder,
+    parameters: Mapping[str, Any],
+    paths: Sequence[str],
+    make_plan: Callable[[], Plan],
+    may_differ: Mapping[str, str],
 ) -> Plan:
-    if not folder.plan.exists():
-        plan = make_plan()
-        try:
+    try:
+        if not folder.plan.exists():
+            plan = make_plan()
             write_plan(folder.plan, plan)
-        except OSError as error:
-            raise InputError(f"cannot write {folder.plan}: {error.strerror or error}") from error
-        return plan
+            folder.shards.mkdir(exist_ok=True)
+            return plan
+    except OSError as error:
+        raise InputError(f"cannot write {folder.plan}: {error.strerror or error}") from error
     plan = read_plan(folder.plan)
-    problems = differences(plan, parameters, paths)
-    problems += [f"{one.path}: {change}" for one in plan.inputs if (change := one.change())]
-    if problems:
+    own = {key: plan.parameters.get(key) for key in may_differ}
+    for key, warning in may_differ.items():
+        if warning and own[key] != parameters[key]:
+            _log.warning("%s is %s, and was %s when the plan was made: %s", key, parameters[key], own[key], warning)
+    if problems := differences(plan, {**parameters, **own}, paths):
         raise ConfigError([f"--out {folder.path} holds another batch: choose another folder for this one", *problems])
+    changed = [f"{one.path} {change}" for one in plan.inputs if one.size >= 0 and (change := one.change())]
+    for text in changed[:_NAMED]:
+        _log.warning("%s: rows of it that are done stand, and nothing more of it is read", text)
+    if len(changed) > _NAMED:
+        _log.warning("and %d more inputs have changed or are gone", len(changed) - _NAMED)
+    folder.shards.mkdir(exist_ok=True)
     return plan
 
 
 def _compute(
-    plan: Plan, folder: BatchFolder, engine: Engine, mine: Sequence[int], missing: Sequence[int], *, progress: bool
+    plan: Plan,
+    folder: BatchFolder,
+    make_engine: Callable[[Plan], Engine],
+    mine: Sequence[int],
+    missing: Sequence[int],
+    *,
+    progress: bool,
 ) -> dict[str, Any]:
     """Compute missing shards; returns what this session did, for run.json."""
     if len(missing) < len(mine):
@@ -181,6 +237,8 @@ def _compute(
     before = done = total - sum(plan.windows_of(number) for number in missing)
     finished = tokens = failures = 0
     if missing:
+        engine = make_engine(plan)
+        engine.start()
         with (
             stop_on_signals("stopping when the shards that are under way are done") as stop,
             progress_display("windows", total=total, start=done, enabled=progress) as show,
@@ -189,7 +247,7 @@ def _compute(
                 finished, done, tokens = finished + 1, done + plan.windows_of(one.shard), tokens + one.tokens
                 failures += one.failures
                 rate = tokens / max(time.monotonic() - began, 1e-9)
-                text = f"{rate / 1e6:.2f} M tokens/s" + (f", {failures} inputs skipped" if failures else "")
+                text = f"{rate / 1e6:.2f} M tokens/s" + (f", {failures} left out" if failures else "")
                 # A line for every tenth, where there is no terminal.
                 tenth = finished * 10 // len(missing) > (finished - 1) * 10 // len(missing)
                 show(done, text, tenth)
@@ -216,18 +274,17 @@ def _write_run(
     *,
     seconds: float,
 ) -> None:
-    failed = {one.input for one in plan.skipped if one.record is None}
     write_json(
         folder.run,
         {
             "table": outcome.table.name,
             "inputs": len(plan.inputs),
-            "inputs_refused": len(failed),
-            "skipped": outcome.skipped,
+            "inputs_left_out": outcome.inputs_left_out,
+            "records_left_out": outcome.records_left_out,
             "rows": outcome.rows,
-            "windows": outcome.windows,
+            "windows_computed": outcome.windows,
             "windows_mostly_unknown": outcome.blank,
-            "tokens": outcome.tokens,
+            "tokens_computed": outcome.tokens,
             "shards": len(plan.shards),
             "batches_halved": outcome.halved,
             "last_session": {**computed, "seconds_in_all": round(seconds, 3)},

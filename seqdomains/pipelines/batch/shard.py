@@ -70,8 +70,8 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
         The file cannot be written, or the model's answer is not finite.
     """
     began, halved = time.perf_counter(), runner.halved
-    failures: dict[int, str] = {}
-    windows = tokens = blank = 0
+    failures: dict[int, Failure] = {}
+    rows = windows = tokens = blank = 0
     schema = pa.schema([*PLACE, *runner.verb.fields])
     try:
         with (
@@ -83,6 +83,7 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
             held: list[pa.RecordBatch] = []
             for chunk, answers in _answered(chunks, runner):
                 held.append(pa.record_batch(_columns(chunk, answers, runner), schema=schema))
+                rows += len(held[-1])
                 windows += len(chunk)
                 tokens += sum(len(span.tokens) for _, span in chunk)
                 blank += sum(source.blank(span) for _, span in chunk)
@@ -93,7 +94,8 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
                 writer.write_table(pa.Table.from_batches(held))
             facts = {
                 "plan": plan.identity,
-                "failures": sorted(failures.items()),
+                "failures": [[number, one.reason, one.passing] for number, one in sorted(failures.items())],
+                "rows": rows,
                 "windows": windows,
                 "tokens": tokens,
                 "blank": blank,
@@ -107,25 +109,34 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
             f"cannot write {folder.shard(number)}: {error.strerror or error}; mend that and repeat the command, which "
             "goes on behind the shards that are done"
         ) from error
-    return ShardOutcome(windows, tokens, tuple(sorted(failures.items())))
+    return ShardOutcome(windows, tokens, tuple((key, one.reason) for key, one in sorted(failures.items())))
 
 
-def _windows(plan: Plan, number: int, source: Source, failures: dict[int, str]) -> Iterator[tuple[int, Span]]:
+@dataclass(frozen=True)
+class Failure:
+    """Why an input was left out, and whether that may pass: the file was not there, or not what was planned."""
+
+    reason: str
+    passing: bool
+
+
+def _windows(plan: Plan, number: int, source: Source, failures: dict[int, Failure]) -> Iterator[tuple[int, Span]]:
     for stretch in plan.shards[number]:
-        path = plan.inputs[stretch.input].path
+        path, place = plan.inputs[stretch.input].path, plan.inputs[stretch.input].place
         try:
             if change := plan.inputs[stretch.input].change():
                 raise BadInputError(InputError(change))
             count = 0
-            for span in reading(source.spans(path, stretch.first, stretch.windows)):
+            for span in reading(source.spans(place, stretch.first, stretch.windows)):
                 yield stretch.input, span
                 count += 1
             # What was changed while it was read may have been read in two versions.
             if change := plan.inputs[stretch.input].change() or _miscounted(count, stretch):
                 raise BadInputError(InputError(change))
         except BadInputError as bad:
-            reason = str(bad.reason)
-            failures[stretch.input] = reason if path in reason else f"{path}: {reason}"
+            reason = str(bad.reason).replace(place, path)
+            passing = bad.__cause__ is None or isinstance(bad.__cause__, OSError)
+            failures[stretch.input] = Failure(reason if path in reason else f"{path}: {reason}", passing)
 
 
 def _miscounted(count: int, stretch: Stretch) -> str:
@@ -178,19 +189,15 @@ def _taken(chunk: Chunk, launched: Groups, runner: Runner) -> tuple[Chunk, dict[
 
 def _columns(chunk: Chunk, answers: dict[int, NDArray[Any]], runner: Runner) -> list[pa.Array]:
     rows = [answers[place] for place in range(len(chunk))]
-    if runner.verb.positions:
-        places = [(number, span.record, span.start + i) for number, span in chunk for i in range(len(span.tokens))]
-        inputs, records, starts = (list(column) for column in zip(*places, strict=True))
-        ends = [start + 1 for start in starts]
-        values = np.concatenate(rows)
-    else:
-        inputs, records = [number for number, _ in chunk], [span.record for _, span in chunk]
-        starts, ends = [span.start for _, span in chunk], [span.end for _, span in chunk]
-        values = np.stack(rows)
-    return [
-        pa.array(inputs, pa.int32()),
-        pa.array(records, pa.string()),
-        pa.array(starts, pa.int64()),
-        pa.array(ends, pa.int64()),
-        *runner.verb.columns(values),
-    ]
+    inputs = np.array([number for number, _ in chunk], np.int32)
+    records = pa.array([span.record for _, span in chunk], pa.string())
+    starts = np.array([span.start for _, span in chunk], np.int64)
+    ends = np.array([span.end for _, span in chunk], np.int64)
+    if not runner.verb.positions:
+        return [pa.array(inputs), records, pa.array(starts), pa.array(ends), *runner.verb.columns(np.stack(rows))]
+    counts = ends - starts
+    each = np.repeat(np.arange(len(chunk)), counts)
+    within = np.arange(len(each)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = starts[each] + within
+    values = runner.verb.columns(np.concatenate(rows))
+    return [pa.array(inputs[each]), records.take(pa.array(each)), pa.array(at), pa.array(at + 1), *values]

@@ -24,7 +24,7 @@ def summary(folder: BatchFolder) -> str:
         Its plan, run.json or errors.jsonl cannot be read.
     """
     plan = read_plan(folder.plan)
-    done = sum(folder.facts(number, plan.identity) is not None for number in range(len(plan.shards)))
+    done = sum(folder.facts(number, plan) is not None for number in range(len(plan.shards)))
     parameters = plan.parameters
     lines = [
         f"{parameters['verb']} with {parameters['model']}, {parameters['precision']} on {parameters['device']}",
@@ -43,14 +43,14 @@ def summary(folder: BatchFolder) -> str:
         lines.append(f"speed    {taken} (the last session)")
     if run["batches_halved"]:
         lines.append(f"memory   ran out: batches were halved {run['batches_halved']} times, which changes rounding")
-    lines.append(f"skipped  {run['skipped']}")
-    return "\n".join([*lines, *_errors(folder, run["skipped"])]) + "\n"
+    lines.append(f"left out {run['inputs_left_out']} inputs, {run['records_left_out']} records of others")
+    return "\n".join([*lines, *_errors(folder, run["inputs_left_out"] + run["records_left_out"])]) + "\n"
 
 
 def _read(folder: BatchFolder) -> dict[str, Any]:
     try:
         run: dict[str, Any] = parse_json(read_bounded(folder.run, _LARGEST_JSON))
-        known = {"table", "rows", "last_session", "batches_halved", "skipped"} <= set(run)
+        known = {"table", "rows", "last_session", "batches_halved", "inputs_left_out", "records_left_out"} <= set(run)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"cannot read {folder.run}: {error}; repeat the batch's command, which writes it") from error
     if not known:

@@ -221,7 +221,10 @@ class Runner:
             part = windows[first : first + self.batch_size]
             try:
                 rows.append(self._answer(part))
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                # torch has a class of its own for a GPU's memory alone.
+                if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                    raise
                 self._halve(len(windows[0]), error)
                 continue
             first += len(part)

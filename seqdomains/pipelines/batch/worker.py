@@ -6,10 +6,10 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TextIO
@@ -21,16 +21,13 @@ from seqdomains.errors import InputError, SeqdomainsError
 from seqdomains.files import parse_json
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.plan import Plan
-from seqdomains.pipelines.batch.run import Done
+from seqdomains.pipelines.batch.run import ATTEMPTS, Done
 from seqdomains.pipelines.batch.shard import Source, run_shard
 from seqdomains.pipelines.batch.verbs import Runner, Verb
 from seqdomains.pipelines.borrowed import borrowed, deterministic, thread_count
 from seqdomains.pipelines.interrupts import StopRequest
 
 _log = logging.getLogger(__name__)
-
-# A shard that ends so many workers ends the batch: it would end every one.
-_ATTEMPTS = 3
 
 
 @dataclass
@@ -67,31 +64,35 @@ class InThisProcess:
 
     Parameters
     ----------
-    worker : Worker
+    open_worker : callable
+        Makes the worker of a folder's batch.
     """
 
-    def __init__(self, make_worker: Any) -> None:
-        self._make_worker = make_worker
+    def __init__(self, open_worker: Callable[[BatchFolder], Worker]) -> None:
+        self._open_worker = open_worker
+
+    def start(self) -> None:
+        """See `run.Engine`."""
 
     def compute(self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest) -> Iterable[Done]:
         """See `run.Engine`."""
-        worker: Worker = self._make_worker(folder)
+        worker = self._open_worker(folder)
         for shard in shards:
             if stop.signum is not None:
                 return
             yield worker.run(shard)
 
 
-def serve(worker: Worker, orders: TextIO, answers: TextIO) -> None:
+def serve(open_worker: Callable[[], Worker], orders: TextIO, answers: TextIO) -> None:
     """Compute the shards that are named on `orders`, a number on each line, and tell of each on `answers` in JSON."""
+    worker: Worker | None = None
     for order in orders:
         try:
-            done = worker.run(int(order))
+            worker = worker or open_worker()
+            answer = worker.run(int(order)).__dict__
         except SeqdomainsError as error:
-            answers.write(json.dumps({"error": str(error)}) + "\n")
-            answers.flush()
-            return
-        answers.write(json.dumps(done.__dict__) + "\n")
+            answer = {"error": str(error)}
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
@@ -108,37 +109,46 @@ class Processes:
 
     def __init__(self, commands: Sequence[Sequence[str]], *, threads: int) -> None:
         self._commands = commands
-        self._environment = os.environ | {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
+        self._environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+
+    def start(self) -> None:
+        """See `run.Engine`."""
 
     def compute(self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest) -> Iterable[Done]:
         """See `run.Engine`."""
         todo, attempts, lock = deque(shards), dict.fromkeys(shards, 0), threading.Lock()
         found: SimpleQueue[Done | SeqdomainsError | None] = SimpleQueue()
         running: dict[int, subprocess.Popen[str]] = {}
+        closing = threading.Event()
 
-        def take() -> int | None:
+        def take(place: int) -> tuple[int, subprocess.Popen[str]] | None:
+            """Take a shard and the worker for it, but for when all of it is over."""
             with lock:
-                return todo.popleft() if todo and stop.signum is None else None
+                if closing.is_set() or stop.signum is not None or not todo:
+                    return None
+                if place not in running:
+                    running[place] = self._start(place)
+                return todo.popleft(), running[place]
 
         def tend(place: int) -> None:
             try:
-                while (shard := take()) is not None:
-                    process = running.get(place) or self._start(place)
-                    running[place] = process
+                while (taken := take(place)) is not None:
+                    shard, process = taken
                     answer = _ask(process, shard)
                     if answer is None:
                         status = process.wait()
-                        del running[place]
+                        with lock:
+                            del running[place]
+                            todo.appendleft(shard)
+                        if closing.is_set():
+                            return
                         attempts[shard] += 1
-                        if attempts[shard] >= _ATTEMPTS:
+                        if attempts[shard] >= ATTEMPTS:
                             raise InputError(
-                                f"shard {shard} ended {_ATTEMPTS} workers, the last with {_status(status)}; what they "
+                                f"shard {shard} ended {ATTEMPTS} workers, the last with {_status(status)}; what they "
                                 "said stands above, and finished shards are kept"
                             )
-                        if stop.signum is None:
-                            _log.warning("a worker ended with %s; another one takes its shard", _status(status))
-                        with lock:
-                            todo.appendleft(shard)
+                        _log.warning("a worker ended with %s; another one takes its shard", _status(status))
                     elif "error" in answer:
                         raise InputError(str(answer["error"]))
                     else:
@@ -153,13 +163,21 @@ class Processes:
         tenders = [threading.Thread(target=tend, args=(place,), daemon=True) for place in range(len(self._commands))]
         for tender in tenders:
             tender.start()
+        whole = False
         try:
             yield from _until_all_left(found, len(tenders))
+            whole = True
         finally:
+            # Nothing may work in the folder when its lock is given back.
+            closing.set()
             with lock:
-                todo.clear()
-            for process in list(running.values()):
-                process.kill() if sys.exc_info()[0] is not None else _close(process)
+                left = list(running.values())
+            for process in left:
+                if not whole:
+                    process.kill()
+                _close(process)
+            for tender in tenders:
+                tender.join()
 
     def _start(self, place: int) -> subprocess.Popen[str]:
         # A session of its own: Ctrl-C on the terminal is for the driver to answer.
@@ -200,7 +218,8 @@ def _ask(process: subprocess.Popen[str], shard: int) -> dict[str, Any] | None:
 
 def _close(process: subprocess.Popen[str]) -> None:
     if process.stdin is not None:
-        process.stdin.close()
+        with suppress(OSError):
+            process.stdin.close()
     process.wait()
     if process.stdout is not None:
         process.stdout.close()
