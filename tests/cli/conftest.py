@@ -80,6 +80,41 @@ def run(tiny_run):
     return tiny_run[0]
 
 
+@pytest.fixture(scope="session")
+def artefact(tmp_path_factory):
+    """An untrained classifier of windows of 256 bp with answers that differ: enough where only the machinery counts."""
+    import torch
+
+    from seqdomains.backbone import MambaConfig, SequenceClassifier
+    from seqdomains.genomics.alphabet import SIGNATURE
+
+    generator = torch.Generator().manual_seed(0)
+    model = SequenceClassifier(MambaConfig(d_model=16, n_layer=1), classes=("a", "b", "c"), generator=generator)
+    with torch.no_grad():
+        model.head.weight.mul_(30)
+    folder = tmp_path_factory.mktemp("artefacts") / "untrained"
+    model.save_pretrained(folder, signature={**SIGNATURE, "window": 256})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def genomes(tmp_path_factory):
+    """Return the folder of 200 small FASTA files, 2 Mb in all; tests leave them as they are."""
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("genomes")
+    random = np.random.default_rng(0)
+    lengths = random.integers(4_000, 16_000, 200)
+    letters = random.choice(np.frombuffer(b"ACGT", np.uint8), lengths.sum()).tobytes().decode()
+    first = 0
+    for number, length in enumerate(lengths):
+        text = letters[first : first + length]
+        lines = "".join(f"{text[at : at + 80]}\n" for at in range(0, length, 80))
+        (folder / f"{number:03}.fa").write_text(f">r{number}\n{lines}")
+        first += length
+    return folder
+
+
 @pytest.fixture
 def fasta(tmp_path):
     """Write records of random bases, each `name=length`, and return the file."""
