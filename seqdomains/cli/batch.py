@@ -17,7 +17,7 @@ from seqdomains.backbone import LoadedModel
 from seqdomains.cli.config import resolve
 from seqdomains.cli.run_config import PredictConfig
 from seqdomains.cli.species import artefact_of, choose_device, classifier_of, find_sequences, load_model, trained_window
-from seqdomains.errors import ConfigError, InputError
+from seqdomains.errors import ConfigError, InputError, printable
 from seqdomains.files import sha256
 from seqdomains.genomics.fasta import reads_once, source_name
 from seqdomains.genomics.spans import SequenceSource, plan_spans
@@ -26,7 +26,16 @@ from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.batch import verbs
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome, Format, require_anndata
-from seqdomains.pipelines.batch.plan import Plan, PlannedInput, Skipped, cut_shards, read_plan, shard_tokens
+from seqdomains.pipelines.batch.plan import (
+    LEAST_TOKENS,
+    Plan,
+    PlannedInput,
+    Skipped,
+    cut_shards,
+    read_plan,
+    shard_tokens,
+    shown,
+)
 from seqdomains.pipelines.batch.ray_engine import OnRay
 from seqdomains.pipelines.batch.run import Engine, Slice, run_batch
 from seqdomains.pipelines.batch.worker import InThisProcess, Processes, Worker, serve
@@ -37,6 +46,8 @@ logger = logging.getLogger(__name__)
 # Tokens that go through the model at once: 64 MiB of fp32 a tensor at an inner width of 256 on a CPU, 512 on a GPU.
 TOKENS_ON_CPU = 1 << 16
 TOKENS_ON_GPU = 1 << 19
+# A GPU stands still between shards: of fewer tokens they would cost it a third of its time.
+LEAST_ON_GPU = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -173,10 +184,11 @@ def _make_plan(parameters: dict[str, Any], paths: Sequence[str], source: Sequenc
     logger.info("looking at %d inputs", len(paths))
     found = plan_spans(paths, window=source.window, stride=source.stride, regions=source.regions, policy=source.policy)
     skipped = [Skipped(number_of[name], None, str(error)) for name, error in found.failures]
-    skipped += [Skipped(number_of[one.source], one.record, one.reason) for one in found.skipped]
+    skipped += [Skipped(number_of[one.source], shown(one.record), printable(one.reason)) for one in found.skipped]
     good = [(number_of[file.source], file.windows or 0) for file in found.files]
     total = sum(windows for _, windows in good)
-    size = options.shard_size or shard_tokens(total * source.window)
+    least = LEAST_ON_GPU if parameters["batch_size"] * source.window > TOKENS_ON_CPU else LEAST_TOKENS
+    size = options.shard_size or max(least, shard_tokens(total * source.window))
     # Whole batches, but for the last of a shard's windows that are of another length.
     windows = parameters["batch_size"] * max(1, size // (source.window * parameters["batch_size"]))
     cut = cut_shards(

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.files import parse_json
+from seqdomains.files import atomic_file, parse_json, read_bounded, sha256
 from seqdomains.pipelines.batch.plan import Plan
 
-# What a shard's file says of itself, beside its rows.
-METADATA = b"seqdomains"
+_LARGEST_NOTE = 64 << 20  # bytes: a reason for each of ten thousands of inputs
 
 
 @dataclass(frozen=True)
@@ -107,26 +105,29 @@ class BatchFolder:
         InputError
             The lock's file cannot be written.
         """
+        path = self.path / name
         try:
-            handle = (self.path / name).open("a+")
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise InputError(f"cannot write {self.path / name}: {error.strerror or error}") from error
-        with handle:
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        try:
             kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             try:
                 fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                handle.seek(0)
+                holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
                 raise ConfigError(
-                    f"{handle.read(200).strip() or 'another process'} works in {self.path}; wait for it or choose "
-                    "another --out"
+                    f"{holder or 'another process'} works in {self.path}; wait for it or choose another --out"
                 ) from error
             except OSError as error:
                 raise InputError(f"{self.path} cannot be locked ({error.strerror}); choose another --out") from error
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            handle.flush()
+            # On a full disk the lock holds all the same, without a name.
+            with suppress(OSError):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             yield
+        finally:
+            os.close(handle)
 
     def clean(self) -> None:
         """Remove what killed processes left under temporary names; only the holder of the whole lock may."""
@@ -134,28 +135,46 @@ class BatchFolder:
             for left in folder.glob(".*.partial"):
                 left.unlink(missing_ok=True)
 
+    def note(self, number: int) -> Path:
+        """Return the file that says what a finished shard is, beside it."""
+        return self.shards / f"{number:06}.json"
+
     def facts(self, number: int, plan: Plan) -> ShardFacts | None:
-        """Return what a finished shard says of itself; None where there is none of this plan that can be read.
+        """Return what is noted of a finished shard; None where there is none of this plan, or it was cut.
+
+        Its bytes are looked at by `check` alone.
 
         Examples
         --------
         >>> BatchFolder(Path("/nowhere")).facts(0, Plan({}, (), (), ())) is None
         True
         """
-        path = self.shard(number)
+        path, note = self.shard(number), self.note(number)
         try:
             # A link would lead out of the folder, and a pipe never ends.
-            if path.is_symlink() or not path.is_file():
+            if path.is_symlink() or note.is_symlink() or not path.is_file() or not note.is_file():
                 return None
-            with path.open("rb") as handle:
-                found = pq.ParquetFile(handle)
-                facts = parse_json(found.metadata.metadata[METADATA])
-                read = ShardFacts.read(facts, plan)
-                if read is None or read.rows != found.metadata.num_rows:
-                    return None
-                return read if read.failures or read.windows == plan.windows_of(number) else None
-        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
+            read = ShardFacts.read(parse_json(read_bounded(note, _LARGEST_NOTE)), plan)
+            if read is None or read.size != path.stat().st_size:
+                return None
+            return read if read.failures or read.windows == plan.windows_of(number) else None
+        except (OSError, KeyError, ValueError, TypeError):
             return None
+
+    def check(self, number: int, facts: ShardFacts) -> None:
+        """Compare a shard's bytes with what was written.
+
+        Raises
+        ------
+        InputError
+            They differ. The shard is removed then, so that it is computed again.
+        OSError
+            It cannot be read.
+        """
+        path = self.shard(number)
+        if sha256(path) != facts.sha256:
+            path.unlink(missing_ok=True)
+            raise InputError(f"{path} was damaged and is removed; repeat the command, which computes it again")
 
 
 @dataclass(frozen=True)
@@ -164,12 +183,18 @@ class ShardFacts:
 
     Parameters
     ----------
+    size : int
+        Bytes of the shard's file.
+    sha256 : str
+        Of them.
     rows, windows, tokens, blank, halved : int
         See `merge.BatchOutcome`.
     failures : tuple of (int, str, bool)
         Inputs that were left out, the reason, and whether it may pass.
     """
 
+    size: int
+    sha256: str
     rows: int
     windows: int
     tokens: int
@@ -177,12 +202,27 @@ class ShardFacts:
     halved: int
     failures: tuple[tuple[int, str, bool], ...]
 
+    def write(self, path: Path, plan: Plan) -> None:
+        """Write them, with a hash of their own.
+
+        Raises
+        ------
+        OSError
+            They cannot be written.
+        """
+        facts = {**self.__dict__, "plan": plan.identity}
+        with atomic_file(path) as partial:
+            partial.write_text(json.dumps({"facts": facts, "sha256": _hash(facts)}) + "\n")
+
     @classmethod
-    def read(cls, facts: Any, plan: Plan) -> ShardFacts | None:
+    def read(cls, noted: Any, plan: Plan) -> ShardFacts | None:
         """Take facts from JSON that anybody may have written; None where they are not of this plan, or no facts."""
-        if not isinstance(facts, dict) or facts.get("plan") != plan.identity:
+        if not isinstance(noted, dict) or not isinstance(facts := noted.get("facts"), dict):
             return None
-        counts: dict[str, Any] = {name: facts.get(name) for name in ("rows", "windows", "tokens", "blank", "halved")}
+        if noted.get("sha256") != _hash(facts) or facts.get("plan") != plan.identity:
+            return None
+        names = ("size", "rows", "windows", "tokens", "blank", "halved")
+        counts: dict[str, Any] = {name: facts.get(name) for name in names}
         failures = facts.get("failures")
         if not all(type(count) is int and count >= 0 for count in counts.values()) or not isinstance(failures, list):
             return None
@@ -191,4 +231,9 @@ class ShardFacts:
                 return None
             if not 0 <= failure[0] < len(plan.inputs):
                 return None
-        return cls(**counts, failures=tuple((number, reason, passing) for number, reason, passing in failures))
+        found = tuple((number, reason, passing) for number, reason, passing in failures)
+        return cls(**counts, sha256=str(facts.get("sha256")), failures=found)
+
+
+def _hash(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

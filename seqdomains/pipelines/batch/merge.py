@@ -97,7 +97,7 @@ def merge(plan: Plan, folder: BatchFolder, *, name: str, form: Format) -> BatchO
             partial.write_text("".join(json.dumps(error) + "\n" for error in errors), encoding="utf-8")
         if not planned - set(failures):
             raise InputError(f"no input could be read; {folder.errors} says why, first: {errors[0]['reason']}")
-        rows = _Rows(plan, folder, dropped=set(failures))
+        rows = _Rows(plan, folder, facts, dropped=set(failures))
         with atomic_file(table) as partial:
             {"parquet": _write_parquet, "tsv": _write_tsv, "h5ad": _write_h5ad}[form](partial, rows)
     except OSError as error:
@@ -127,8 +127,10 @@ def _facts(plan: Plan, folder: BatchFolder, number: int) -> ShardFacts:
 class _Rows:
     """The rows of all shards in input order, without those of inputs that were left out; file names as text."""
 
-    def __init__(self, plan: Plan, folder: BatchFolder, *, dropped: set[int]) -> None:
+    def __init__(self, plan: Plan, folder: BatchFolder, facts: list[ShardFacts], *, dropped: set[int]) -> None:
+        folder.check(0, facts[0])  # before its columns are believed
         self._plan = plan
+        self._facts = facts
         self._folder = folder
         self._kept = np.array([number not in dropped for number in range(len(plan.inputs))])
         self._names = np.array([shown(one.path) for one in plan.inputs], dtype=object)
@@ -156,6 +158,7 @@ class _Rows:
 
     def _batches(self, number: int) -> Iterator[pa.Table]:
         path = self._folder.shard(number)
+        self._folder.check(number, self._facts[number])
         try:
             with path.open("rb") as handle:
                 for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(_ROWS):

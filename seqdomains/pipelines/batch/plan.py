@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -84,6 +84,8 @@ class PlannedInput:
     def change(self) -> str:
         """Return how the file differs from what was planned; nothing where it does not."""
         now = PlannedInput.of(self.place)
+        if self.size < 0:
+            return "was not there when the plan was made" if now.size >= 0 else ""
         if now.size != self.size:
             if now.size < 0:
                 return "was deleted, or cannot be read any more"
@@ -217,7 +219,10 @@ def write_plan(path: Path, plan: Plan) -> None:
         for number, shard in enumerate(plan.shards)
         for part in shard
     ]
-    rows += [{"input": one.input, "record": one.record, "skipped": one.reason} for one in plan.skipped]
+    rows += [
+        {"input": one.input, "record": one.record and shown(one.record), "skipped": shown(one.reason)}
+        for one in plan.skipped
+    ]
     # An input that none of the regions lies in has a row all the same.
     rows += [{"input": number} for number in sorted(set(range(len(plan.inputs))) - {row["input"] for row in rows})]
     for row in rows:
@@ -229,7 +234,14 @@ def write_plan(path: Path, plan: Plan) -> None:
             "sha256": found.sha256,
         }
     places = [[one.path, one.place] for one in plan.inputs]
-    facts = {"parameters": plan.parameters, "inputs": places, "shards": len(plan.shards)}
+    # Names of files may be no UTF-8, which JSON can say and a column of text cannot.
+    facts = {
+        "identity": plan.identity,
+        "parameters": plan.parameters,
+        "inputs": places,
+        "shards": len(plan.shards),
+        "skipped": [[one.input, one.record, one.reason] for one in plan.skipped],
+    }
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_KEY: json.dumps(facts).encode()}))
     with atomic_file(path) as partial, partial.open("wb") as handle:
         pq.write_table(table, handle, compression="zstd", write_page_checksum=True)
@@ -260,20 +272,24 @@ def read_plan(path: Path) -> Plan:
             # Threads of Arrow's own may outlive a refusal, and the process then ends with SIGABRT.
             table = pq.read_table(handle, page_checksum_verification=True, use_threads=False, pre_buffer=False)
         facts = parse_json(table.schema.metadata[_KEY])
-        return _plan_of(facts["parameters"], facts["inputs"], facts["shards"], table.select(_SCHEMA.names).to_pylist())
+        rows = table.select(_SCHEMA.names).to_pylist()
+        skipped = tuple(Skipped(number, record, reason) for number, record, reason in facts["skipped"])
+        plan = replace(_plan_of(facts["parameters"], facts["inputs"], facts["shards"], rows), skipped=skipped)
+        if plan.identity != facts["identity"]:
+            raise ValueError("a byte of it has changed")
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         raise InputError(
             f"{path} cannot be read as a plan ({error}); remove the folder, or take another one, and repeat the command"
         ) from error
+    return plan
 
 
 def _plan_of(parameters: Any, places: Any, count: Any, rows: list[dict[str, Any]]) -> Plan:
-    """Put a plan together from what anybody may have written; whatever does not fit is a ValueError."""
+    """Put a plan, but for what is skipped, together from what anybody may have written; a misfit is a ValueError."""
     if not isinstance(parameters, dict) or not isinstance(places, list) or not isinstance(count, int):
         raise ValueError("parameters, inputs or the number of shards are missing")
     inputs: dict[int, PlannedInput] = {}
     shards: dict[int, list[Stretch]] = {}
-    skipped: list[Skipped] = []
     reached = [0] * len(places)
     for row in rows:
         number, shard, windows = row["input"], row["shard"], row["windows"]
@@ -284,7 +300,6 @@ def _plan_of(parameters: Any, places: Any, count: Any, rows: list[dict[str, Any]
             raise ValueError(f"input {number} has no path, size or time")
         inputs[number] = PlannedInput(path, place, row["size"], row["mtime_ns"], row["sha256"] or "")
         if shard is None:
-            skipped += [] if row["skipped"] is None else [Skipped(number, row["record"], row["skipped"])]
             continue
         if windows is None or windows < 1 or row["first"] != reached[number]:
             raise ValueError(f"windows {row['first']} and on of input {number} do not follow those before them")
@@ -293,7 +308,7 @@ def _plan_of(parameters: Any, places: Any, count: Any, rows: list[dict[str, Any]
     if sorted(inputs) != list(range(len(places))) or sorted(shards) != list(range(count)):
         raise ValueError("inputs or shards are missing")
     known = tuple(inputs[number] for number in range(len(places)))
-    return Plan(parameters, known, tuple(tuple(shards[number]) for number in range(count)), tuple(skipped))
+    return Plan(parameters, known, tuple(tuple(shards[number]) for number in range(count)), ())
 
 
 def shown(path: str) -> str:

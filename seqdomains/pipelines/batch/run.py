@@ -168,7 +168,12 @@ def run_batch(
         missing = [number for number in mine if not _stands(plan, folder, number)]
         if missing:
             folder.run.unlink(missing_ok=True)
-        computed = _compute(plan, folder, make_engine, mine, missing, progress=progress)
+        try:
+            computed = _compute(plan, folder, make_engine, mine, missing, progress=progress)
+        finally:
+            # A worker that was killed leaves its part of a shard.
+            if share is None:
+                folder.clean()
         if share is not None:
             held.enter_context(folder.lock(".lock.merge", wait=True))
             known = [folder.facts(number, plan) for number in range(len(plan.shards))]

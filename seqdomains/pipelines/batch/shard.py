@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,9 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
-from seqdomains.files import atomic_file
+from seqdomains.files import atomic_file, sha256
 from seqdomains.pipelines.answers import BadInputError, reading
-from seqdomains.pipelines.batch.folder import METADATA, BatchFolder
+from seqdomains.pipelines.batch.folder import BatchFolder, ShardFacts
 from seqdomains.pipelines.batch.plan import Plan, Stretch
 from seqdomains.pipelines.batch.verbs import Launched, Runner
 from seqdomains.pipelines.prefetch import prefetched
@@ -61,15 +58,15 @@ class ShardOutcome:
 def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runner: Runner) -> ShardOutcome:
     """Compute a shard and write its file.
 
-    An input that is not what was planned, or cannot be read, is left out and named in the file; the rows of it that
-    were computed before stand in the file and are left out of the table.
+    An input that is not what was planned, or cannot be read, is left out, which the shard's note says; the rows of it
+    that were computed before stand in the file and are left out of the table.
 
     Raises
     ------
     InputError
         The file cannot be written, or the model's answer is not finite.
     """
-    began, halved = time.perf_counter(), runner.halved
+    halved = runner.halved
     failures: dict[int, Failure] = {}
     rows = windows = tokens = blank = 0
     schema = pa.schema([*PLACE, *runner.verb.fields])
@@ -92,18 +89,20 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
                     held = []
             if held:
                 writer.write_table(pa.Table.from_batches(held))
-            facts = {
-                "plan": plan.identity,
-                "failures": [[number, one.reason, one.passing] for number, one in sorted(failures.items())],
-                "rows": rows,
-                "windows": windows,
-                "tokens": tokens,
-                "blank": blank,
-                "halved": runner.halved - halved,
-                "seconds": round(time.perf_counter() - began, 3),
-                "process": os.getpid(),
-            }
-            writer.add_key_value_metadata({METADATA: json.dumps(facts).encode()})
+            writer.close()
+            handle.flush()
+            facts = ShardFacts(
+                size=partial.stat().st_size,
+                sha256=sha256(partial),
+                rows=rows,
+                windows=windows,
+                tokens=tokens,
+                blank=blank,
+                halved=runner.halved - halved,
+                failures=tuple((key, one.reason, one.passing) for key, one in sorted(failures.items())),
+            )
+            # Before the shard stands under its name: one without a note is computed again.
+            facts.write(folder.note(number), plan)
     except OSError as error:
         raise InputError(
             f"cannot write {folder.shard(number)}: {error.strerror or error}; mend that and repeat the command, which "
