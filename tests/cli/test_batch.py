@@ -52,7 +52,7 @@ def test_two_processes_give_the_same_bytes(seqdomains, artefact, genomes, by_one
     outcome = seqdomains("genomics", "predict", artefact, genomes, "--threads", 1, "--workers", 2, "--out", out)
     assert outcome.code == 0, outcome.err
     assert table(out) == table(by_one[0])
-    workers = {json.loads(pq.read_metadata(path).metadata[b"seqdomains"])["process"] for path in shards(out)}
+    workers = {json.loads(path.with_suffix(".json").read_text())["facts"]["process"] for path in shards(out)}
     assert len(workers) == 2
     assert os.getpid() not in workers
 

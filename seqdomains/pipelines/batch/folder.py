@@ -187,6 +187,8 @@ class ShardFacts:
         Bytes of the shard's file.
     sha256 : str
         Of them.
+    process : int
+        Who computed it.
     rows, windows, tokens, blank, halved : int
         See `merge.BatchOutcome`.
     failures : tuple of (int, str, bool)
@@ -195,6 +197,7 @@ class ShardFacts:
 
     size: int
     sha256: str
+    process: int
     rows: int
     windows: int
     tokens: int
@@ -221,7 +224,7 @@ class ShardFacts:
             return None
         if noted.get("sha256") != _hash(facts) or facts.get("plan") != plan.identity:
             return None
-        names = ("size", "rows", "windows", "tokens", "blank", "halved")
+        names = ("size", "process", "rows", "windows", "tokens", "blank", "halved")
         counts: dict[str, Any] = {name: facts.get(name) for name in names}
         failures = facts.get("failures")
         if not all(type(count) is int and count >= 0 for count in counts.values()) or not isinstance(failures, list):

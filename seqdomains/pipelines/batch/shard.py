@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -94,6 +95,7 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
             facts = ShardFacts(
                 size=partial.stat().st_size,
                 sha256=sha256(partial),
+                process=os.getpid(),
                 rows=rows,
                 windows=windows,
                 tokens=tokens,
