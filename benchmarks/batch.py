@@ -150,14 +150,13 @@ def main() -> int:
         quarter = folder / "quarter.fa.gz"
         write_model(model, arguments.window, arguments.width, arguments.blocks)
         bases = simulate(fasta, int(arguments.megabases * 1e6))
-        few = simulate(small, min(bases, 32 * RECORDS * arguments.window))
+        simulate(small, min(bases, 32 * RECORDS * arguments.window))
         simulate(quarter, bases // 4)
         print(f"{name}, torch {torch.__version__}; SIMULATED: {bases / 1e6:.0f} Mb of random bases, untrained model of "
               f"{arguments.width} x {arguments.blocks}, windows of {arguments.window}")  # fmt: skip
         print(tokenizing(fasta), flush=True)
         if arguments.scaling:
-            chosen = (small, few) if device.type == "cpu" else (fasta, bases)
-            return scaling(model, *chosen, folder, device)
+            return scaling(model, fasta, bases, folder, device)
         for precision in arguments.precision:
             options = {"device": arguments.device, "precision": precision}
             batch(model, small, folder / f"warm-{precision}", **options)  # kernels are compiled

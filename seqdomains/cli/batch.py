@@ -16,7 +16,15 @@ import torch
 from seqdomains.backbone import LoadedModel
 from seqdomains.cli.config import resolve
 from seqdomains.cli.run_config import PredictConfig
-from seqdomains.cli.species import artefact_of, choose_device, classifier_of, find_sequences, load_model, trained_window
+from seqdomains.cli.species import (
+    artefact_of,
+    choose_device,
+    classifier_of,
+    find_sequences,
+    load_model,
+    trained_window,
+    windows_at_once,
+)
 from seqdomains.errors import ConfigError, InputError, printable
 from seqdomains.files import sha256
 from seqdomains.genomics.fasta import reads_once, source_name
@@ -43,9 +51,6 @@ from seqdomains.pipelines.environment import DECISIVE, session_facts
 
 logger = logging.getLogger(__name__)
 
-# Tokens that go through the model at once: 64 MiB of fp32 a tensor at an inner width of 256 on a CPU, 512 on a GPU.
-TOKENS_ON_CPU = 1 << 16
-TOKENS_ON_GPU = 1 << 19
 # A GPU stands still between shards: of fewer tokens they would cost it a third of its time.
 LEAST_ON_GPU = 1 << 24
 
@@ -107,7 +112,7 @@ def run_batch_command(
         "regions_sha256": None if regions is None else _hash_of(regions),
         "gap_policy": policy,
         "precision": options.precision,
-        "batch_size": max(1, (TOKENS_ON_GPU if device.type == "cuda" else TOKENS_ON_CPU) // length),
+        "batch_size": windows_at_once(device, length),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": threads,
         "shard_size": options.shard_size,
@@ -187,7 +192,7 @@ def _make_plan(parameters: dict[str, Any], paths: Sequence[str], source: Sequenc
     skipped += [Skipped(number_of[one.source], shown(one.record), printable(one.reason)) for one in found.skipped]
     good = [(number_of[file.source], file.windows or 0) for file in found.files]
     total = sum(windows for _, windows in good)
-    least = LEAST_ON_GPU if parameters["batch_size"] * source.window > TOKENS_ON_CPU else LEAST_TOKENS
+    least = LEAST_TOKENS if parameters["device"] == "cpu" else LEAST_ON_GPU
     size = options.shard_size or max(least, shard_tokens(total * source.window))
     # Whole batches, but for the last of a shard's windows that are of another length.
     windows = parameters["batch_size"] * max(1, size // (source.window * parameters["batch_size"]))
