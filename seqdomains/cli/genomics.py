@@ -45,7 +45,7 @@ RAY_ADDRESS = typer.Option(
     "--ray-address", help="Of a running Ray cluster, which sees the same files.", metavar="ADDRESS"
 )
 HASH = typer.Option("--hash", help="Know inputs by their content too: one that was copied is no other then.")
-PRECISION = typer.Option("--precision", help="bfloat16 is faster on a GPU and right to about 1e-2.")
+PRECISION = typer.Option("--precision", help="bfloat16 is faster on a GPU, and less exact.")
 SHARD_SIZE = typer.Option(
     "--shard-size", min=1, help="Tokens of a shard, about; 65,536 to 16,777,216 if not given.", metavar="BP"
 )
