@@ -16,7 +16,7 @@ from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome, Format, merge
 from seqdomains.pipelines.batch.plan import Plan, differences, read_plan, write_plan
 from seqdomains.pipelines.interrupts import StoppedError, StopRequest, stop_on_signals
-from seqdomains.pipelines.progress import progress_display
+from seqdomains.pipelines.progress import duration, progress_display
 from seqdomains.pipelines.run_folder import write_json
 
 _log = logging.getLogger(__name__)
@@ -251,8 +251,10 @@ def _compute(
             for one in engine.compute(folder, missing, stop):
                 finished, done, tokens = finished + 1, done + plan.windows_of(one.shard), tokens + one.tokens
                 failures += one.failures
-                rate = tokens / max(time.monotonic() - began, 1e-9)
-                text = f"{rate / 1e6:.2f} M tokens/s" + (f", {failures} left out" if failures else "")
+                taken = max(time.monotonic() - began, 1e-9)
+                text = f"{(done - before) / taken:.0f} windows/s, {tokens / taken / 1e6:.2f} M tokens/s, "
+                text += f"{duration((total - done) * taken / max(done - before, 1))} left"
+                text += f", {failures} left out" if failures else ""
                 # A line for every tenth, where there is no terminal.
                 tenth = finished * 10 // len(missing) > (finished - 1) * 10 // len(missing)
                 show(done, text, tenth)
