@@ -48,6 +48,7 @@ from seqdomains.pipelines.batch.ray_engine import OnRay
 from seqdomains.pipelines.batch.run import Engine, Slice, run_batch
 from seqdomains.pipelines.batch.worker import InThisProcess, Processes, Worker, serve
 from seqdomains.pipelines.environment import DECISIVE, session_facts
+from seqdomains.pipelines.progress import progress_display
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ def run_batch_command(
         )
     device = choose_device(options.device)
     artefact = artefact_of(model)
-    loaded = load_model(artefact, device=device)
+    # Looked at here; workers have it on their devices.
+    loaded = load_model(artefact, device=torch.device("cpu"))
     length = window or trained_window(loaded)
     workers, threads = _workers(options, device)
     facts = session_facts(device)
@@ -187,7 +189,17 @@ def _make_plan(parameters: dict[str, Any], paths: Sequence[str], source: Sequenc
     inputs = tuple(PlannedInput.of(path, hashed=options.hashed) for path in paths)
     number_of = {source_name(path): number for number, path in enumerate(paths)}
     logger.info("looking at %d inputs", len(paths))
-    found = plan_spans(paths, window=source.window, stride=source.stride, regions=source.regions, policy=source.policy)
+    tenth = max(1, len(paths) // 10)
+    with progress_display("inputs", total=len(paths)) as show:
+        found = plan_spans(
+            paths,
+            window=source.window,
+            stride=source.stride,
+            regions=source.regions,
+            policy=source.policy,
+            # Of few files one line is enough where there is no terminal.
+            progress=lambda done: show(done, "looked at", len(paths) >= 100 and done > 0 and done % tenth == 0),
+        )
     skipped = [Skipped(number_of[name], None, str(error)) for name, error in found.failures]
     skipped += [Skipped(number_of[one.source], shown(one.record), printable(one.reason)) for one in found.skipped]
     good = [(number_of[file.source], file.windows or 0) for file in found.files]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,14 +13,11 @@ from torch import nn
 
 from seqdomains.pipelines.answers import Answers, PredictOutcome, reading, write_answers
 from seqdomains.pipelines.borrowed import borrowed, deterministic
+from seqdomains.pipelines.gather import gather
 from seqdomains.pipelines.inference import Classifier
 from seqdomains.pipelines.prefetch import prefetched
 from seqdomains.pipelines.tables import STDOUT, open_table
 from seqdomains.task import Span
-
-# Spans that are read ahead so that those of equal length meet in a batch: in batches, and in tokens.
-_BATCHES_AHEAD = 4
-_TOKENS_AHEAD = 1 << 26
 
 
 def predict(
@@ -97,7 +94,8 @@ def predict(
 
 def _answers(classifier: Classifier, spans: Iterable[Span], batch_size: int) -> Answers:
     """Yield spans in order with their probabilities; those of equal length are computed together."""
-    with prefetched(_chunks(spans, batch_size), depth=1) as chunks:
+    gathered = gather(reading(spans), batch_size=batch_size, tokens=lambda span: len(span.tokens))
+    with prefetched(gathered, depth=1) as chunks:
         for chunk in chunks:
             places: dict[int, list[int]] = {}
             for place, span in enumerate(chunk):
@@ -107,18 +105,3 @@ def _answers(classifier: Classifier, spans: Iterable[Span], batch_size: int) -> 
                 tokens = torch.from_numpy(np.stack([chunk[place].tokens for place in alike]))
                 found |= zip(alike, classifier.probabilities(tokens), strict=True)
             yield chunk, np.stack([found[place] for place in range(len(chunk))])
-
-
-def _chunks(spans: Iterable[Span], batch_size: int) -> Iterator[list[Span]]:
-    """Gather spans that are looked at together."""
-    chunk: list[Span] = []
-    tokens = 0
-    for span in reading(spans):
-        chunk.append(span)
-        tokens += len(span.tokens)
-        enough = tokens >= _TOKENS_AHEAD or len(chunk) >= _BATCHES_AHEAD * batch_size
-        if enough and len(chunk) >= batch_size:
-            yield chunk
-            chunk, tokens = [], 0
-    if chunk:
-        yield chunk

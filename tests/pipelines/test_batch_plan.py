@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 
@@ -182,3 +183,15 @@ def test_a_share_is_one_of_several(text):
 def test_shares_take_each_shard_once(jobs):
     shares = [Slice(number, jobs) for number in range(1, jobs + 1)]
     assert all(sum(share.takes(shard) for share in shares) == 1 for shard in range(20))
+
+
+def test_a_plan_that_skips_an_input_it_does_not_have_is_refused(tmp_path):
+    path = tmp_path / "plan.parquet"
+    write_plan(path, replace(PLAN, skipped=(Skipped(0, None, "bad"),)))
+    table = pq.read_table(path)
+    metadata = table.schema.metadata
+    facts = json.loads(metadata[b"seqdomains"])
+    facts["skipped"] = [[99, None, "bad"]]
+    pq.write_table(table.replace_schema_metadata({b"seqdomains": json.dumps(facts).encode()}), path)
+    with pytest.raises(InputError, match="none of"):
+        read_plan(path)

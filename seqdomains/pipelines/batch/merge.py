@@ -18,6 +18,7 @@ from seqdomains.files import atomic_file
 from seqdomains.pipelines.batch import verbs
 from seqdomains.pipelines.batch.folder import BatchFolder, ShardFacts
 from seqdomains.pipelines.batch.plan import Plan, shown
+from seqdomains.pipelines.batch.shard import SHARD_PLACE
 
 Format = Literal["parquet", "tsv", "h5ad"]
 # Rows of a row group and of a piece that is held: the same whatever the shards are.
@@ -135,7 +136,7 @@ class _Rows:
         self._kept = np.array([number not in dropped for number in range(len(plan.inputs))])
         self._names = np.array([shown(one.path) for one in plan.inputs], dtype=object)
         with folder.shard(0).open("rb") as handle:
-            fields = list(pq.read_schema(handle))[4:]
+            fields = list(pq.read_schema(handle))[len(SHARD_PLACE) :]
         self.schema = pa.schema([*verbs.PLACE, *fields])
         self.count = 0
 

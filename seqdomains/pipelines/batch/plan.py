@@ -273,8 +273,8 @@ def read_plan(path: Path) -> Plan:
             table = pq.read_table(handle, page_checksum_verification=True, use_threads=False, pre_buffer=False)
         facts = parse_json(table.schema.metadata[_KEY])
         rows = table.select(_SCHEMA.names).to_pylist()
-        skipped = tuple(Skipped(number, record, reason) for number, record, reason in facts["skipped"])
-        plan = replace(_plan_of(facts["parameters"], facts["inputs"], facts["shards"], rows), skipped=skipped)
+        plan = _plan_of(facts["parameters"], facts["inputs"], facts["shards"], rows)
+        plan = replace(plan, skipped=tuple(_skipped_of(one, len(plan.inputs)) for one in facts["skipped"]))
         if plan.identity != facts["identity"]:
             raise ValueError("a byte of it has changed")
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
@@ -305,10 +305,20 @@ def _plan_of(parameters: Any, places: Any, count: Any, rows: list[dict[str, Any]
             raise ValueError(f"windows {row['first']} and on of input {number} do not follow those before them")
         reached[number] += windows
         shards.setdefault(shard, []).append(Stretch(number, row["first"], windows))
-    if sorted(inputs) != list(range(len(places))) or sorted(shards) != list(range(count)):
+    # Counted first: a range of what somebody wrote may not fit into the memory.
+    if len(inputs) != len(places) or len(shards) != count or sorted(shards) != list(range(count)):
         raise ValueError("inputs or shards are missing")
     known = tuple(inputs[number] for number in range(len(places)))
     return Plan(parameters, known, tuple(tuple(shards[number]) for number in range(count)), ())
+
+
+def _skipped_of(found: Any, inputs: int) -> Skipped:
+    number, record, reason = found
+    if type(number) is not int or not 0 <= number < inputs:
+        raise ValueError(f"what was skipped is of input {number}, which is none of {inputs}")
+    if not isinstance(reason, str) or not (record is None or isinstance(record, str)):
+        raise ValueError("what was skipped has no reason, or no name")
+    return Skipped(number, record, reason)
 
 
 def shown(path: str) -> str:

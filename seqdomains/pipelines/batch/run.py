@@ -163,8 +163,8 @@ def run_batch(
                 plan = find_plan()
             held.enter_context(folder.lock(f".lock.{share.number}-of-{share.of}"))
         mine = [number for number in range(len(plan.shards)) if share is None or share.takes(number)]
-        if not mine:
-            _log.warning("there are %d shards: none for job %s", len(plan.shards), share and share.number)
+        if share is not None and not mine:
+            _log.warning("there are %d shards: none for job %d", len(plan.shards), share.number)
         missing = [number for number in mine if not _stands(plan, folder, number)]
         if missing:
             folder.run.unlink(missing_ok=True)

@@ -18,15 +18,13 @@ from seqdomains.pipelines.answers import BadInputError, reading
 from seqdomains.pipelines.batch.folder import BatchFolder, ShardFacts
 from seqdomains.pipelines.batch.plan import Plan, Stretch
 from seqdomains.pipelines.batch.verbs import Launched, Runner
+from seqdomains.pipelines.gather import gather
 from seqdomains.pipelines.prefetch import prefetched
 from seqdomains.task import Span
 
-# Windows that are looked at together, so that those of equal length meet in a batch: in batches, and in tokens.
-_BATCHES_AHEAD = 4
-_TOKENS_AHEAD = 1 << 26
 _ROW_GROUP = 1 << 16
 # Rows of a shard's file: which input in place of its name.
-PLACE = [("input", pa.int32()), ("record", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
+SHARD_PLACE = [("input", pa.int32()), ("record", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
 
 
 class Source(Protocol):
@@ -70,13 +68,17 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
     halved = runner.halved
     failures: dict[int, Failure] = {}
     rows = windows = tokens = blank = 0
-    schema = pa.schema([*PLACE, *runner.verb.fields])
+    schema = pa.schema([*SHARD_PLACE, *runner.verb.fields])
+    found = _windows(plan, number, source, failures)
+    gathered = gather(found, batch_size=runner.batch_size, tokens=lambda one: len(one[1].tokens))
     try:
         with (
             atomic_file(folder.shard(number)) as partial,
             partial.open("wb") as handle,
             pq.ParquetWriter(handle, schema, compression="zstd", write_page_checksum=True) as writer,
-            prefetched(_chunks(_windows(plan, number, source, failures), runner.batch_size)) as chunks,
+            prefetched(
+                gather(windows_read, batch_size=runner.batch_size, tokens=lambda one: len(one[1].tokens))
+            ) as chunks,
         ):
             held: list[pa.RecordBatch] = []
             for chunk, answers in _answered(chunks, runner):
@@ -144,21 +146,6 @@ def _miscounted(count: int, stretch: Stretch) -> str:
     if count == stretch.windows:
         return ""
     return f"gave {count} windows where {stretch.windows} were planned; it was changed, or its index is not its own"
-
-
-def _chunks(windows: Iterator[tuple[int, Span]], batch_size: int) -> Iterator[list[tuple[int, Span]]]:
-    """Gather windows that are looked at together."""
-    chunk: list[tuple[int, Span]] = []
-    tokens = 0
-    for number, span in windows:
-        chunk.append((number, span))
-        tokens += len(span.tokens)
-        enough = tokens >= _TOKENS_AHEAD or len(chunk) >= _BATCHES_AHEAD * batch_size
-        if enough and len(chunk) >= batch_size:
-            yield chunk
-            chunk, tokens = [], 0
-    if chunk:
-        yield chunk
 
 
 Chunk = list[tuple[int, Span]]
