@@ -76,9 +76,7 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
             atomic_file(folder.shard(number)) as partial,
             partial.open("wb") as handle,
             pq.ParquetWriter(handle, schema, compression="zstd", write_page_checksum=True) as writer,
-            prefetched(
-                gather(windows_read, batch_size=runner.batch_size, tokens=lambda one: len(one[1].tokens))
-            ) as chunks,
+            prefetched(gathered) as chunks,
         ):
             held: list[pa.RecordBatch] = []
             for chunk, answers in _answered(chunks, runner):
