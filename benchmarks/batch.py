@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seqdomains.backbone import MambaConfig, SequenceClassifier, from_pretrained
-from seqdomains.cli.batch import BatchOptions, run_batch_command
+from seqdomains.cli.batch import Asked, BatchOptions, run_batch_command
 from seqdomains.genomics.alphabet import SIGNATURE, encode, reverse_complement
 from seqdomains.genomics.faidx import FastaFile
 from seqdomains.genomics.fasta import stream_fasta
@@ -67,8 +67,7 @@ def batch(model: Path, fasta: Path, out: Path, **options: object) -> tuple[float
     """Run the command; returns its seconds and run.json."""
     began = time.perf_counter()
     run_batch_command(
-        "predict", model, [str(fasta)], from_file=None, window=None, stride=None, regions=None, settings=(),
-        options=BatchOptions(out=out, **options),
+        Asked("predict"), model, [str(fasta)], from_file=None, settings=(), options=BatchOptions(out=out, **options),
     )  # fmt: skip
     return time.perf_counter() - began, json.loads((out / "run.json").read_text())
 

@@ -1,11 +1,12 @@
-"""What `genomics predict --out` and `genomics embed` do: a batch over many files, in shards, on one of the engines."""
+"""What `genomics predict --out`, `embed` and `stream --out` do: a batch over many files, in shards, on an engine."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from seqdomains.backbone import LoadedModel
+from seqdomains.backbone import LoadedModel, MambaLM
 from seqdomains.cli.config import resolve
 from seqdomains.cli.run_config import PredictConfig
 from seqdomains.cli.species import (
@@ -28,7 +29,8 @@ from seqdomains.cli.species import (
 from seqdomains.errors import ConfigError, InputError, printable
 from seqdomains.files import sha256
 from seqdomains.genomics.fasta import reads_once, source_name
-from seqdomains.genomics.spans import SequenceSource, plan_spans
+from seqdomains.genomics.sources import SequenceRecords, SequenceWindows, divisible
+from seqdomains.genomics.spans import plan_spans, survey
 from seqdomains.genomics.windows import read_bed
 from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.batch import verbs
@@ -39,21 +41,28 @@ from seqdomains.pipelines.batch.plan import (
     Plan,
     PlannedInput,
     Skipped,
+    cut_records,
     cut_shards,
     read_plan,
     shard_tokens,
     shown,
 )
 from seqdomains.pipelines.batch.ray_engine import OnRay
+from seqdomains.pipelines.batch.records import AlongClasses, AlongLikelihood, Records
 from seqdomains.pipelines.batch.run import Engine, Slice, run_batch
+from seqdomains.pipelines.batch.shard import Computation
+from seqdomains.pipelines.batch.windows import Windows
 from seqdomains.pipelines.batch.worker import InThisProcess, Processes, Worker, serve
 from seqdomains.pipelines.environment import DECISIVE, session_facts
 from seqdomains.pipelines.progress import progress_display
+from seqdomains.pipelines.stream import CHUNK
+from seqdomains.pipelines.tracks import require_bigwig
 
 logger = logging.getLogger(__name__)
 
 # A GPU stands still between shards: of fewer tokens they would cost it a third of its time.
 LEAST_ON_GPU = 1 << 24
+_TABLES: dict[str, str] = {"predict": "predictions", "embed": "embeddings", "stream": "stream"}
 
 
 @dataclass(frozen=True)
@@ -73,23 +82,42 @@ class BatchOptions:
     device: str | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is computed of which parts of the inputs; None where the command does not say.
+
+    Parameters
+    ----------
+    verb : {"predict", "embed", "stream"}
+    window, stride, regions
+        Of windows.
+    pooling, layer
+        Of embeddings.
+    every : int or None
+        Of streams: tokens from one row to the next.
+    """
+
+    verb: Literal["predict", "embed", "stream"]
+    window: int | None = None
+    stride: int | None = None
+    regions: Path | None = None
+    pooling: verbs.EmbeddingPooling | None = None
+    layer: int | None = None
+    every: int | None = None
+
+
 def run_batch_command(
-    verb: Literal["predict", "embed"],
+    asked: Asked,
     model: Path,
     given: Sequence[str],
     *,
     from_file: Path | None,
-    window: int | None,
-    stride: int | None,
-    regions: Path | None,
     settings: Sequence[str],
     options: BatchOptions,
-    pooling: verbs.EmbeddingPooling | None = None,
-    layer: int | None = None,
 ) -> bool:
     """Do a batch, or what is left of it; returns whether anything was skipped."""
     policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
-    _check(options, verb)
+    _check_engine(options)
     share = None if options.shard is None else Slice.parse(options.shard)
     paths = find_sequences(given, from_file)
     if streams := [path for path in paths if reads_once(path)]:
@@ -100,45 +128,60 @@ def run_batch_command(
     artefact = artefact_of(model)
     # Looked at here; workers have it on their devices.
     loaded = load_model(artefact, device=torch.device("cpu"))
-    length = window or trained_window(loaded)
+    _check_form(options.form, asked.verb, likelihoods=isinstance(loaded.model, MambaLM))
     workers, threads = _workers(options, device)
     facts = session_facts(device)
     parameters: dict[str, Any] = {
         "domain": "genomics",
-        "verb": verb,
+        "verb": asked.verb,
         "model": str(artefact.absolute()),
         "model_sha256": _hash(artefact),
-        "window": length,
-        "stride": stride or length,
-        "regions": None if regions is None else str(regions.absolute()),
-        "regions_sha256": None if regions is None else _hash_of(regions),
         "gap_policy": policy,
         "precision": options.precision,
-        "batch_size": windows_at_once(device, length),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": threads,
         "shard_size": options.shard_size,
-        "pooling": pooling,
-        "layer": layer,
+        **(_of_streams(asked, loaded) if asked.verb == "stream" else _of_windows(asked, loaded, device)),
         **{key: facts[key] for key in (*DECISIVE, "commit") if key not in ("threads", "device")},
     }
-    _verb(parameters, loaded)  # refuses a layer or a model that cannot be
-    source = _source(parameters)
+    _computation(parameters, loaded, torch.device("cpu"))  # refuses a layer or a model that cannot be
+    make_plan = _plan_of_records if asked.verb == "stream" else partial(_plan_of_windows, device)
     outcome = run_batch(
         BatchFolder(options.out),
         partial(_engine, options, device, workers),
         parameters=parameters,
         paths=paths,
-        make_plan=partial(_make_plan, parameters, paths, source, options),
+        make_plan=partial(make_plan, parameters, paths, options),
         facts=facts,
-        name={"predict": "predictions", "embed": "embeddings"}[verb],
+        name=_TABLES[asked.verb],
         form=options.form,
+        tokens="bases",
         share=share,
-        may_differ={"cpu": "results then agree to rounding"} | ({} if options.threads else {"threads": ""}),
+        may_differ={"cpu": "results then agree to rounding", "batch_size": ""}
+        | ({} if options.threads else {"threads": ""}),
     )
     if isinstance(outcome, BatchOutcome):
         _print(outcome)
     return bool(outcome.skipped)
+
+
+def _of_windows(asked: Asked, loaded: LoadedModel, device: torch.device) -> dict[str, Any]:
+    length = asked.window or trained_window(loaded)
+    return {
+        "window": length,
+        "stride": asked.stride or length,
+        "regions": None if asked.regions is None else str(asked.regions.absolute()),
+        "regions_sha256": None if asked.regions is None else _hash_of(asked.regions),
+        "batch_size": windows_at_once(device, length),
+        "pooling": asked.pooling,
+        "layer": asked.layer,
+    }
+
+
+def _of_streams(asked: Asked, loaded: LoadedModel) -> dict[str, Any]:
+    every = asked.every or (1 if isinstance(loaded.model, MambaLM) else trained_window(loaded))
+    # How a record is cut into chunks decides the last bits.
+    return {"every": every, "chunk": CHUNK}
 
 
 def work(folder: Path, device: str) -> None:
@@ -164,74 +207,143 @@ def open_worker(path: Path, device: str) -> Worker:
         raise InputError(f"{artefact} has changed since the plan was made; choose another --out")
     where = torch.device(device)
     loaded = load_model(artefact, device=where)
-    return Worker(plan, folder, _source(plan.parameters), loaded.model, _verb(plan.parameters, loaded), where)
+    return Worker(plan, folder, _computation(plan.parameters, loaded, where), loaded.model, where)
 
 
-def _check(options: BatchOptions, verb: str) -> None:
+def _check_engine(options: BatchOptions) -> None:
     problems = []
     if options.shard is not None and options.engine == "ray":
         problems.append("--shard: is for jobs without an engine; leave --engine ray")
     if options.ray_address is not None and options.engine != "ray":
         problems.append("--ray-address: goes with --engine ray")
-    if options.form == "h5ad" and verb != "embed":
-        problems.append("--format h5ad: holds embeddings; predict writes parquet or tsv")
-    if options.form == "tsv" and verb == "embed":
-        problems.append("--format tsv: embeddings are written as parquet or h5ad")
     if problems:
         raise ConfigError(problems)
-    if options.form == "h5ad":
+
+
+def _check_form(form: Format, verb: str, *, likelihoods: bool) -> None:
+    of_stream = ("parquet", "bedgraph", "bigwig") if likelihoods else ("parquet", "tsv")
+    forms = {"predict": ("parquet", "tsv"), "embed": ("parquet", "h5ad"), "stream": of_stream}[verb]
+    if form not in forms:
+        of_what = (" of a language model" if likelihoods else " of a classifier") if verb == "stream" else ""
+        raise ConfigError(f"--format {form}: {verb}{of_what} writes {', '.join(forms[:-1])} or {forms[-1]}")
+    if form == "h5ad":
         require_anndata()
+    if form == "bigwig":
+        require_bigwig()
 
 
-def _make_plan(parameters: dict[str, Any], paths: Sequence[str], source: SequenceSource, options: BatchOptions) -> Plan:
-    """Look at every input, and cut what is found into shards."""
-    # Before they are read: what is changed afterwards is noticed.
-    inputs = tuple(PlannedInput.of(path, hashed=options.hashed) for path in paths)
-    number_of = {source_name(path): number for number, path in enumerate(paths)}
+@contextmanager
+def _looking_at(paths: Sequence[str]) -> Iterator[Callable[[int], None]]:
     logger.info("looking at %d inputs", len(paths))
     tenth = max(1, len(paths) // 10)
     with progress_display("inputs", total=len(paths)) as show:
+        # Of few files one line is enough where there is no terminal.
+        yield lambda done: show(done, "looked at", len(paths) >= 100 and done > 0 and done % tenth == 0)
+
+
+def _plan_of_windows(
+    device: torch.device, parameters: dict[str, Any], paths: Sequence[str], options: BatchOptions
+) -> Plan:
+    """Look at every input, and cut the windows that are found into shards."""
+    # Before they are read: what is changed afterwards is noticed.
+    inputs = tuple(PlannedInput.of(path, hashed=options.hashed) for path in paths)
+    number_of = {source_name(path): number for number, path in enumerate(paths)}
+    source = _windows_of(parameters)
+    with _looking_at(paths) as progress:
         found = plan_spans(
             paths,
             window=source.window,
             stride=source.stride,
             regions=source.regions,
             policy=source.policy,
-            # Of few files one line is enough where there is no terminal.
-            progress=lambda done: show(done, "looked at", len(paths) >= 100 and done > 0 and done % tenth == 0),
+            progress=progress,
         )
     skipped = [Skipped(number_of[name], None, str(error)) for name, error in found.failures]
     skipped += [Skipped(number_of[one.source], shown(one.record), printable(one.reason)) for one in found.skipped]
     good = [(number_of[file.source], file.windows or 0) for file in found.files]
     total = sum(windows for _, windows in good)
-    least = LEAST_TOKENS if parameters["device"] == "cpu" else LEAST_ON_GPU
-    size = options.shard_size or max(least, shard_tokens(total * source.window))
+    if device.type == "cuda":
+        parameters = parameters | {"batch_size": _fitting_batch(parameters, device)}
+    size = _shard_tokens(parameters, options, total * source.window)
     # Whole batches, but for the last of a shard's windows that are of another length.
     windows = parameters["batch_size"] * max(1, size // (source.window * parameters["batch_size"]))
     cut = cut_shards(
-        ((number, count, count > windows and source.divisible(paths[number])) for number, count in good),
+        ((number, count, count > windows and divisible(paths[number], source.policy)) for number, count in good),
         windows=windows,
     )
     logger.info("%d windows of %d inputs in %d shards", total, len(good), len(cut))
     return Plan(parameters, inputs, cut, tuple(sorted(skipped, key=lambda one: one.input)))
 
 
-def _source(parameters: Any) -> SequenceSource:
+def _plan_of_records(parameters: dict[str, Any], paths: Sequence[str], options: BatchOptions) -> Plan:
+    """Look at every input, and cut its records into shards, none of which begins within a record."""
+    inputs = tuple(PlannedInput.of(path, hashed=options.hashed) for path in paths)
+    number_of = {source_name(path): number for number, path in enumerate(paths)}
+    with _looking_at(paths) as progress:
+        found, failures = survey(paths, policy=parameters["gap_policy"], progress=progress)
+    good = [(number_of[source_name(path)], lengths or {}) for path, lengths in found]
+    total = sum(sum(lengths.values()) for _, lengths in good)
+    size = _shard_tokens(parameters, options, total)
+    cut = cut_records(
+        (
+            (
+                number,
+                list(lengths.values()),
+                sum(lengths.values()) > size and divisible(paths[number], parameters["gap_policy"]),
+            )
+            for number, lengths in good
+        ),
+        tokens=size,
+    )
+    logger.info("%d records of %d inputs in %d shards", sum(len(one) for _, one in good), len(good), len(cut))
+    return Plan(parameters, inputs, cut, tuple(Skipped(number_of[name], None, str(error)) for name, error in failures))
+
+
+def _shard_tokens(parameters: dict[str, Any], options: BatchOptions, total: int) -> int:
+    least = LEAST_TOKENS if parameters["device"] == "cpu" else LEAST_ON_GPU
+    return options.shard_size or max(least, shard_tokens(total))
+
+
+def _fitting_batch(parameters: dict[str, Any], device: torch.device) -> int:
+    """Try one batch on the device and return how many windows fit, so that no shard has to find that out."""
+    loaded = load_model(Path(parameters["model"]), device=device)
+    fitting = _runner(parameters, loaded, device).fit(parameters["window"])
+    if fitting < parameters["batch_size"]:
+        logger.warning("%d windows at once do not fit into the memory; %d do", parameters["batch_size"], fitting)
+    return fitting
+
+
+def _computation(parameters: Any, loaded: LoadedModel, device: torch.device) -> Computation:
+    if parameters["verb"] != "stream":
+        return Windows(_windows_of(parameters), _runner(parameters, loaded, device))
+    every = parameters["every"]
+    along = (
+        AlongLikelihood(loaded.model, every=every, device=device)
+        if isinstance(loaded.model, MambaLM)
+        else AlongClasses(classifier_of(loaded), every=every, device=device)
+    )
+    return Records(SequenceRecords(parameters["gap_policy"]), along)
+
+
+def _runner(parameters: Any, loaded: LoadedModel, device: torch.device) -> verbs.Runner:
+    verb = (
+        verbs.Predict(classifier_of(loaded))
+        if parameters["verb"] == "predict"
+        else verbs.Embed(loaded.model, pooling=parameters["pooling"], layer=parameters["layer"])
+    )
+    return verbs.Runner(verb, device=device, batch_size=parameters["batch_size"], precision=parameters["precision"])
+
+
+def _windows_of(parameters: Any) -> SequenceWindows:
     regions = parameters["regions"]
     if regions is not None and _hash_of(Path(regions)) != parameters["regions_sha256"]:
         raise InputError(f"{regions} has changed since the plan was made; choose another --out")
-    return SequenceSource(
+    return SequenceWindows(
         parameters["window"],
         parameters["stride"],
         parameters["gap_policy"],
         None if regions is None else read_bed(Path(regions)),
     )
-
-
-def _verb(parameters: Any, loaded: LoadedModel) -> verbs.Verb:
-    if parameters["verb"] == "predict":
-        return verbs.Predict(classifier_of(loaded))
-    return verbs.Embed(loaded.model, pooling=parameters["pooling"], layer=parameters["layer"])
 
 
 def _hash(artefact: Path) -> str:

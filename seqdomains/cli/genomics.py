@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seqdomains.errors import ConfigError
+
+if TYPE_CHECKING:
+    from seqdomains.cli.batch import Asked
 
 app = typer.Typer(help="Tell species, or your own classes, from DNA.", no_args_is_help=True)
 
@@ -72,6 +75,8 @@ class TableFormat(StrEnum):
     PARQUET = "parquet"
     TSV = "tsv"
     H5AD = "h5ad"
+    BEDGRAPH = "bedgraph"
+    BIGWIG = "bigwig"
 
 
 class PoolingName(StrEnum):
@@ -83,7 +88,9 @@ class PoolingName(StrEnum):
     POSITION = "position"
 
 
-FORMAT = typer.Option("--format", help="Of the table: parquet, tsv (predict) or h5ad (embed).")
+FORMAT = typer.Option(
+    "--format", help="Of the table: parquet; tsv for classes, h5ad for embeddings, bedgraph or bigwig for likelihoods."
+)
 
 
 @app.command(short_help="Write simulated genomes as FASTA.")
@@ -195,18 +202,17 @@ def predict(
     if out is not None:
         if output != "-":
             raise ConfigError("-o and --out: a batch writes its table into its folder; give one of the two")
+        from seqdomains.cli.batch import Asked
+
         if _run_batch(
-            "predict", model, fasta, from_file, window, stride, regions, settings, device, out, table_format, engine,
-            workers, threads, shard, ray_address, hashed, precision, shard_size,
+            Asked("predict", window=window, stride=stride, regions=regions), model, fasta, from_file, settings, device,
+            out, table_format, engine, workers, threads, shard, ray_address, hashed, precision, shard_size,
         ):  # fmt: skip
             raise typer.Exit(SKIPPED_INPUTS)
         return
-    of_batches = {
-        "--format": table_format, "--engine": engine, "--workers": workers, "--threads": threads, "--shard": shard,
-        "--ray-address": ray_address, "--hash": hashed or None, "--precision": precision, "--shard-size": shard_size,
-    }  # fmt: skip
-    if problems := [f"{name}: goes with --out" for name, value in of_batches.items() if value is not None]:
-        raise ConfigError(problems)
+    _refuse_of_batches(
+        table_format, engine, workers, threads, shard, ray_address, hashed or None, precision, shard_size
+    )
     from seqdomains.cli.species import run_predict
 
     if run_predict(
@@ -262,21 +268,28 @@ def embed(
 
     The work is done in shards, by any number of workers, and goes on where it was stopped.
     """
+    from seqdomains.cli.batch import Asked
+
     if _run_batch(
-        "embed", model, fasta, from_file, window, stride, regions, settings, device, out, table_format, engine,
-        workers, threads, shard, ray_address, hashed, precision, shard_size, pool=pool, layer=layer,
+        Asked("embed", window=window, stride=stride, regions=regions, pooling=pool.value, layer=layer), model, fasta,
+        from_file, settings, device, out, table_format, engine, workers, threads, shard, ray_address, hashed,
+        precision, shard_size,
     ):  # fmt: skip
         raise typer.Exit(SKIPPED_INPUTS)
 
 
+def _refuse_of_batches(*values: object) -> None:
+    names = ("format", "engine", "workers", "threads", "shard", "ray-address", "hash", "precision", "shard-size")
+    given = [name for name, value in zip(names, values, strict=True) if value is not None]
+    if given:
+        raise ConfigError([f"--{name}: goes with --out" for name in given])
+
+
 def _run_batch(
-    verb: Literal["predict", "embed"],
+    asked: Asked,
     model: Path,
     fasta: list[str] | None,
     from_file: Path | None,
-    window: int | None,
-    stride: int | None,
-    regions: Path | None,
     settings: list[str] | None,
     device: str | None,
     out: Path,
@@ -289,9 +302,6 @@ def _run_batch(
     hashed: bool,
     precision: Precision | None,
     shard_size: int | None,
-    *,
-    pool: PoolingName | None = None,
-    layer: int | None = None,
 ) -> bool:
     from seqdomains.cli.batch import BatchOptions, run_batch_command
 
@@ -308,19 +318,7 @@ def _run_batch(
         shard_size=shard_size,
         device=device,
     )
-    return run_batch_command(
-        verb,
-        model,
-        fasta or [],
-        from_file=from_file,
-        window=window,
-        stride=stride,
-        regions=regions,
-        settings=settings or [],
-        options=options,
-        pooling=None if pool is None else pool.value,
-        layer=layer,
-    )
+    return run_batch_command(asked, model, fasta or [], from_file=from_file, settings=settings or [], options=options)
 
 
 @app.command(short_help="Classify records of any length as they are read.")
@@ -347,13 +345,36 @@ def stream(
         typer.Option("--set", help="data.gap_policy=mask reads -, . and * as masked bases.", metavar="KEY=VALUE"),
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
+    out: Annotated[Path | None, OUT] = None,
+    table_format: Annotated[TableFormat | None, FORMAT] = None,
+    engine: Annotated[EngineName | None, ENGINE] = None,
+    workers: Annotated[int | None, WORKERS] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    shard: Annotated[str | None, SHARD] = None,
+    ray_address: Annotated[str | None, RAY_ADDRESS] = None,
+    hashed: Annotated[bool, HASH] = False,
+    shard_size: Annotated[int | None, SHARD_SIZE] = None,
 ) -> None:
     """Write the class of each record's beginning, longer by --every bp from row to row, in memory that does not grow.
 
     The model's state is carried along the record, so the last row speaks of all of it, however long it is. A language
     model writes the natural logarithm of each base's likelihood given all before it, or its mean over --every bp, as
     bedGraph, as Parquet (.parquet) or as bigWig (.bw).
+
+    With --out the work is done in shards of whole records, by any number of workers, and goes on where it was stopped.
     """
+    if out is not None:
+        if output != "-":
+            raise ConfigError("-o and --out: a batch writes its table into its folder; give one of the two")
+        from seqdomains.cli.batch import Asked
+
+        if _run_batch(
+            Asked("stream", every=every), model, fasta, from_file, settings, device, out, table_format, engine, workers,
+            threads, shard, ray_address, hashed, None, shard_size,
+        ):  # fmt: skip
+            raise typer.Exit(SKIPPED_INPUTS)
+        return
+    _refuse_of_batches(table_format, engine, workers, threads, shard, ray_address, hashed or None, None, shard_size)
     from seqdomains.cli.species import run_stream
 
     if run_stream(

@@ -31,12 +31,12 @@ from seqdomains.genomics.species_task import SpeciesTask
 from seqdomains.genomics.windows import read_bed
 from seqdomains.kernels.dispatch import OPS, implementation
 from seqdomains.pipelines import evaluate as evaluation
+from seqdomains.pipelines import likelihood
 from seqdomains.pipelines import predict as prediction
 from seqdomains.pipelines import stream as streaming
 from seqdomains.pipelines import train as training
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.inputs import find_inputs
-from seqdomains.pipelines.likelihood import stream_likelihood
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.tables import STDOUT
@@ -208,8 +208,8 @@ def run_stream(
     inputs = ((source_name(source), _pieces(source, policy)) for source in fasta)
     if isinstance(loaded.model, MambaLM):
         lengths = _lengths(fasta, policy) if is_bigwig(output) else None
-        track = open_track(output, value="log_likelihood", lengths=lengths)
-        return bool(stream_likelihood(loaded.model, inputs, track, every=every or 1, device=where).failures)
+        track = open_track(output, value=likelihood.VALUE, lengths=lengths)
+        return bool(likelihood.stream_likelihood(loaded.model, inputs, track, every=every or 1, device=where).failures)
     if is_bigwig(output):
         raise ConfigError(f"-o {output}: a classifier's rows are no track; bigWig holds a language model's likelihoods")
     classifier, step = classifier_of(loaded), every or trained_window(loaded)

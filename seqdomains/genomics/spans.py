@@ -7,9 +7,8 @@ pipes are read once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,6 @@ from seqdomains.genomics.fasta import Record, compression, reads_once, source_na
 from seqdomains.genomics.records import is_genbank, stream_records
 from seqdomains.genomics.windows import Region, count_windows, least_tail, tile
 from seqdomains.task import Span
-
-# Bases that are read by position at once.
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -120,104 +116,6 @@ class SpanPlan:
         return tuple(record for file in self.files for record in file.skipped)
 
 
-@dataclass(frozen=True)
-class SequenceSource:
-    """Windows of sequence files by their number, for a batch whose shards begin anywhere in a file.
-
-    Parameters
-    ----------
-    window, stride : int
-        In bp; see `windows.tile`.
-    policy : {"reject", "mask"}
-        Whether gap characters are an error or become the mask code.
-    regions : tuple of Region or None
-        Only these parts, in this order.
-    """
-
-    window: int
-    stride: int
-    policy: GapPolicy = "reject"
-    regions: tuple[Region, ...] | None = None
-
-    def divisible(self, path: str) -> bool:
-        """Tell whether a file that `plan_spans` found good can be read from its middle.
-
-        That is FASTA, plain or bgzip, whose index can be made.
-        """
-        if is_genbank(path):
-            return False
-        try:
-            FastaFile(Path(path), policy=self.policy, validated=True)
-        except InputError:
-            return False
-        return True
-
-    def spans(self, path: str, first: int, windows: int) -> Iterator[Span]:
-        r"""Yield `windows` windows of a file from its window `first` on, in the order of `FileSpans.spans`.
-
-        Raises
-        ------
-        InputError
-            The file is bad.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "two.fa"
-        >>> _ = path.write_text(">a\nACGTACGTAC\n>b\nACGTAC\n")
-        >>> source = SequenceSource(window=4, stride=4)
-        >>> [(span.record, span.start, span.end) for span in source.spans(str(path), 2, 2)]
-        [('a', 8, 10), ('b', 0, 4)]
-        """
-        file = Path(path)
-        by_position = not is_genbank(file) and compression(file) != "gzip"
-        if self.regions is not None:
-            regions = self._own_regions(file, by_position=by_position)
-            if by_position:
-                yield from _indexed(FastaFile(file, policy=self.policy), self._tiles(regions, first), windows)
-            else:
-                whole = FileSpans(path, None, [], file, self.window, self.stride, self.policy, regions)
-                yield from islice(whole.spans(), first, first + windows)
-        elif first and by_position:
-            fasta = FastaFile(file, policy=self.policy)
-            contigs = (Region(name, 0, length) for name, length in zip(fasta.names, fasta.lengths, strict=True))
-            yield from _indexed(fasta, self._tiles(contigs, first, whole=True), windows)
-        else:
-            whole = FileSpans(path, None, [], file, self.window, self.stride, self.policy, None)
-            yield from islice(whole.spans(), first, first + windows)
-
-    def blank(self, span: Span) -> bool:
-        """Tell whether a window is N or masked for more than half: a model is sure of those too."""
-        return mostly_unknown(span)
-
-    def _own_regions(self, path: Path, *, by_position: bool) -> tuple[Region, ...]:
-        """Return the regions whose contig the file has, under its own name for it."""
-        if by_position:
-            fasta = FastaFile(path, policy=self.policy)
-            lengths = dict(zip(fasta.names, fasta.lengths, strict=True))
-        else:
-            lengths = _survey(path, self.policy)
-        own = []
-        for region in self.regions or ():
-            try:
-                contig = _resolve(region.contig, lengths, path)
-            except InputError:
-                continue
-            own.append(Region(contig, region.start, region.end, region.name, region.line))
-        return tuple(own)
-
-    def _tiles(self, parts: Iterable[Region], first: int, *, whole: bool = False) -> Iterator[tuple[str, int, int]]:
-        """Yield contig, start and end of each window from `first` on; of whole contigs those too short have none."""
-        for part in parts:
-            length = part.end - part.start
-            short = length <= self.window and not whole
-            count = 1 if short else count_windows(length, window=self.window, stride=self.stride)
-            for number in range(first, count):
-                start = number * self.stride
-                yield part.contig, part.start + start, part.start + min(start + self.window, length)
-            first = max(0, first - count)
-
-
 def mostly_unknown(span: Span) -> bool:
     """Tell whether a window is N or masked for more than half.
 
@@ -227,25 +125,6 @@ def mostly_unknown(span: Span) -> bool:
     True
     """
     return bool(2 * np.count_nonzero(span.tokens >= N) > span.tokens.size)
-
-
-def _indexed(fasta: FastaFile, tiles: Iterator[tuple[str, int, int]], windows: int) -> Iterator[Span]:
-    """Read windows by position; neighbours are read together, a megabyte at once."""
-    held: list[tuple[str, int, int]] = []
-    for tile_ in islice(tiles, windows):
-        if held and (tile_[0] != held[0][0] or tile_[1] < held[0][1] or tile_[2] - held[0][1] > _BLOCK):
-            yield from _read_together(fasta, held)
-            held = []
-        held.append(tile_)
-    if held:
-        yield from _read_together(fasta, held)
-
-
-def _read_together(fasta: FastaFile, tiles: list[tuple[str, int, int]]) -> Iterator[Span]:
-    contig, first, _ = tiles[0]
-    codes = fasta.codes(contig, first, max(end for _, _, end in tiles))
-    for _, start, end in tiles:
-        yield Span(contig, start, end, codes[start - first : end - first])
 
 
 def plan_spans(
@@ -292,14 +171,7 @@ def plan_spans(
     >>> plan.windows, [skipped.record for skipped in plan.skipped]
     (3, ['b'])
     """
-    surveys: list[tuple[Path | str, dict[str, int] | None]] = []
-    failures: list[tuple[str, InputError]] = []
-    for number, path in enumerate(paths):
-        progress(number)
-        try:
-            surveys.append((path, None if reads_once(path) else _survey(Path(path), policy)))
-        except InputError as error:
-            failures.append((source_name(path), error))
+    surveys, failures = survey(paths, policy=policy, progress=progress)
     parts: list[tuple[Region, ...] | None] = (
         [None] * len(surveys) if regions is None else _regions_of_files(surveys, regions)
     )
@@ -312,14 +184,47 @@ def plan_spans(
         except InputError as error:
             failures.append((source_name(path), error))
     if not files:
-        if len(failures) == 1:
-            raise failures[0][1]
-        raise InputError("no input can be read:\n" + "\n".join(str(error) for _, error in failures))
+        raise _none_of(failures)
     return SpanPlan(tuple(files), tuple(failures))
 
 
-def _survey(path: Path, policy: GapPolicy) -> dict[str, int]:
-    """Read a whole file for its record lengths; everything that is wrong with it is found here."""
+def survey(
+    paths: Sequence[Path | str], *, policy: GapPolicy, progress: Callable[[int], None] = lambda done: None
+) -> tuple[list[tuple[Path | str, dict[str, int] | None]], list[tuple[str, InputError]]]:
+    """Read files as a whole, so that everything that is wrong with them is found.
+
+    Returns
+    -------
+    surveys : list of (Path or str, dict of str to int, or None)
+        The good files with their records' lengths; None where a file can be read only once, and is not.
+    failures : list of (str, InputError)
+
+    Raises
+    ------
+    InputError
+        None is good.
+    """
+    surveys: list[tuple[Path | str, dict[str, int] | None]] = []
+    failures: list[tuple[str, InputError]] = []
+    for number, path in enumerate(paths):
+        progress(number)
+        try:
+            surveys.append((path, None if reads_once(path) else record_lengths(Path(path), policy)))
+        except InputError as error:
+            failures.append((source_name(path), error))
+    if not surveys:
+        raise _none_of(failures)
+    return surveys, failures
+
+
+def _none_of(failures: Sequence[tuple[str, InputError]]) -> InputError:
+    if len(failures) == 1:
+        return failures[0][1]
+    return InputError("no input can be read:\n" + "\n".join(str(error) for _, error in failures))
+
+
+def record_lengths(path: Path, policy: GapPolicy) -> dict[str, int]:
+    """Read a whole file for its records' lengths; everything that is wrong with it is found here."""
     return {record.name: sum(len(piece) for piece in record.pieces) for record in stream_records(path, policy=policy)}
 
 
@@ -396,7 +301,7 @@ def _regions_of_files(
                     f"regions cannot be read from {source_name(path)}, which has no positions: give a file"
                 )
             try:
-                contig = _resolve(region.contig, lengths, Path(path))
+                contig = resolve_in(region.contig, lengths, Path(path))
             except InputError as error:
                 errors.append(error)
                 continue
@@ -416,7 +321,8 @@ def _line(region: Region) -> str:
     return f" (line {region.line} of the BED)" if region.line else ""
 
 
-def _resolve(contig: str, lengths: Mapping[str, int], path: Path) -> str:
+def resolve_in(contig: str, lengths: Mapping[str, int], path: Path) -> str:
+    """Return a file's own name for a contig; see `contigs.resolve_contig`."""
     if contig in lengths:
         return contig
     beside = aliases_beside(path)

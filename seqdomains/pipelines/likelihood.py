@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from seqdomains.pipelines.prefetch import prefetched
 from seqdomains.pipelines.stream import in_chunks
 from seqdomains.pipelines.tables import Table
 from seqdomains.pipelines.tracks import Stretches
+
+# What a track, or a column of a table, is called.
+VALUE: Final = "log_likelihood"
 
 
 class RunningLikelihood:
@@ -123,17 +126,20 @@ def stream_likelihood(
     """
     device = torch.device(device)
     with deterministic(), borrowed(model, device=device, training=False):
-        answers = ((name, _answers(model, records, every, device)) for name, records in inputs)
-        return write_answers(answers, opened, name="stream", on_error=on_error, progress=progress)
+        found = ((name, answers(model, records, every, device)) for name, records in inputs)
+        return write_answers(found, opened, name="stream", on_error=on_error, progress=progress)
 
 
-def _answers(
+def answers(
     model: MambaLM,
     records: Iterable[tuple[str, Iterable[NDArray[Any]]]],
     every: int,
     device: torch.device,
 ) -> Generator[tuple[Stretches, NDArray[np.float64]]]:
-    """Yield bins in order; one that a chunk's border cuts waits for its other part."""
+    """Yield bins in order; one that a chunk's border cuts waits for its other part.
+
+    The model is in evaluation mode on the device; what is wrong with the records is a BadInputError.
+    """
     running = RunningLikelihood(model, device=device)
     held, first = np.zeros(0), 1  # values of positions from `first` on that have not gone out
     with prefetched(reading(in_chunks(records)), depth=2) as chunks:

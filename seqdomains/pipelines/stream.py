@@ -183,27 +183,30 @@ def stream(
     """
     device = torch.device(device)
     with deterministic(), borrowed(model, device=device, training=False):
-        answers = ((name, _answers(model, records, every, device)) for name, records in inputs)
+        found = ((name, answers(model, records, every, device)) for name, records in inputs)
         return write_answers(
-            answers, open_table(output, model.classes), name="stream", on_error=on_error, progress=progress
+            found, open_table(output, model.classes), name="stream", on_error=on_error, progress=progress
         )
 
 
-def _answers(
+def answers(
     model: SequenceClassifier,
     records: Iterable[tuple[str, Iterable[NDArray[Any]]]],
     every: int,
     device: torch.device,
 ) -> Answers:
-    """Yield spans, without their tokens, from each record's beginning to every `every`-th token and to its end."""
+    """Yield spans, without their tokens, from each record's beginning to every `every`-th token and to its end.
+
+    The model is in evaluation mode on the device; what is wrong with the records is a BadInputError.
+    """
     running = RunningClassifier(model, every=every, device=device)
     with prefetched(reading(in_chunks(records)), depth=2) as chunks:
         for record, tokens, ended in chunks:
-            ends, answers = running.read(tokens)
+            ends, shares = running.read(tokens)
             if ended and (not len(ends) or ends[-1] < running.length):
-                ends, answers = np.append(ends, running.length), np.vstack([answers, running.now()])
+                ends, shares = np.append(ends, running.length), np.vstack([shares, running.now()])
             if len(ends):
-                yield [Span(record, 0, int(end), _NO_TOKENS) for end in ends], answers
+                yield [Span(record, 0, int(end), _NO_TOKENS) for end in ends], shares
             if ended:
                 running = RunningClassifier(model, every=every, device=device)
 

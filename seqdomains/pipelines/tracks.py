@@ -162,16 +162,28 @@ class _Parquet:
             self._waiting, self._written = [], True
 
 
-@contextmanager
-def _bigwig(path: Path, lengths: Mapping[str, int]) -> Iterator[_BigWig]:
+def require_bigwig() -> Any:
+    """Import pyBigWig, which the extra `bigwig` installs.
+
+    Raises
+    ------
+    ConfigError
+        It is not there.
+    """
     try:
         import pyBigWig
     except ImportError as error:
         raise ConfigError(
             f"bigWig needs pyBigWig, which cannot be imported ({error}): pip install 'seqdomains[bigwig]'"
         ) from error
+    return pyBigWig
+
+
+@contextmanager
+def _bigwig(path: Path, lengths: Mapping[str, int]) -> Iterator[_BigWig]:
+    bigwig = require_bigwig()
     try:
-        file = pyBigWig.open(str(path), "w")
+        file = bigwig.open(str(path), "w")
         file.addHeader(list(lengths.items()))
     except RuntimeError as error:
         raise OSError(f"{path}: {error}") from error

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seqdomains.errors import InputError
-from seqdomains.genomics import spans as module
+from seqdomains.genomics import sources as module
 from seqdomains.genomics.alphabet import N, decode
-from seqdomains.genomics.spans import SequenceSource, plan_spans
+from seqdomains.genomics.sources import SequenceRecords, SequenceWindows, divisible
+from seqdomains.genomics.spans import plan_spans
 from seqdomains.genomics.windows import Region
 from seqdomains.task import Span
 
@@ -74,7 +75,7 @@ def planned(path, source):
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize(("window", "stride"), [(64, 64), (64, 17), (32, 49), (13, 1), (64, 100), (131, 7), (20, 40)])
 def test_every_beginning_gives_what_reading_the_whole_file_gives(tmp_path, name, window, stride):
-    path, source = write(tmp_path, name), SequenceSource(window, stride)
+    path, source = write(tmp_path, name), SequenceWindows(window, stride)
     whole, count = planned(path, source)
     assert len(whole) == count
     step = 1 + len(whole) // 60
@@ -94,7 +95,7 @@ def test_regions_are_numbered_in_their_own_order(tmp_path, name, stride):
         Region("one", 100, 240),
         Region("tiny", 0, 3),
     )
-    path, source = write(tmp_path, name), SequenceSource(64, stride, regions=regions)
+    path, source = write(tmp_path, name), SequenceWindows(64, stride, regions=regions)
     whole, count = planned(path, source)
     assert len(whole) == count
     assert {span.record for span in whole} == {"three", "one", "two", "tiny"}
@@ -105,7 +106,7 @@ def test_regions_are_numbered_in_their_own_order(tmp_path, name, stride):
 
 def test_regions_of_contigs_that_a_file_has_not_are_those_of_other_files(tmp_path):
     first, second = write(tmp_path, "a.fa", {"x": 90}), write(tmp_path, "b.fa", {"y": 80})
-    source = SequenceSource(30, 30, regions=(Region("y", 0, 60), Region("x", 5, 70)))
+    source = SequenceWindows(30, 30, regions=(Region("y", 0, 60), Region("x", 5, 70)))
     plan = plan_spans([first, second], window=30, regions=source.regions)
     for path, file in zip((first, second), plan.files, strict=True):
         assert rows(source.spans(path, 1, 9)) == rows(islice(file.spans(), 1, 10))
@@ -128,18 +129,18 @@ def test_any_beginning_of_any_file(tmp_path, monkeypatch, lengths, window, strid
     path.write_text(fasta(lengths, width=7))
     Path(f"{path}.fai").unlink(missing_ok=True)  # of the example before
     monkeypatch.setattr(module, "_BLOCK", block)
-    source = SequenceSource(window, stride)
+    source = SequenceWindows(window, stride)
     whole, _ = planned(path, source)
     assert rows(source.spans(str(path), first, windows)) == rows(islice(whole, first, first + windows))
 
 
 def test_only_files_with_positions_can_be_cut(tmp_path):
-    source = SequenceSource(8, 8)
-    cut = {name: source.divisible(write(tmp_path, name)) for name in FORMS}
+    source = SequenceWindows(8, 8)
+    cut = {name: divisible(write(tmp_path, name), "reject") for name in FORMS}
     assert cut == {"a.fa": True, "a.fa.gz": False, "a.fa.bgz": True, "a.gb": False, "a.gbk.gz": False}
     uneven = tmp_path / "uneven.fa"
     uneven.write_text(">a\nACGTACGT\nACG\nACGTACGT\n")
-    assert not source.divisible(str(uneven))
+    assert not divisible(str(uneven), "reject")
     assert len(list(source.spans(str(uneven), 0, 9))) == 2
 
 
@@ -147,12 +148,23 @@ def test_the_gap_policy_holds_from_the_middle_too(tmp_path):
     path = tmp_path / "a.fa"
     path.write_text(f">a\n{'ACGT' * 4}{'-' * 8}\n")
     with pytest.raises(InputError, match="'-'"):
-        list(SequenceSource(8, 8).spans(str(path), 1, 2))
-    *_, last = SequenceSource(8, 8, policy="mask").spans(str(path), 1, 2)
-    assert (last.start, SequenceSource(8, 8).blank(last)) == (16, True)
+        list(SequenceWindows(8, 8).spans(str(path), 1, 2))
+    *_, last = SequenceWindows(8, 8, policy="mask").spans(str(path), 1, 2)
+    assert (last.start, SequenceWindows(8, 8).blank(last)) == (16, True)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_whole_records_by_their_number(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(module, "_BLOCK", 50)
+    path = write(tmp_path, name)
+    numbers = [(first, count) for first in range(len(LENGTHS)) for count in range(1, len(LENGTHS) - first + 1)]
+    for first, count in numbers if divisible(path, "reject") else [(0, len(LENGTHS)), (0, 2)]:
+        found = [(name, "".join(map(decode, pieces))) for name, pieces in SequenceRecords().records(path, first, count)]
+        expected = [(name, letters(length, seed)) for seed, (name, length) in enumerate(LENGTHS.items())]
+        assert found == expected[first : first + count]
 
 
 @pytest.mark.parametrize(("unknown", "blank"), [(4, False), (5, True)])
 def test_a_window_is_blank_when_more_than_half_of_it_is_unknown(unknown, blank):
     tokens = np.array([N] * unknown + [0] * (8 - unknown), np.uint8)
-    assert SequenceSource(8, 8).blank(Span("r", 0, 8, tokens)) is blank
+    assert SequenceWindows(8, 8).blank(Span("r", 0, 8, tokens)) is blank

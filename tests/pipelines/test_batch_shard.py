@@ -27,6 +27,7 @@ from seqdomains.pipelines.batch.merge import merge
 from seqdomains.pipelines.batch.plan import Plan, PlannedInput, Skipped, cut_shards, read_plan, write_plan
 from seqdomains.pipelines.batch.run import run_batch
 from seqdomains.pipelines.batch.verbs import Embed, Predict, Runner
+from seqdomains.pipelines.batch.windows import Windows
 from seqdomains.pipelines.batch.worker import InThisProcess, Processes, Worker
 from seqdomains.pipelines.interrupts import StopRequest
 from seqdomains.task import Span
@@ -100,7 +101,12 @@ class Batch:
         return Plan(self.parameters, inputs, cut_shards(counts, windows=self.windows), skipped)
 
     def worker(self, plan):
-        return Worker(plan, self.folder, Bytes(), nn.Identity(), self.verb, CPU)
+        return self.reading(Bytes(), plan)
+
+    def reading(self, source, plan):
+        batch_size, precision = (self.parameters[key] for key in ("batch_size", "precision"))
+        runner = Runner(self.verb, device=CPU, batch_size=batch_size, precision=precision)
+        return Worker(plan, self.folder, Windows(source, runner), nn.Identity(), CPU)
 
     def run(self, engine=None, *, form="parquet", share=None, between=None):
         """Do the batch in this process; `between` is called with each shard that is done."""
@@ -267,7 +273,7 @@ def test_an_input_that_changes_under_the_reader_has_no_row(batch):
             if path == made.paths[1]:
                 os.utime(path, ns=(1, 1))
 
-    made.worker = lambda plan: Worker(plan, made.folder, Writes(), nn.Identity(), made.verb, CPU)
+    made.worker = lambda plan: made.reading(Writes(), plan)
     assert made.run().exit_code == 3
     assert "was written to" in made.errors[0]["reason"]
     assert places(made.table) == expected([made.paths[0], made.paths[2]])
@@ -291,7 +297,7 @@ def test_a_file_that_gives_fewer_windows_than_were_planned_is_left_out(batch):
         def spans(self, path, first, windows):
             yield from super().spans(path, first, windows - (path == made.paths[1]))
 
-    made.worker = lambda plan: Worker(plan, made.folder, Short(), nn.Identity(), made.verb, CPU)
+    made.worker = lambda plan: made.reading(Short(), plan)
     assert made.run().exit_code == 3
     assert "gave 2 windows where 3 were planned" in made.errors[0]["reason"]
     assert places(made.table) == expected(made.paths[:1])
@@ -331,6 +337,14 @@ def test_a_batch_is_halved_when_memory_runs_out_and_that_is_recorded(batch, capl
     assert whole.facts["batches_halved"] == 0
     np.testing.assert_allclose(made.table["p_a"].to_numpy(), whole.table["p_a"].to_numpy(), atol=1e-3)
     assert places(made.table) == places(whole.table)
+
+
+def test_a_trial_finds_how_many_windows_fit():
+    model = Fits(fits=5)
+    runner = Runner(Predict(model), device=CPU, batch_size=16, precision="float32")
+    assert runner.fit(WINDOW) == 4
+    assert {shape[1] for shape in model.shapes} == {WINDOW}
+    assert Runner(Predict(model), device=CPU, batch_size=3, precision="float32").fit(WINDOW) == 3
 
 
 def test_one_window_that_does_not_fit_is_an_error_that_says_so(batch):

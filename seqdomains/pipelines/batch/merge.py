@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from seqdomains.pipelines.batch import verbs
 from seqdomains.pipelines.batch.folder import BatchFolder, ShardFacts
 from seqdomains.pipelines.batch.plan import Plan, shown
 from seqdomains.pipelines.batch.shard import SHARD_PLACE
+from seqdomains.pipelines.tracks import Stretches, open_track
 
-Format = Literal["parquet", "tsv", "h5ad"]
+Format = Literal["parquet", "tsv", "h5ad", "bedgraph", "bigwig"]
 # Rows of a row group and of a piece that is held: the same whatever the shards are.
 _ROWS = 1 << 16
 
@@ -73,7 +75,7 @@ def merge(plan: Plan, folder: BatchFolder, *, name: str, form: Format) -> BatchO
         Has the file of every shard.
     name : str
         Of the table, without a suffix.
-    form : {"parquet", "tsv", "h5ad"}
+    form : {"parquet", "tsv", "h5ad", "bedgraph", "bigwig"}
 
     Raises
     ------
@@ -99,8 +101,11 @@ def merge(plan: Plan, folder: BatchFolder, *, name: str, form: Format) -> BatchO
         if not planned - set(failures):
             raise InputError(f"no input could be read; {folder.errors} says why, first: {errors[0]['reason']}")
         rows = _Rows(plan, folder, facts, dropped=set(failures))
-        with atomic_file(table) as partial:
-            {"parquet": _write_parquet, "tsv": _write_tsv, "h5ad": _write_h5ad}[form](partial, rows)
+        if form in ("bedgraph", "bigwig"):
+            _write_track(table, rows)
+        else:
+            with atomic_file(table) as partial:
+                {"parquet": _write_parquet, "tsv": _write_tsv, "h5ad": _write_h5ad}[form](partial, rows)
     except OSError as error:
         raise InputError(
             f"cannot write into {folder.path}: {error.strerror or error}; mend that and repeat the command: all shards "
@@ -142,6 +147,7 @@ class _Rows:
 
     def __iter__(self) -> Iterator[pa.Table]:
         """Yield tables of `_ROWS` rows; the last may be shorter."""
+        self.count = 0
         held: list[pa.Table] = []
         count = 0
         for number in range(len(self._plan.shards)):
@@ -209,6 +215,31 @@ def _write_h5ad(path: Path, rows: _Rows) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         anndata.AnnData(X=values, obs=places).write_h5ad(path)
+
+
+def _write_track(path: Path, rows: _Rows) -> None:
+    """Write values along records; the rows are read twice, since bigWig takes the records' lengths first."""
+    lengths: dict[str, int] = {}
+    files: dict[str, str] = {}
+    for table in rows:
+        ends = table.group_by(["file", "record"], use_threads=False).aggregate([("end", "max")])
+        for file, record, end in zip(*(ends[name].to_pylist() for name in ("file", "record", "end_max")), strict=True):
+            if files.setdefault(record, file) != file:
+                raise InputError(
+                    f"record {record!r} stands in {files[record]} and in {file}, and a track takes a name once; repeat "
+                    "the command with --format parquet, all shards are done"
+                )
+            lengths[record] = max(end, lengths.get(record, 0))
+    value = rows.schema.names[-1]
+    with open_track(path, value=value, lengths=lengths) as track:
+        for table in rows:
+            records = table["record"].combine_chunks().dictionary_encode()
+            borders = np.flatnonzero(np.diff(records.indices.to_numpy())) + 1
+            places = [0, *borders.tolist(), len(table)]
+            starts, ends, values = (table[name].to_numpy() for name in ("start", "end", value))
+            for first, last in pairwise(places):
+                name = records[first].as_py()
+                track.write(Stretches(name, starts[first:last], ends[first:last]), values[first:last, None])
 
 
 def require_anndata() -> Any:

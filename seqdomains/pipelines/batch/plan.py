@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqdomains.errors import InputError
@@ -41,6 +42,10 @@ _SCHEMA: Final = pa.schema(
         ("skipped", pa.string()),
     ]
 )
+# What a plan is read from; the other columns are for people.
+_READ: Final = ("shard", "input", "size", "mtime_ns", "sha256", "first", "windows")
+_ROWS: Final = 1 << 14
+_HASH: Final = 64  # characters
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class PlannedInput:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Windows of one input, in its order, that a shard computes."""
+    """Windows of one input, in its order, that a shard computes; records of it where whole records are streamed."""
 
     input: int
     first: int
@@ -154,6 +159,11 @@ class Plan:
         """How many windows a shard has."""
         return sum(stretch.windows for stretch in self.shards[shard])
 
+    @property
+    def unit(self) -> str:
+        """What its stretches count: windows, or whole records."""
+        return "records" if self.parameters.get("verb") == "stream" else "windows"
+
     @cached_property
     def identity(self) -> str:
         """A hash of all of it, which each shard's file carries."""
@@ -203,6 +213,39 @@ def cut_shards(inputs: Iterable[tuple[int, int, bool]], *, windows: int) -> tupl
             if count >= windows:
                 shards.append(tuple(held))
                 held, count = [], 0
+    return (*shards, tuple(held)) if held else tuple(shards)
+
+
+def cut_records(inputs: Iterable[tuple[int, Sequence[int], bool]], *, tokens: int) -> tuple[tuple[Stretch, ...], ...]:
+    """Cut inputs into shards of whole records, each shard of `tokens` tokens or of the record that passes them.
+
+    Parameters
+    ----------
+    inputs : iterable of (int, sequence of int, bool)
+        Each good input's number, its records' lengths, and whether it can be read from its middle; one that cannot
+        lies in one shard as a whole.
+    tokens : int
+
+    Examples
+    --------
+    >>> [[(part.input, part.first, part.windows) for part in shard] for shard in cut_records(
+    ...     [(0, [5, 1, 1], True), (1, [1, 9], False)], tokens=4)]
+    [[(0, 0, 1)], [(0, 1, 2), (1, 0, 2)]]
+    """
+    shards: list[tuple[Stretch, ...]] = []
+    held: list[Stretch] = []
+    count = 0
+    for number, lengths, divisible in inputs:
+        first = 0
+        for place, length in enumerate(lengths, start=1):
+            count += length
+            last = place == len(lengths)
+            if last or (divisible and count >= tokens):
+                held.append(Stretch(number, first, place - first))
+                first = place
+                if count >= tokens:
+                    shards.append(tuple(held))
+                    held, count = [], 0
     return (*shards, tuple(held)) if held else tuple(shards)
 
 
@@ -269,37 +312,55 @@ def read_plan(path: Path) -> Plan:
         if not path.is_file():
             raise ValueError("no regular file")
         with path.open("rb") as handle:
-            # Threads of Arrow's own may outlive a refusal, and the process then ends with SIGABRT.
-            table = pq.read_table(handle, page_checksum_verification=True, use_threads=False, pre_buffer=False)
-        facts = parse_json(table.schema.metadata[_KEY])
-        rows = table.select(_SCHEMA.names).to_pylist()
-        plan = _plan_of(facts["parameters"], facts["inputs"], facts["shards"], rows)
-        plan = replace(plan, skipped=tuple(_skipped_of(one, len(plan.inputs)) for one in facts["skipped"]))
+            # A text is packed once, however many rows have it; as a dictionary it stays so.
+            file = pq.ParquetFile(handle, read_dictionary=["sha256"], page_checksum_verification=True)
+            facts = parse_json(file.schema_arrow.metadata[_KEY])
+            plan = _plan_of(facts, _rows(file))
         if plan.identity != facts["identity"]:
             raise ValueError("a byte of it has changed")
-    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, pa.ArrowException) as error:
         raise InputError(
             f"{path} cannot be read as a plan ({error}); remove the folder, or take another one, and repeat the command"
         ) from error
     return plan
 
 
-def _plan_of(parameters: Any, places: Any, count: Any, rows: list[dict[str, Any]]) -> Plan:
-    """Put a plan, but for what is skipped, together from what anybody may have written; a misfit is a ValueError."""
+def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
+    """Yield the rows of what may be a plan, few at once: a file of some bytes may hold a billion alike."""
+    place = _SCHEMA.get_field_index("sha256")
+    expected = _SCHEMA.set(place, pa.field("sha256", pa.dictionary(pa.int32(), pa.string())))
+    if not file.schema_arrow.equals(expected):
+        raise ValueError("its columns are not those of a plan")
+    # Threads of Arrow's own may outlive a refusal, and the process then ends with SIGABRT.
+    for batch in file.iter_batches(_ROWS, columns=list(_READ), use_threads=False):
+        longest = pc.max(pc.binary_length(batch.column("sha256").dictionary)).as_py()
+        if longest is not None and longest > _HASH:
+            raise ValueError(f"a hash has {longest} characters, over {_HASH}")
+        yield from batch.to_pylist()
+
+
+def _plan_of(facts: Any, rows: Iterable[dict[str, Any]]) -> Plan:
+    """Put a plan together from what anybody may have written; a misfit is a ValueError."""
+    parameters, places, count = facts["parameters"], facts["inputs"], facts["shards"]
     if not isinstance(parameters, dict) or not isinstance(places, list) or not isinstance(count, int):
         raise ValueError("parameters, inputs or the number of shards are missing")
+    skipped = tuple(_skipped_of(one, len(places)) for one in facts["skipped"])
     inputs: dict[int, PlannedInput] = {}
     shards: dict[int, list[Stretch]] = {}
     reached = [0] * len(places)
+    others = len(skipped) + len(places)
     for row in rows:
         number, shard, windows = row["input"], row["shard"], row["windows"]
         if number is None or not 0 <= number < len(places):
             raise ValueError(f"input {number} is none of {len(places)}")
         path, place = places[number]
-        if not isinstance(path, str) or not isinstance(place, str) or row["size"] is None or row["mtime_ns"] is None:
+        if not _names_a_file(path) or not _names_a_file(place) or row["size"] is None or row["mtime_ns"] is None:
             raise ValueError(f"input {number} has no path, size or time")
         inputs[number] = PlannedInput(path, place, row["size"], row["mtime_ns"], row["sha256"] or "")
         if shard is None:
+            others -= 1
+            if others < 0:
+                raise ValueError("more rows are of no shard than inputs were given and skipped")
             continue
         if windows is None or windows < 1 or row["first"] != reached[number]:
             raise ValueError(f"windows {row['first']} and on of input {number} do not follow those before them")
@@ -309,7 +370,15 @@ def _plan_of(parameters: Any, places: Any, count: Any, rows: list[dict[str, Any]
     if len(inputs) != len(places) or len(shards) != count or sorted(shards) != list(range(count)):
         raise ValueError("inputs or shards are missing")
     known = tuple(inputs[number] for number in range(len(places)))
-    return Plan(parameters, known, tuple(tuple(shards[number]) for number in range(count)), ())
+    return Plan(parameters, known, tuple(tuple(shards[number]) for number in range(count)), skipped)
+
+
+def _names_a_file(found: Any) -> bool:
+    """Whether a file may have this name: text of which the system makes bytes, without a zero."""
+    try:
+        return isinstance(found, str) and b"\0" not in os.fsencode(found)
+    except UnicodeEncodeError:
+        return False
 
 
 def _skipped_of(found: Any, inputs: int) -> Skipped:

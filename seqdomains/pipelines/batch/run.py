@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ def run_batch(
     facts: Mapping[str, Any],
     name: str,
     form: Format = "parquet",
+    tokens: str = "tokens",
     share: Slice | None = None,
     may_differ: Mapping[str, str] | None = None,
     progress: bool = True,
@@ -128,6 +130,8 @@ def run_batch(
         What run.json says of the machine, beside what was done.
     name, form
         See `merge`.
+    tokens : str
+        What the user calls a token.
     share : Slice, optional
         Compute only these shards. Whoever finds all of them finished makes the table.
     may_differ : mapping of str to str, optional
@@ -169,7 +173,7 @@ def run_batch(
         if missing:
             folder.run.unlink(missing_ok=True)
         try:
-            computed = _compute(plan, folder, make_engine, mine, missing, progress=progress)
+            computed = _compute(plan, folder, make_engine, mine, missing, tokens_name=tokens, progress=progress)
         finally:
             # A worker that was killed leaves its part of a shard.
             if share is None:
@@ -232,6 +236,7 @@ def _compute(
     mine: Sequence[int],
     missing: Sequence[int],
     *,
+    tokens_name: str,
     progress: bool,
 ) -> dict[str, Any]:
     """Compute missing shards; returns what this session did, for run.json."""
@@ -240,19 +245,26 @@ def _compute(
     began = time.monotonic()
     total = sum(plan.windows_of(number) for number in mine)
     before = done = total - sum(plan.windows_of(number) for number in missing)
-    finished = tokens = failures = 0
+    finished = tokens = failures = files = 0
+    # How many shards each input still waits for.
+    waits = Counter(part.input for number in missing for part in plan.shards[number])
+    inputs = len(waits)
     if missing:
         engine = make_engine(plan)
         engine.start()
         with (
             stop_on_signals("stopping when the shards that are under way are done") as stop,
-            progress_display("windows", total=total, start=done, enabled=progress) as show,
+            progress_display(plan.unit, total=total, start=done, enabled=progress) as show,
         ):
             for one in engine.compute(folder, missing, stop):
                 finished, done, tokens = finished + 1, done + plan.windows_of(one.shard), tokens + one.tokens
                 failures += one.failures
+                for part in plan.shards[one.shard]:
+                    waits[part.input] -= 1
+                    files += not waits[part.input]
                 taken = max(time.monotonic() - began, 1e-9)
-                text = f"{(done - before) / taken:.0f} windows/s, {tokens / taken / 1e6:.2f} M tokens/s, "
+                text = f"{files} of {inputs} files, {(done - before) / taken:.4g} {plan.unit}/s, "
+                text += f"{tokens / taken / 1e6:.2f} M {tokens_name}/s, "
                 text += f"{duration((total - done) * taken / max(done - before, 1))} left"
                 text += f", {failures} left out" if failures else ""
                 # A line for every tenth, where there is no terminal.
@@ -265,7 +277,7 @@ def _compute(
                 "go on",
             )
     return {
-        "windows": done - before,
+        plan.unit: done - before,
         "tokens": tokens,
         "shards": finished,
         "seconds": round(time.monotonic() - began, 3),
@@ -289,7 +301,7 @@ def _write_run(
             "inputs_left_out": outcome.inputs_left_out,
             "records_left_out": outcome.records_left_out,
             "rows": outcome.rows,
-            "windows_computed": outcome.windows,
+            f"{plan.unit}_computed": outcome.windows,
             "windows_mostly_unknown": outcome.blank,
             "tokens_computed": outcome.tokens,
             "shards": len(plan.shards),

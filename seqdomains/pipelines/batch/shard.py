@@ -1,60 +1,72 @@
-"""One shard: read its windows, compute them, and leave a file that is whole or absent."""
+"""One shard: read its part of the inputs, compute it, and leave a file that is whole or absent."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
 from seqdomains.files import atomic_file, sha256
-from seqdomains.pipelines.answers import BadInputError, reading
+from seqdomains.pipelines.answers import BadInputError
 from seqdomains.pipelines.batch.folder import BatchFolder, ShardFacts
 from seqdomains.pipelines.batch.plan import Plan, Stretch
-from seqdomains.pipelines.batch.verbs import Launched, Runner
-from seqdomains.pipelines.gather import gather
-from seqdomains.pipelines.prefetch import prefetched
-from seqdomains.task import Span
 
 _ROW_GROUP = 1 << 16
 # Rows of a shard's file: which input in place of its name.
-SHARD_PLACE = [("input", pa.int32()), ("record", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
+SHARD_PLACE: Final = [("input", pa.int32()), ("record", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
+
+Item = TypeVar("Item")
 
 
-class Source(Protocol):
-    """Reads a domain's files."""
-
-    def spans(self, path: str, first: int, windows: int) -> Iterator[Span]:
-        """Yield windows `first` to `first + windows` of a file, in its order."""
-
-    def blank(self, span: Span) -> bool:
-        """Whether a window says too little for its answer to mean anything."""
+class ChangedError(InputError):
+    """An input is not what was planned; it may be so again."""
 
 
 @dataclass(frozen=True)
-class ShardOutcome:
-    """What became of a shard.
+class Failure:
+    """Why an input was left out, and whether that may pass: the file was not there, or not what was planned."""
+
+    reason: str
+    passing: bool
+
+
+@dataclass
+class Tally:
+    """What a shard has done so far.
 
     Parameters
     ----------
-    windows, tokens : int
-        That were computed.
-    failures : tuple of (int, str)
-        Inputs that could not be read to the end of their stretch, with the reason.
+    units, tokens, blank, halved : int
+        Windows, or records of a stream, and the rest; see `merge.BatchOutcome`.
+    failures : dict of int to Failure
+        Inputs that could not be read to the end of their stretch.
     """
 
-    windows: int
-    tokens: int
-    failures: tuple[tuple[int, str], ...] = ()
+    units: int = 0
+    tokens: int = 0
+    blank: int = 0
+    halved: int = 0
+    failures: dict[int, Failure] = field(default_factory=dict)
 
 
-def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runner: Runner) -> ShardOutcome:
+class Computation(Protocol):
+    """What is computed of a shard: `windows.Windows` or `records.Records`."""
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """Columns behind a row's place."""
+
+    def rows(self, plan: Plan, number: int, tally: Tally) -> Generator[list[pa.Array]]:
+        """Yield the columns of a shard's rows, `SHARD_PLACE` first, and keep the tally."""
+
+
+def run_shard(plan: Plan, folder: BatchFolder, number: int, computation: Computation) -> Tally:
     """Compute a shard and write its file.
 
     An input that is not what was planned, or cannot be read, is left out, which the shard's note says; the rows of it
@@ -65,26 +77,19 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
     InputError
         The file cannot be written, or the model's answer is not finite.
     """
-    halved = runner.halved
-    failures: dict[int, Failure] = {}
-    rows = windows = tokens = blank = 0
-    schema = pa.schema([*SHARD_PLACE, *runner.verb.fields])
-    found = _windows(plan, number, source, failures)
-    gathered = gather(found, batch_size=runner.batch_size, tokens=lambda one: len(one[1].tokens))
+    tally, rows = Tally(), 0
+    schema = pa.schema([*SHARD_PLACE, *computation.fields])
     try:
         with (
             atomic_file(folder.shard(number)) as partial,
             partial.open("wb") as handle,
             pq.ParquetWriter(handle, schema, compression="zstd", write_page_checksum=True) as writer,
-            prefetched(gathered) as chunks,
+            closing(computation.rows(plan, number, tally)) as found,
         ):
             held: list[pa.RecordBatch] = []
-            for chunk, answers in _answered(chunks, runner):
-                held.append(pa.record_batch(_columns(chunk, answers, runner), schema=schema))
+            for columns in found:
+                held.append(pa.record_batch(columns, schema=schema))
                 rows += len(held[-1])
-                windows += len(chunk)
-                tokens += sum(len(span.tokens) for _, span in chunk)
-                blank += sum(source.blank(span) for _, span in chunk)
                 if sum(len(batch) for batch in held) >= _ROW_GROUP:
                     writer.write_table(pa.Table.from_batches(held))
                     held = []
@@ -97,11 +102,11 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
                 sha256=sha256(partial),
                 process=os.getpid(),
                 rows=rows,
-                windows=windows,
-                tokens=tokens,
-                blank=blank,
-                halved=runner.halved - halved,
-                failures=tuple((key, one.reason, one.passing) for key, one in sorted(failures.items())),
+                windows=tally.units,
+                tokens=tally.tokens,
+                blank=tally.blank,
+                halved=tally.halved,
+                failures=tuple((key, one.reason, one.passing) for key, one in sorted(tally.failures.items())),
             )
             # Before the shard stands under its name: one without a note is computed again.
             facts.write(folder.note(number), plan)
@@ -110,80 +115,61 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, source: Source, runn
             f"cannot write {folder.shard(number)}: {error.strerror or error}; mend that and repeat the command, which "
             "goes on behind the shards that are done"
         ) from error
-    return ShardOutcome(windows, tokens, tuple((key, one.reason) for key, one in sorted(failures.items())))
+    return tally
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why an input was left out, and whether that may pass: the file was not there, or not what was planned."""
+def watched(
+    plan: Plan, number: int, read: Callable[[str, Stretch], Iterator[Item]], tally: Tally
+) -> Iterator[tuple[int, Item]]:
+    """Yield what is read of each stretch of a shard with its input's number; an input that is bad goes to the tally.
 
-    reason: str
-    passing: bool
-
-
-def _windows(plan: Plan, number: int, source: Source, failures: dict[int, Failure]) -> Iterator[tuple[int, Span]]:
+    Parameters
+    ----------
+    plan : Plan
+    number : int
+        The shard.
+    read : callable
+        Takes an input's place and a stretch of it; what is wrong with the input is a BadInputError.
+    tally : Tally
+    """
     for stretch in plan.shards[number]:
-        path, place = plan.inputs[stretch.input].path, plan.inputs[stretch.input].place
+        planned = plan.inputs[stretch.input]
         try:
-            if change := plan.inputs[stretch.input].change():
-                raise BadInputError(InputError(change))
-            count = 0
-            for span in reading(source.spans(place, stretch.first, stretch.windows)):
-                yield stretch.input, span
-                count += 1
+            _refuse_changed(planned.change())
+            for item in read(planned.place, stretch):
+                yield stretch.input, item
             # What was changed while it was read may have been read in two versions.
-            if change := plan.inputs[stretch.input].change() or _miscounted(count, stretch):
-                raise BadInputError(InputError(change))
+            _refuse_changed(planned.change())
         except BadInputError as bad:
-            reason = str(bad.reason).replace(place, path)
-            passing = bad.__cause__ is None or isinstance(bad.__cause__, OSError)
-            failures[stretch.input] = Failure(reason if path in reason else f"{path}: {reason}", passing)
+            reason = str(bad.reason).replace(planned.place, planned.path)
+            passing = isinstance(bad.reason, ChangedError) or isinstance(bad.__cause__, OSError)
+            named = reason if planned.path in reason else f"{planned.path}: {reason}"
+            tally.failures[stretch.input] = Failure(named, passing)
 
 
-def _miscounted(count: int, stretch: Stretch) -> str:
-    if count == stretch.windows:
-        return ""
-    return f"gave {count} windows where {stretch.windows} were planned; it was changed, or its index is not its own"
+def _refuse_changed(change: str) -> None:
+    if change:
+        raise BadInputError(ChangedError(change))
 
 
-Chunk = list[tuple[int, Span]]
-# Places in a chunk of windows of one length, and what was launched for them.
-Groups = list[tuple[list[int], Launched]]
+def as_planned(items: Iterable[Item], count: int, *, what: str) -> Iterator[Item]:
+    """Pass items on.
 
+    Raises
+    ------
+    ChangedError
+        At their end, where they were not as many as planned.
 
-def _answered(chunks: Iterator[Chunk], runner: Runner) -> Iterator[tuple[Chunk, dict[int, NDArray[Any]]]]:
-    """Yield chunks with the answer of each window; one chunk is under way while the one before is taken in."""
-    waiting: tuple[Chunk, Groups] | None = None
-    for chunk in chunks:
-        places: dict[int, list[int]] = {}
-        for place, (_, span) in enumerate(chunk):
-            places.setdefault(len(span.tokens), []).append(place)
-        launched = [(alike, runner.launch([chunk[place][1].tokens for place in alike])) for alike in places.values()]
-        if waiting is not None:
-            yield _taken(*waiting, runner)
-        waiting = chunk, launched
-    if waiting is not None:
-        yield _taken(*waiting, runner)
-
-
-def _taken(chunk: Chunk, launched: Groups, runner: Runner) -> tuple[Chunk, dict[int, NDArray[Any]]]:
-    answers: dict[int, NDArray[Any]] = {}
-    for alike, rows in launched:
-        answers |= zip(alike, runner.fetch(rows), strict=True)
-    return chunk, answers
-
-
-def _columns(chunk: Chunk, answers: dict[int, NDArray[Any]], runner: Runner) -> list[pa.Array]:
-    rows = [answers[place] for place in range(len(chunk))]
-    inputs = np.array([number for number, _ in chunk], np.int32)
-    records = pa.array([span.record for _, span in chunk], pa.string())
-    starts = np.array([span.start for _, span in chunk], np.int64)
-    ends = np.array([span.end for _, span in chunk], np.int64)
-    if not runner.verb.positions:
-        return [pa.array(inputs), records, pa.array(starts), pa.array(ends), *runner.verb.columns(np.stack(rows))]
-    counts = ends - starts
-    each = np.repeat(np.arange(len(chunk)), counts)
-    within = np.arange(len(each)) - np.repeat(np.cumsum(counts) - counts, counts)
-    at = starts[each] + within
-    values = runner.verb.columns(np.concatenate(rows))
-    return [pa.array(inputs[each]), records.take(pa.array(each)), pa.array(at), pa.array(at + 1), *values]
+    Examples
+    --------
+    >>> list(as_planned("ab", 2, what="windows"))
+    ['a', 'b']
+    """
+    found = 0
+    for item in items:
+        found += 1
+        yield item
+    if found != count:
+        raise ChangedError(
+            f"gave {found} {what} where {count} were planned; it was changed, or its index is not its own"
+        )

@@ -29,7 +29,9 @@ def summary(folder: BatchFolder) -> str:
     lines = [
         f"{parameters['verb']} with {parameters['model']}, {parameters['precision']} on {parameters['device']}",
         f"inputs   {len(plan.inputs)}",
-        f"windows  {plan.windows} of {parameters['window']}, stride {parameters['stride']}",
+        f"records  {plan.windows}, a row every {parameters['every']}"
+        if plan.unit == "records"
+        else f"windows  {plan.windows} of {parameters['window']}, stride {parameters['stride']}",
         f"shards   {done} of {len(plan.shards)} are done",
     ]
     if not folder.run.exists():
@@ -37,9 +39,9 @@ def summary(folder: BatchFolder) -> str:
     run = _read(folder)
     session = run["last_session"]
     lines.append(f"table    {folder.path / run['table']}, {run['rows']} rows")
-    if session["windows"]:
+    if session[plan.unit]:
         rate = session["tokens"] / max(session["seconds"], 1e-9)
-        taken = f"{session['windows']} windows in {duration(session['seconds'])}, {rate / 1e6:.2f} M tokens/s"
+        taken = f"{session[plan.unit]} {plan.unit} in {duration(session['seconds'])}, {rate / 1e6:.2f} M tokens/s"
         lines.append(f"speed    {taken} (the last session)")
     if run["batches_halved"]:
         lines.append(f"memory   ran out: batches were halved {run['batches_halved']} times, which changes rounding")

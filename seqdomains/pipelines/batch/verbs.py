@@ -61,13 +61,11 @@ class Predict:
 
     def __init__(self, model: SequenceClassifier) -> None:
         self._model = model
-        self._classes = np.array(model.classes, dtype=object)
 
     @property
     def fields(self) -> list[pa.Field]:
         """See `Verb`."""
-        shares = [pa.field(f"p_{name}", pa.float32()) for name in self._model.classes]
-        return [pa.field("predicted", pa.string()), *shares]
+        return class_fields(self._model.classes)
 
     def launch(self, tokens: Tensor) -> Tensor:
         """Return logits; see `Verb`."""
@@ -77,9 +75,7 @@ class Predict:
     def columns(self, values: NDArray[Any]) -> list[pa.Array]:
         """See `Verb`; the softmax is taken in float64."""
         _refuse_infinite(values, "logits")
-        shares = torch.from_numpy(values).softmax(dim=1).numpy()
-        best = pa.array(self._classes[shares.argmax(axis=1)], pa.string())
-        return [best, *(pa.array(column, pa.float32()) for column in shares.T.astype(np.float32))]
+        return class_columns(self._model.classes, torch.from_numpy(values).softmax(dim=1).numpy())
 
 
 class Embed:
@@ -158,6 +154,17 @@ class Embed:
         return hidden if residual is None else hidden + residual
 
 
+def class_fields(classes: Sequence[str]) -> list[pa.Field]:
+    """Return the columns of class probabilities."""
+    return [pa.field("predicted", pa.string()), *(pa.field(f"p_{name}", pa.float32()) for name in classes)]
+
+
+def class_columns(classes: Sequence[str], shares: NDArray[np.float64]) -> list[pa.Array]:
+    """Turn probabilities of shape (rows, classes) into the columns of `class_fields`."""
+    best = pa.array(np.array(classes, dtype=object)[shares.argmax(axis=1)], pa.string())
+    return [best, *(pa.array(column, pa.float32()) for column in shares.T.astype(np.float32))]
+
+
 def _refuse_infinite(values: NDArray[Any], what: str) -> None:
     if not np.isfinite(values).all():
         raise InputError(f"the model gives {what} that are not finite; its weights are damaged or its input is")
@@ -206,6 +213,17 @@ class Runner:
         self._autocast: Callable[[], Any] = lambda: torch.autocast(
             device.type, torch.bfloat16, enabled=precision == "bfloat16"
         )
+
+    def fit(self, length: int) -> int:
+        """Try one batch of windows and return how many fit into the memory, at most `batch_size`.
+
+        Raises
+        ------
+        InputError
+            Not even one does.
+        """
+        self.fetch(self.launch([np.zeros(length, np.uint8)] * self.batch_size))
+        return self.batch_size
 
     def launch(self, windows: Sequence[NDArray[Any]]) -> Launched:
         """Begin to compute windows of one length; returns what `fetch` takes.

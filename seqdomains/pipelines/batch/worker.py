@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TextIO
 
@@ -22,8 +22,7 @@ from seqdomains.files import parse_json
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.plan import Plan
 from seqdomains.pipelines.batch.run import ATTEMPTS, Done
-from seqdomains.pipelines.batch.shard import Source, run_shard
-from seqdomains.pipelines.batch.verbs import Runner, Verb
+from seqdomains.pipelines.batch.shard import Computation, run_shard
 from seqdomains.pipelines.borrowed import borrowed, deterministic, thread_count
 from seqdomains.pipelines.interrupts import StopRequest
 
@@ -36,17 +35,9 @@ class Worker:
 
     plan: Plan
     folder: BatchFolder
-    source: Source
+    computation: Computation
     model: nn.Module
-    verb: Verb
     device: torch.device
-    runner: Runner = field(init=False)
-
-    def __post_init__(self) -> None:
-        parameters = self.plan.parameters
-        self.runner = Runner(
-            self.verb, device=self.device, batch_size=parameters["batch_size"], precision=parameters["precision"]
-        )
 
     def run(self, shard: int) -> Done:
         """Compute one shard, with as many threads as the plan says: how sums are cut depends on it."""
@@ -55,8 +46,8 @@ class Worker:
             thread_count(self.plan.parameters["threads"]),
             borrowed(self.model, device=self.device, training=False),
         ):
-            outcome = run_shard(self.plan, self.folder, shard, self.source, self.runner)
-        return Done(shard, outcome.windows, outcome.tokens, len(outcome.failures))
+            tally = run_shard(self.plan, self.folder, shard, self.computation)
+        return Done(shard, tally.units, tally.tokens, len(tally.failures))
 
 
 class InThisProcess:
