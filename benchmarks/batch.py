@@ -63,12 +63,17 @@ def write_model(folder: Path, window: int, width: int, blocks: int) -> None:
     model.save_pretrained(folder, signature={**SIGNATURE, "window": window})
 
 
-def batch(model: Path, fasta: Path, out: Path, **options: object) -> tuple[float, dict]:
+def batch(model: Path, *fasta: Path, out: Path, **options: object) -> tuple[float, dict]:
     """Run the command; returns its seconds and run.json."""
     began = time.perf_counter()
     run_batch_command(
-        Asked("predict"), model, [str(fasta)], from_file=None, settings=(), options=BatchOptions(out=out, **options),
-    )  # fmt: skip
+        Asked("predict"),
+        model,
+        [str(path) for path in fasta],
+        from_file=None,
+        settings=(),
+        options=BatchOptions(out=out, **options),
+    )
     return time.perf_counter() - began, json.loads((out / "run.json").read_text())
 
 
@@ -125,7 +130,7 @@ def busy_share(model: Path, fasta: Path, out: Path, **options: object) -> float:
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as found:
-        _, facts = batch(model, fasta, out, **options)
+        _, facts = batch(model, fasta, out=out, **options)
     busy = sum(event.self_device_time_total for event in found.key_averages()) * 1e-6
     return busy / facts["last_session"]["seconds"]
 
@@ -139,6 +144,7 @@ def main() -> int:
     parser.add_argument("--precision", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scaling", action="store_true", help="one and two workers of one thread, or of one GPU, each")
+    parser.add_argument("--copies", type=int, default=1, help="of the file, with --scaling")
     arguments = parser.parse_args()
     logging.getLogger("seqdomains").setLevel(logging.ERROR)
     device = torch.device(arguments.device)
@@ -155,11 +161,15 @@ def main() -> int:
               f"{arguments.width} x {arguments.blocks}, windows of {arguments.window}")  # fmt: skip
         print(tokenizing(fasta), flush=True)
         if arguments.scaling:
-            return scaling(model, fasta, bases, folder, device)
+            # Links to one file: as many bases as both workers need to outlast their start.
+            files = [folder / f"copy-{number}.fa.gz" for number in range(arguments.copies)]
+            for file in files:
+                file.symlink_to(fasta)
+            return scaling(model, files, bases * len(files), folder, device)
         for precision in arguments.precision:
             options = {"device": arguments.device, "precision": precision}
-            batch(model, small, folder / f"warm-{precision}", **options)  # kernels are compiled
-            whole, facts = batch(model, fasta, folder / f"out-{precision}", **options)
+            batch(model, small, out=folder / f"warm-{precision}", **options)  # kernels are compiled
+            whole, facts = batch(model, fasta, out=folder / f"out-{precision}", **options)
             computing = facts["last_session"]["seconds"]
             text = f"{precision}: {bases / whole / 1e6:.2f} M bases/s with planning and table ({whole:.1f} s), "
             text += f"{bases / computing / 1e6:.2f} computing, {facts['shards']} shards"
@@ -172,12 +182,12 @@ def main() -> int:
     return 0
 
 
-def scaling(model: Path, fasta: Path, bases: int, folder: Path, device: torch.device) -> int:
+def scaling(model: Path, files: list[Path], bases: int, folder: Path, device: torch.device) -> int:
     """Time one worker and two, computing alone and as a whole; each starts anew, as for a user."""
     found = []
     for workers in (1, 2):
         options = {"workers": workers, "threads": 1, "device": device.type}
-        whole, facts = batch(model, fasta, folder / f"workers-{workers}", **options)
+        whole, facts = batch(model, *files, out=folder / f"workers-{workers}", **options)
         computing = facts["last_session"]["seconds"]
         found.append((whole, computing))
         print(f"{workers} workers: {bases / whole / 1e6:.3f} M bases/s in all, {bases / computing / 1e6:.3f} computing")

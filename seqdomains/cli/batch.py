@@ -62,6 +62,7 @@ logger = logging.getLogger(__name__)
 
 # A GPU stands still between shards: of fewer tokens they would cost it a third of its time.
 LEAST_ON_GPU = 1 << 24
+_SMALL = 1 << 26  # bytes of all inputs, read in half a second
 _TABLES: dict[str, str] = {"predict": "predictions", "embed": "embeddings", "stream": "stream"}
 
 
@@ -238,7 +239,12 @@ def _looking_at(paths: Sequence[str]) -> Iterator[Callable[[int], None]]:
     tenth = max(1, len(paths) // 10)
     with progress_display("inputs", total=len(paths)) as show:
         # Of few files one line is enough where there is no terminal.
-        yield lambda done: show(done, "looked at", len(paths) >= 100 and done > 0 and done % tenth == 0)
+        yield lambda done: show(done, "looked at", len(paths) >= 100 and done % tenth == 0)
+
+
+def _readers(inputs: Sequence[PlannedInput]) -> int:
+    """Return how many processes look at the inputs: one where starting others would take longer."""
+    return 1 if sum(one.size for one in inputs) < _SMALL else min(len(inputs), _cores())
 
 
 def _plan_of_windows(
@@ -256,6 +262,7 @@ def _plan_of_windows(
             stride=source.stride,
             regions=source.regions,
             policy=source.policy,
+            processes=_readers(inputs),
             progress=progress,
         )
     skipped = [Skipped(number_of[name], None, str(error)) for name, error in found.failures]
@@ -280,7 +287,7 @@ def _plan_of_records(parameters: dict[str, Any], paths: Sequence[str], options: 
     inputs = tuple(PlannedInput.of(path, hashed=options.hashed) for path in paths)
     number_of = {source_name(path): number for number, path in enumerate(paths)}
     with _looking_at(paths) as progress:
-        found, failures = survey(paths, policy=parameters["gap_policy"], progress=progress)
+        found, failures = survey(paths, policy=parameters["gap_policy"], processes=_readers(inputs), progress=progress)
     good = [(number_of[source_name(path)], lengths or {}) for path, lengths in found]
     total = sum(sum(lengths.values()) for _, lengths in good)
     size = _shard_tokens(parameters, options, total)
@@ -365,8 +372,11 @@ def _workers(options: BatchOptions, device: torch.device) -> tuple[int | None, i
         workers = gpus
     if device.type == "cuda" and options.engine == "local" and workers is not None and workers > gpus:
         raise ConfigError(f"--workers {workers}: there is one worker a GPU, and {gpus} of them")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return workers, options.threads or max(1, cores // (workers or 1))
+    return workers, options.threads or max(1, _cores() // (workers or 1))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _engine(options: BatchOptions, device: torch.device, workers: int | None, plan: Plan) -> Engine:

@@ -7,9 +7,16 @@ pipes are read once.
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +141,7 @@ def plan_spans(
     stride: int | None = None,
     regions: Sequence[Region] | None = None,
     policy: GapPolicy = "reject",
+    processes: int = 1,
     progress: Callable[[int], None] = lambda done: None,
 ) -> SpanPlan:
     r"""Survey files and plan their windows.
@@ -152,6 +160,8 @@ def plan_spans(
         Only these parts, in this order.
     policy : {"reject", "mask"}
         Whether gap characters are an error or become the mask code.
+    processes : int
+        That survey files at the same time.
     progress : callable
         Is told how many files were surveyed.
 
@@ -171,7 +181,7 @@ def plan_spans(
     >>> plan.windows, [skipped.record for skipped in plan.skipped]
     (3, ['b'])
     """
-    surveys, failures = survey(paths, policy=policy, progress=progress)
+    surveys, failures = survey(paths, policy=policy, processes=processes, progress=progress)
     parts: list[tuple[Region, ...] | None] = (
         [None] * len(surveys) if regions is None else _regions_of_files(surveys, regions)
     )
@@ -189,9 +199,20 @@ def plan_spans(
 
 
 def survey(
-    paths: Sequence[Path | str], *, policy: GapPolicy, progress: Callable[[int], None] = lambda done: None
+    paths: Sequence[Path | str],
+    *,
+    policy: GapPolicy,
+    processes: int = 1,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[tuple[Path | str, dict[str, int] | None]], list[tuple[str, InputError]]]:
     """Read files as a whole, so that everything that is wrong with them is found.
+
+    Parameters
+    ----------
+    paths, policy, progress
+        See `plan_spans`.
+    processes : int
+        That read files at the same time.
 
     Returns
     -------
@@ -206,15 +227,42 @@ def survey(
     """
     surveys: list[tuple[Path | str, dict[str, int] | None]] = []
     failures: list[tuple[str, InputError]] = []
-    for number, path in enumerate(paths):
-        progress(number)
-        try:
-            surveys.append((path, None if reads_once(path) else record_lengths(Path(path), policy)))
-        except InputError as error:
-            failures.append((source_name(path), error))
+    with _mapping(processes) as each:
+        for number, (path, found) in enumerate(zip(paths, each(partial(_look, policy=policy), paths), strict=True)):
+            if isinstance(found, InputError):
+                failures.append((source_name(path), found))
+            else:
+                surveys.append((path, found))
+            progress(number + 1)
     if not surveys:
         raise _none_of(failures)
     return surveys, failures
+
+
+def _look(path: Path | str, policy: GapPolicy) -> dict[str, int] | InputError | None:
+    try:
+        return None if reads_once(path) else record_lengths(Path(path), policy)
+    except InputError as error:
+        return error
+
+
+@contextmanager
+def _mapping(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Give a `map` over so many processes; Ctrl-C is this one's to answer."""
+    if processes < 2:
+        yield map
+        return
+    # A fork after CUDA or OpenMP has started can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield pool.map
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that looked at inputs was killed, for its memory perhaps; repeat the command"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _none_of(failures: Sequence[tuple[str, InputError]]) -> InputError:

@@ -1,6 +1,7 @@
 import gzip
 import io
 import os
+import signal
 import sys
 import threading
 import tracemalloc
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 
 from seqdomains.errors import InputError
 from seqdomains.genomics import fasta
+from seqdomains.genomics import spans as module
 from seqdomains.genomics.alphabet import decode
 from seqdomains.genomics.corpus import sequence_files
-from seqdomains.genomics.spans import plan_spans
+from seqdomains.genomics.spans import plan_spans, survey
 from seqdomains.genomics.windows import Region, count_windows, tile
 
 
@@ -213,3 +215,25 @@ def test_a_chromosome_is_streamed_in_bounded_memory(tmp_path):
     tracemalloc.stop()
     assert count == count_windows(16_000_000, window=4096)
     assert peak < 8 << 20
+
+
+def test_files_are_surveyed_by_several_processes_too(tmp_path):
+    paths = [tmp_path / f"{number}.fa" for number in range(6)]
+    for number, path in enumerate(paths):
+        path.write_text(f">r{number}\n{'ACGT' * (number + 1)}\n" if number != 3 else ">bad\nAC!T\n")
+    told = []
+    found, failures = survey([*paths, tmp_path / "absent.fa"], policy="reject", processes=2, progress=told.append)
+    assert found == [(path, {f"r{number}": 4 * number + 4}) for number, path in enumerate(paths) if number != 3]
+    assert [name for name, _ in failures] == [str(paths[3]), str(tmp_path / "absent.fa")]
+    assert "'!'" in str(failures[0][1])
+    assert told == [1, 2, 3, 4, 5, 6, 7]
+
+
+def killed(path, policy):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_of_a_survey_is_told(monkeypatch):
+    monkeypatch.setattr(module, "_look", killed)
+    with pytest.raises(InputError, match="a process that looked at inputs was killed"):
+        survey(["a.fa", "b.fa"], policy="reject", processes=2)

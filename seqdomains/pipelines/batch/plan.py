@@ -43,8 +43,7 @@ _SCHEMA: Final = pa.schema(
     ]
 )
 # What a plan is read from; the other columns are for people.
-_READ: Final = ("shard", "input", "size", "mtime_ns", "sha256", "first", "windows")
-_ROWS: Final = 1 << 14
+_READ: Final = ["shard", "input", "size", "mtime_ns", "sha256", "first", "windows"]
 _HASH: Final = 64  # characters
 
 
@@ -83,7 +82,7 @@ class PlannedInput:
         try:
             status = Path(path).stat()
             return cls(path, place, status.st_size, status.st_mtime_ns, sha256(Path(path)) if hashed else "")
-        except OSError:
+        except (OSError, ValueError):  # no file has a name with a zero byte
             return cls(path, place, -1, -1)
 
     def change(self) -> str:
@@ -327,15 +326,13 @@ def read_plan(path: Path) -> Plan:
 
 def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
     """Yield the rows of what may be a plan, few at once: a file of some bytes may hold a billion alike."""
-    place = _SCHEMA.get_field_index("sha256")
-    expected = _SCHEMA.set(place, pa.field("sha256", pa.dictionary(pa.int32(), pa.string())))
-    if not file.schema_arrow.equals(expected):
+    hashes = pa.field("sha256", pa.dictionary(pa.int32(), pa.string()))
+    if not file.schema_arrow.equals(_SCHEMA.set(_SCHEMA.get_field_index("sha256"), hashes)):
         raise ValueError("its columns are not those of a plan")
     # Threads of Arrow's own may outlive a refusal, and the process then ends with SIGABRT.
-    for batch in file.iter_batches(_ROWS, columns=list(_READ), use_threads=False):
-        longest = pc.max(pc.binary_length(batch.column("sha256").dictionary)).as_py()
-        if longest is not None and longest > _HASH:
-            raise ValueError(f"a hash has {longest} characters, over {_HASH}")
+    for batch in file.iter_batches(1 << 14, columns=_READ, use_threads=False):
+        if (pc.max(pc.binary_length(batch.column("sha256").dictionary)).as_py() or 0) > _HASH:
+            raise ValueError(f"a hash has over {_HASH} characters")
         yield from batch.to_pylist()
 
 
@@ -354,7 +351,8 @@ def _plan_of(facts: Any, rows: Iterable[dict[str, Any]]) -> Plan:
         if number is None or not 0 <= number < len(places):
             raise ValueError(f"input {number} is none of {len(places)}")
         path, place = places[number]
-        if not _names_a_file(path) or not _names_a_file(place) or row["size"] is None or row["mtime_ns"] is None:
+        # Not every text can be the bytes of a name.
+        if not os.fsencode(path) or not os.fsencode(place) or row["size"] is None or row["mtime_ns"] is None:
             raise ValueError(f"input {number} has no path, size or time")
         inputs[number] = PlannedInput(path, place, row["size"], row["mtime_ns"], row["sha256"] or "")
         if shard is None:
@@ -371,14 +369,6 @@ def _plan_of(facts: Any, rows: Iterable[dict[str, Any]]) -> Plan:
         raise ValueError("inputs or shards are missing")
     known = tuple(inputs[number] for number in range(len(places)))
     return Plan(parameters, known, tuple(tuple(shards[number]) for number in range(count)), skipped)
-
-
-def _names_a_file(found: Any) -> bool:
-    """Whether a file may have this name: text of which the system makes bytes, without a zero."""
-    try:
-        return isinstance(found, str) and b"\0" not in os.fsencode(found)
-    except UnicodeEncodeError:
-        return False
 
 
 def _skipped_of(found: Any, inputs: int) -> Skipped:
