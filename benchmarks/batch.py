@@ -165,7 +165,7 @@ def main() -> int:
             files = [folder / f"copy-{number}.fa.gz" for number in range(arguments.copies)]
             for file in files:
                 file.symlink_to(fasta)
-            return scaling(model, files, bases * len(files), folder, device)
+            return scaling(model, files, bases * len(files), folder, device, arguments.precision[-1])
         for precision in arguments.precision:
             options = {"device": arguments.device, "precision": precision}
             batch(model, small, out=folder / f"warm-{precision}", **options)  # kernels are compiled
@@ -182,15 +182,16 @@ def main() -> int:
     return 0
 
 
-def scaling(model: Path, files: list[Path], bases: int, folder: Path, device: torch.device) -> int:
+def scaling(model: Path, files: list[Path], bases: int, folder: Path, device: torch.device, precision: str) -> int:
     """Time one worker and two, computing alone and as a whole; each starts anew, as for a user."""
     found = []
     for workers in (1, 2):
-        options = {"workers": workers, "threads": 1, "device": device.type}
+        options = {"workers": workers, "threads": 1, "device": device.type, "precision": precision}
         whole, facts = batch(model, *files, out=folder / f"workers-{workers}", **options)
         computing = facts["last_session"]["seconds"]
         found.append((whole, computing))
-        print(f"{workers} workers: {bases / whole / 1e6:.3f} M bases/s in all, {bases / computing / 1e6:.3f} computing")
+        rates = f"{bases / whole / 1e6:.3f} M bases/s in all, {bases / computing / 1e6:.3f} computing"
+        print(f"{precision}, {workers} workers: {rates}", flush=True)
     gains = [one / two for one, two in zip(*found, strict=True)]
     print(f"a second worker: {gains[0]:.2f} times as fast in all, {gains[1]:.2f} computing alone")
     return 0

@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -147,20 +148,27 @@ def run_batch_command(
     }
     _computation(parameters, loaded, torch.device("cpu"))  # refuses a layer or a model that cannot be
     make_plan = _plan_of_records if asked.verb == "stream" else partial(_plan_of_windows, device)
-    outcome = run_batch(
-        BatchFolder(options.out),
-        partial(_engine, options, device, workers),
-        parameters=parameters,
-        paths=paths,
-        make_plan=partial(make_plan, parameters, paths, options),
-        facts=facts,
-        name=_TABLES[asked.verb],
-        form=options.form,
-        tokens="bases",
-        share=share,
-        may_differ={"cpu": "results then agree to rounding", "batch_size": ""}
-        | ({} if options.threads else {"threads": ""}),
-    )
+    folder = BatchFolder(options.out)
+    with ExitStack() as held:
+        started = None
+        if options.engine == "local" and (workers or 1) > 1 and not folder.plan.exists():
+            # They start while the inputs are looked at.
+            started = held.enter_context(_processes(options, device, workers or 1, threads))
+            started.prepare()
+        outcome = run_batch(
+            folder,
+            partial(_engine, options, device, workers, started),
+            parameters=parameters,
+            paths=paths,
+            make_plan=partial(make_plan, parameters, paths, options),
+            facts=facts,
+            name=_TABLES[asked.verb],
+            form=options.form,
+            tokens="bases",
+            share=share,
+            may_differ={"cpu": "results then agree to rounding", "batch_size": ""}
+            | ({} if options.threads else {"threads": ""}),
+        )
     if isinstance(outcome, BatchOutcome):
         _print(outcome)
     return bool(outcome.skipped)
@@ -190,6 +198,9 @@ def work(folder: Path, device: str) -> None:
     # Whatever else writes to stdout would be taken for an answer.
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        # What takes seconds is done before there is a plan; what is wrong with it, the first order tells.
+        with suppress(RuntimeError):
+            torch.zeros(1, device=device)
         serve(lambda: open_worker(folder, device), sys.stdin, answers)
 
 
@@ -255,7 +266,8 @@ def _plan_of_windows(
     inputs = tuple(PlannedInput.of(path, hashed=options.hashed) for path in paths)
     number_of = {source_name(path): number for number, path in enumerate(paths)}
     source = _windows_of(parameters)
-    with _looking_at(paths) as progress:
+    with ThreadPoolExecutor(1) as aside, _looking_at(paths) as progress:
+        fitting = aside.submit(_fitting_batch, parameters, device) if device.type == "cuda" else None
         found = plan_spans(
             paths,
             window=source.window,
@@ -269,8 +281,8 @@ def _plan_of_windows(
     skipped += [Skipped(number_of[one.source], shown(one.record), printable(one.reason)) for one in found.skipped]
     good = [(number_of[file.source], file.windows or 0) for file in found.files]
     total = sum(windows for _, windows in good)
-    if device.type == "cuda":
-        parameters = parameters | {"batch_size": _fitting_batch(parameters, device)}
+    if fitting is not None:
+        parameters = parameters | {"batch_size": fitting.result()}
     size = _shard_tokens(parameters, options, total * source.window)
     # Whole batches, but for the last of a shard's windows that are of another length.
     windows = parameters["batch_size"] * max(1, size // (source.window * parameters["batch_size"]))
@@ -379,7 +391,9 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _engine(options: BatchOptions, device: torch.device, workers: int | None, plan: Plan) -> Engine:
+def _engine(
+    options: BatchOptions, device: torch.device, workers: int | None, started: Processes | None, plan: Plan
+) -> Engine:
     threads = plan.parameters["threads"]
     if options.engine == "ray":
         return OnRay(
@@ -387,6 +401,12 @@ def _engine(options: BatchOptions, device: torch.device, workers: int | None, pl
         )
     if workers is None or workers < 2:
         return InThisProcess(lambda folder: open_worker(folder.path, str(device)))
+    if started is not None and started.threads == threads:
+        return started
+    return _processes(options, device, workers, threads)
+
+
+def _processes(options: BatchOptions, device: torch.device, workers: int, threads: int) -> Processes:
     devices = [f"cuda:{number}" for number in range(workers)] if device.type == "cuda" else [str(device)] * workers
     command = [sys.executable, "-m", "seqdomains", "batch-worker", str(options.out), "--device"]
     return Processes([[*command, name] for name in devices], threads=threads)

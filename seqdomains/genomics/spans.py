@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,8 @@ from seqdomains.genomics.fasta import Record, compression, reads_once, source_na
 from seqdomains.genomics.records import is_genbank, stream_records
 from seqdomains.genomics.windows import Region, count_windows, least_tail, tile
 from seqdomains.task import Span
+
+_LARGE = 1 << 24  # bytes
 
 
 @dataclass(frozen=True)
@@ -227,8 +229,9 @@ def survey(
     """
     surveys: list[tuple[Path | str, dict[str, int] | None]] = []
     failures: list[tuple[str, InputError]] = []
+    look = partial(_look, policy=policy, indexed=processes > 1)
     with _mapping(processes) as each:
-        for number, (path, found) in enumerate(zip(paths, each(partial(_look, policy=policy), paths), strict=True)):
+        for number, (path, found) in enumerate(zip(paths, each(look, paths), strict=True)):
             if isinstance(found, InputError):
                 failures.append((source_name(path), found))
             else:
@@ -239,11 +242,18 @@ def survey(
     return surveys, failures
 
 
-def _look(path: Path | str, policy: GapPolicy) -> dict[str, int] | InputError | None:
+def _look(path: Path | str, policy: GapPolicy, *, indexed: bool) -> dict[str, int] | InputError | None:
+    """Read a file's record lengths; `indexed` makes the index of a large one too, which whoever cuts it will need."""
     try:
-        return None if reads_once(path) else record_lengths(Path(path), policy)
+        if reads_once(path):
+            return None
+        lengths = record_lengths(Path(path), policy)
+        if indexed and Path(path).stat().st_size >= _LARGE and not is_genbank(path):
+            with suppress(InputError):
+                FastaFile(Path(path), policy=policy, validated=True)
     except InputError as error:
         return error
+    return lengths
 
 
 @contextmanager

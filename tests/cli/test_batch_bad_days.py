@@ -229,7 +229,7 @@ def test_a_second_signal_ends_it_in_the_middle_of_a_shard(seqdomains, command, o
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("seqdomains.pipelines.batch.shard._columns", twice)
+        patch.setattr("seqdomains.pipelines.batch.windows._columns", twice)
         outcome = seqdomains(*command)
     assert outcome.code == 130
     assert finished(out) == left_over(out) == []

@@ -229,7 +229,7 @@ def test_files_are_surveyed_by_several_processes_too(tmp_path):
     assert told == [1, 2, 3, 4, 5, 6, 7]
 
 
-def killed(path, policy):
+def killed(path, policy, indexed):
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import torch
 from torch import nn
@@ -90,6 +90,8 @@ def serve(open_worker: Callable[[], Worker], orders: TextIO, answers: TextIO) ->
 class Processes:
     """Spreads shards over processes of this machine; one that dies is replaced and its shard computed again.
 
+    A context: what it started has ended when that is left.
+
     Parameters
     ----------
     commands : sequence of sequence of str
@@ -99,8 +101,33 @@ class Processes:
     """
 
     def __init__(self, commands: Sequence[Sequence[str]], *, threads: int) -> None:
+        self.threads = threads
         self._commands = commands
         self._environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self._idle: dict[int, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        for process in self._idle.values():
+            process.kill()
+            _close(process)
+        self._idle = {}
+
+    def prepare(self) -> None:
+        """Start the processes now, so that they are ready when there is something to compute.
+
+        Raises
+        ------
+        InputError
+            One cannot be started.
+        """
+        try:
+            for place in range(len(self._commands)):
+                self._idle[place] = self._start(place)
+        except OSError as error:
+            raise InputError(f"a worker cannot be started: {error}") from error
 
     def start(self) -> None:
         """See `run.Engine`."""
@@ -118,7 +145,7 @@ class Processes:
                 if closing.is_set() or stop.signum is not None or not todo:
                     return None
                 if place not in running:
-                    running[place] = self._start(place)
+                    running[place] = self._idle.pop(place) if place in self._idle else self._start(place)
                 return todo.popleft(), running[place]
 
         def tend(place: int) -> None:
