@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ from seqdomains.pipelines.batch.run import Engine, Slice, run_batch
 from seqdomains.pipelines.batch.shard import Computation
 from seqdomains.pipelines.batch.windows import Windows
 from seqdomains.pipelines.batch.worker import InThisProcess, Processes, Worker, serve
+from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.environment import DECISIVE, session_facts
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.stream import CHUNK
@@ -147,14 +148,15 @@ def run_batch_command(
         **{key: facts[key] for key in (*DECISIVE, "commit") if key not in ("threads", "device")},
     }
     _computation(parameters, loaded, torch.device("cpu"))  # refuses a layer or a model that cannot be
-    make_plan = _plan_of_records if asked.verb == "stream" else partial(_plan_of_windows, device)
     folder = BatchFolder(options.out)
     with ExitStack() as held:
         started = None
         if options.engine == "local" and (workers or 1) > 1 and not folder.plan.exists():
             # They start while the inputs are looked at.
             started = held.enter_context(_processes(options, device, workers or 1, threads))
-            started.prepare()
+            started.prepare(parameters)
+        fitting = started.fits if started else partial(_try_batch, parameters, device)
+        make_plan = _plan_of_records if asked.verb == "stream" else partial(_plan_of_windows, fitting)
         outcome = run_batch(
             folder,
             partial(_engine, options, device, workers, started),
@@ -198,10 +200,8 @@ def work(folder: Path, device: str) -> None:
     # Whatever else writes to stdout would be taken for an answer.
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        # What takes seconds is done before there is a plan; what is wrong with it, the first order tells.
-        with suppress(RuntimeError):
-            torch.zeros(1, device=device)
-        serve(lambda: open_worker(folder, device), sys.stdin, answers)
+        where = torch.device(device)
+        serve(lambda: open_worker(folder, device), lambda parameters: _try_batch(parameters, where), sys.stdin, answers)
 
 
 def open_worker(path: Path, device: str) -> Worker:
@@ -259,7 +259,7 @@ def _readers(inputs: Sequence[PlannedInput]) -> int:
 
 
 def _plan_of_windows(
-    device: torch.device, parameters: dict[str, Any], paths: Sequence[str], options: BatchOptions
+    fitting: Callable[[], int], parameters: dict[str, Any], paths: Sequence[str], options: BatchOptions
 ) -> Plan:
     """Look at every input, and cut the windows that are found into shards."""
     # Before they are read: what is changed afterwards is noticed.
@@ -267,7 +267,7 @@ def _plan_of_windows(
     number_of = {source_name(path): number for number, path in enumerate(paths)}
     source = _windows_of(parameters)
     with ThreadPoolExecutor(1) as aside, _looking_at(paths) as progress:
-        fitting = aside.submit(_fitting_batch, parameters, device) if device.type == "cuda" else None
+        trial = aside.submit(fitting)
         found = plan_spans(
             paths,
             window=source.window,
@@ -281,8 +281,9 @@ def _plan_of_windows(
     skipped += [Skipped(number_of[one.source], shown(one.record), printable(one.reason)) for one in found.skipped]
     good = [(number_of[file.source], file.windows or 0) for file in found.files]
     total = sum(windows for _, windows in good)
-    if fitting is not None:
-        parameters = parameters | {"batch_size": fitting.result()}
+    if (fits := trial.result()) < parameters["batch_size"]:
+        logger.info("%d windows at once do not fit into the memory; %d do", parameters["batch_size"], fits)
+    parameters = parameters | {"batch_size": fits}
     size = _shard_tokens(parameters, options, total * source.window)
     # Whole batches, but for the last of a shard's windows that are of another length.
     windows = parameters["batch_size"] * max(1, size // (source.window * parameters["batch_size"]))
@@ -323,13 +324,16 @@ def _shard_tokens(parameters: dict[str, Any], options: BatchOptions, total: int)
     return options.shard_size or max(least, shard_tokens(total))
 
 
-def _fitting_batch(parameters: dict[str, Any], device: torch.device) -> int:
-    """Try one batch on the device and return how many windows fit, so that no shard has to find that out."""
+def _try_batch(parameters: Any, device: torch.device) -> int:
+    """Return how many windows fit into a device's memory, so that no shard has to find that out.
+
+    On a GPU that is tried, which also loads its kernels; a CPU's batches are small.
+    """
+    if device.type == "cpu" or parameters["verb"] == "stream":
+        return int(parameters.get("batch_size", 1))
     loaded = load_model(Path(parameters["model"]), device=device)
-    fitting = _runner(parameters, loaded, device).fit(parameters["window"])
-    if fitting < parameters["batch_size"]:
-        logger.warning("%d windows at once do not fit into the memory; %d do", parameters["batch_size"], fitting)
-    return fitting
+    with deterministic(), borrowed(loaded.model, device=device, training=False):
+        return _runner(parameters, loaded, device).fit(parameters["window"])
 
 
 def _computation(parameters: Any, loaded: LoadedModel, device: torch.device) -> Computation:

@@ -572,7 +572,7 @@ place, log = int(sys.argv[1]), sys.argv[2]
 with open(log, "a") as handle:
     handle.write(f"{os.getpid()}\\n")
 for order in sys.stdin:
-    shard = int(order)
+    shard = None if order.startswith("{") else int(order)
 """
 
 
@@ -679,6 +679,48 @@ def test_a_batch_that_ends_early_leaves_no_worker(processes, tmp_path):
         assert not thread.is_alive(), "still waits for a worker"
     assert len(started()) == 1 + 3
     until(lambda: not any(is_worker(pid, tmp_path) for pid in started()))
+
+
+TRIES = f"""
+if shard is None:
+    print(json.dumps({{"fits": json.loads(order)["batch_size"] >> place}}), flush=True)
+    continue
+{ANSWERS}
+"""
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_processes_that_were_started_before_there_was_a_plan(processes, tmp_path, asked):
+    engine, started = processes(TRIES, TRIES)
+    with engine:
+        engine.prepare({"batch_size": 16})
+        if asked:
+            assert engine.fits() == 8  # the less of 16 and 8
+        found = list(engine.compute(BatchFolder(tmp_path), range(20), StopRequest()))
+    assert sorted(one.shard for one in found) == list(range(20))
+    assert len(started()) == 2
+    assert not any(is_worker(pid, tmp_path) for pid in started())
+
+
+def test_processes_that_get_no_plan_are_ended(processes, tmp_path):
+    engine, started = processes(TRIES, TRIES)
+    with engine:
+        engine.prepare({"batch_size": 16})
+        assert engine.fits() == 8
+    assert len(started()) == 2
+    assert not any(is_worker(pid, tmp_path) for pid in started())
+
+
+def test_a_process_that_fails_its_trial_says_so(processes):
+    for body, message in (
+        ("os._exit(3)", "ended with exit code 3"),
+        ('print(\'{"error": "too long"}\', flush=True)', "too long"),
+    ):
+        engine, _ = processes(TRIES, body)
+        with engine:
+            engine.prepare({"batch_size": 16})
+            with pytest.raises(InputError, match=message):
+                engine.fits()
 
 
 def test_a_command_that_is_not_there_is_an_error(tmp_path):

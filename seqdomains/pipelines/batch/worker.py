@@ -8,7 +8,7 @@ import os
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -74,13 +74,19 @@ class InThisProcess:
             yield worker.run(shard)
 
 
-def serve(open_worker: Callable[[], Worker], orders: TextIO, answers: TextIO) -> None:
-    """Compute the shards that are named on `orders`, a number on each line, and tell of each on `answers` in JSON."""
+def serve(open_worker: Callable[[], Worker], try_batch: Callable[[Any], int], orders: TextIO, answers: TextIO) -> None:
+    """Compute the shards that are named on `orders`, a number on each line, and tell of each on `answers` in JSON.
+
+    Before there is a plan, a line may hold its parameters; `try_batch` is asked how many windows fit into the memory.
+    """
     worker: Worker | None = None
     for order in orders:
         try:
-            worker = worker or open_worker()
-            answer = worker.run(int(order)).__dict__
+            if order.startswith("{"):
+                answer: dict[str, Any] = {"fits": try_batch(parse_json(order))}
+            else:
+                worker = worker or open_worker()
+                answer = worker.run(int(order)).__dict__
         except SeqdomainsError as error:
             answer = {"error": str(error)}
         answers.write(json.dumps(answer) + "\n")
@@ -105,6 +111,7 @@ class Processes:
         self._commands = commands
         self._environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         self._idle: dict[int, subprocess.Popen[str]] = {}
+        self._trying: set[int] = set()  # places whose answer to a trial nobody has read
 
     def __enter__(self) -> Self:
         return self
@@ -115,8 +122,13 @@ class Processes:
             _close(process)
         self._idle = {}
 
-    def prepare(self) -> None:
-        """Start the processes now, so that they are ready when there is something to compute.
+    def prepare(self, parameters: Mapping[str, Any]) -> None:
+        """Start the processes now and let each try a batch, so that they are ready when there are shards to compute.
+
+        Parameters
+        ----------
+        parameters : mapping
+            Of the plan to come.
 
         Raises
         ------
@@ -126,8 +138,29 @@ class Processes:
         try:
             for place in range(len(self._commands)):
                 self._idle[place] = self._start(place)
+                _send(self._idle[place], json.dumps(parameters))
+                self._trying.add(place)
         except OSError as error:
             raise InputError(f"a worker cannot be started: {error}") from error
+
+    def fits(self) -> int:
+        """Wait for the processes that `prepare` started and return how many windows fit into the memory of each.
+
+        Raises
+        ------
+        InputError
+            Not even one does, or a process has ended.
+        """
+        found = []
+        for place, process in self._idle.items():
+            self._trying.discard(place)
+            answer = _answer(process)
+            if answer is None:
+                raise InputError(f"a worker ended with {_status(process.wait())}; what it said stands above")
+            if "error" in answer:
+                raise InputError(str(answer["error"]))
+            found.append(int(answer["fits"]))
+        return min(found)
 
     def start(self) -> None:
         """See `run.Engine`."""
@@ -152,6 +185,9 @@ class Processes:
             try:
                 while (taken := take(place)) is not None:
                     shard, process = taken
+                    if place in self._trying:
+                        self._trying.discard(place)
+                        _answer(process)
                     answer = _ask(process, shard)
                     if answer is None:
                         status = process.wait()
@@ -222,12 +258,22 @@ def _until_all_left(found: SimpleQueue[Done | SeqdomainsError | None], tenders: 
 
 def _ask(process: subprocess.Popen[str], shard: int) -> dict[str, Any] | None:
     """Send a worker its shard; None where it ended without an answer."""
-    if process.stdin is None or process.stdout is None:
-        return None
     try:
-        process.stdin.write(f"{shard}\n")
+        _send(process, str(shard))
+    except OSError:
+        return None
+    return _answer(process)
+
+
+def _send(process: subprocess.Popen[str], line: str) -> None:
+    if process.stdin is not None:
+        process.stdin.write(f"{line}\n")
         process.stdin.flush()
-        line = process.stdout.readline()
+
+
+def _answer(process: subprocess.Popen[str]) -> dict[str, Any] | None:
+    try:
+        line = "" if process.stdout is None else process.stdout.readline()
         answer = parse_json(line) if line.endswith("\n") else None
     except (OSError, ValueError):
         return None
