@@ -8,12 +8,14 @@ from typing import Any, Literal, Self, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.initialisation import initialise
 from seqdomains.backbone.model import MambaBackbone
 from seqdomains.backbone.parameters import unset
 from seqdomains.backbone.state import InferenceState
+from seqdomains.backbone.time_chunks import Part, sum_over_chunks
 
 Pooling = Literal["last", "mean", "both"]
 POOLINGS: tuple[Pooling, ...] = ("last", "mean", "both")
@@ -108,6 +110,51 @@ class MambaLM(Artefact):
         logits = full_precision(self.lm_head(hidden))
         return (logits, after) if return_state else logits
 
+    def loss(self, tokens: Tensor, *, ignored: int | None = None, time_chunk: int | None = None) -> Tensor:
+        """Compute the mean negative log-likelihood of each token given those before it, in nats.
+
+        Parameters
+        ----------
+        tokens : Tensor of any integer dtype, shape (B, L)
+            L at least 2.
+        ignored : int, optional
+            A code whose positions do not count, such as that of an unknown base.
+        time_chunk : int, optional
+            Tokens that are in memory at once; see `SequenceClassifier.forward`. The logits are made chunk by chunk too.
+
+        Returns
+        -------
+        loss : Tensor, shape (), fp32
+            NaN where no position counts.
+
+        Examples
+        --------
+        >>> model = MambaLM(MambaConfig(d_model=16, n_layer=1))
+        >>> tokens = torch.randint(4, (2, 50))
+        >>> torch.allclose(model.loss(tokens, time_chunk=20), model.loss(tokens), rtol=1e-5)
+        True
+        """
+        if tokens.shape[1] < 2:
+            raise ValueError(
+                f"sequences of {tokens.shape[1]} tokens: the first has none before it, expected at least 2"
+            )
+        targets = tokens[:, 1:].long()
+        read = tokens[:, :-1]
+        nothing = -100
+        if ignored is not None:
+            targets = targets.masked_fill(targets == ignored, nothing)
+
+        def part(hidden: Tensor, first: int) -> Tensor:
+            logits = full_precision(self.lm_head(hidden))
+            own = targets[:, first : first + hidden.shape[1]]
+            return cross_entropy(logits.flatten(0, 1), own.flatten(), ignore_index=nothing, reduction="sum")
+
+        count = (targets != nothing).sum()
+        if time_chunk is None or time_chunk >= read.shape[1]:
+            return part(self.backbone(read), 0) / count
+        of_head = (self.lm_head.weight,) if not self.config.tie_embeddings else ()
+        return sum_over_chunks(self.backbone, read, part, chunk=time_chunk, parameters=of_head) / count
+
 
 class SequenceClassifier(Artefact):
     """One class per window, from its last position, its mean, or both side by side.
@@ -156,7 +203,7 @@ class SequenceClassifier(Artefact):
         self.head = unset(nn.Linear, width, len(self.classes))
         initialise(self.head, config, generator=generator)
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Tensor | None = None, *, time_chunk: int | None = None) -> Tensor:
         """Compute the logits of each window.
 
         Parameters
@@ -166,6 +213,9 @@ class SequenceClassifier(Artefact):
         lengths : Tensor of any integer dtype, shape (B,), optional
             Real tokens of each window, 1 to L, best left on the CPU: there they are checked without waiting for the
             GPU. None means all L.
+        time_chunk : int, optional
+            Tokens that are in memory at once while a longer window is trained on, for one forward pass more; see
+            `seqdomains.backbone.time_chunks`.
 
         Returns
         -------
@@ -181,11 +231,37 @@ class SequenceClassifier(Artefact):
         if lengths is not None:
             _check_lengths(lengths, tokens)
             lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
-        pooled = pool(self.backbone(tokens), lengths, pooling=self.pooling)
+        if time_chunk is None or time_chunk >= tokens.shape[1]:
+            pooled = pool(self.backbone(tokens), lengths, pooling=self.pooling)
+        else:
+            pooled = sum_over_chunks(self.backbone, tokens, self._share(tokens, lengths), chunk=time_chunk)
         # B rows only: bf16 would cost accuracy and save nothing.
         with torch.autocast(pooled.device.type, enabled=False):
             logits: Tensor = self.head(pooled)
         return full_precision(logits)
+
+    def _share(self, tokens: Tensor, lengths: Tensor | None) -> Part:
+        """Return what a chunk adds to the pooled vector of its window."""
+        count = tokens.shape[1]
+
+        def share(hidden: Tensor, first: int) -> Tensor:
+            end = first + hidden.shape[1]
+            parts = []
+            if self.pooling in ("last", "both"):
+                if lengths is None:
+                    last = hidden[:, -1] if end == count else torch.zeros_like(hidden[:, -1])
+                else:
+                    within = (lengths - first).clamp(1, hidden.shape[1])
+                    elsewhere = (lengths <= first) | (lengths > end)
+                    last = _last(hidden, within).masked_fill(elsewhere[:, None], 0)
+                parts.append(full_precision(last))
+            if self.pooling in ("mean", "both"):
+                parts.append(
+                    _sum(hidden, None) / count if lengths is None else _sum(hidden, lengths - first) / lengths[:, None]
+                )
+            return torch.cat(parts, dim=-1)
+
+        return share
 
 
 def check_classes(classes: Sequence[str]) -> None:
@@ -254,8 +330,15 @@ def _mean(hidden: Tensor, lengths: Tensor | None) -> Tensor:
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     if lengths is None:
         return hidden.mean(1, dtype=dtype)
+    return _sum(hidden, lengths) / lengths[:, None]
+
+
+def _sum(hidden: Tensor, lengths: Tensor | None) -> Tensor:
+    """Add the first `lengths` positions of each window, none or all of them where that is out of its range."""
+    if lengths is None:
+        return hidden.sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
     real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-    return hidden.masked_fill(~real[:, :, None], 0).sum(1, dtype=dtype) / lengths[:, None]
+    return hidden.masked_fill(~real[:, :, None], 0).sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
 
 
 def _check_lengths(lengths: Tensor, tokens: Tensor) -> None:

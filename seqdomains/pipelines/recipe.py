@@ -49,6 +49,12 @@ class TrainConfig(BaseModel):
     micro_batch: int | None = Field(
         None, ge=1, description="Windows on the device at once; gradients of a batch are summed. null: the whole batch."
     )
+    time_chunk: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of a window in memory at once, with the gradients of the whole window and a forward pass "
+        "more. null: the whole window.",
+    )
     length_warmup: tuple[LengthStage, ...] = Field(
         (), description="Stages of shorter windows before those of full length, with as many tokens per step."
     )

@@ -79,7 +79,8 @@ def train(
     Parameters
     ----------
     model : Artefact
-        Called as ``model(tokens, lengths)``; build it under `seeded` so that a repeated command begins alike.
+        Called as ``model(tokens, lengths)``, with ``time_chunk=`` too where `config` has one; build it under `seeded`
+        so that a repeated command begins alike.
     task : ClassificationTask
         The data.
     config : TrainConfig
@@ -269,12 +270,13 @@ def _gradients(
     """
     device = session.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=_uses_bf16(config, device))
+    chunks = {} if config.time_chunk is None else {"time_chunk": config.time_chunk}
     parts: list[tuple[int, int, Tensor]] = []
     tokens = 0
     for _ in plan.parts():
         first, part = next(micro_batches)
         with autocast:
-            logits = session.model(part.tokens.to(device, non_blocking=True), part.lengths)
+            logits = session.model(part.tokens.to(device, non_blocking=True), part.lengths, **chunks)
         targets = part.targets.to(device, non_blocking=True)
         loss = F.cross_entropy(logits.float(), targets, reduction="sum") / plan.windows
         loss.backward()  # type: ignore[no-untyped-call]
@@ -314,7 +316,7 @@ def _out_of_memory(config: TrainConfig, task: ClassificationTask, device: torch.
     room = f" of {torch.cuda.mem_get_info(device)[1] / 2**30:.0f} GiB" if device.type == "cuda" else ""
     return (
         f"train.micro_batch: {config.windows_at_once} windows of {task.window} tokens at once do not fit into the "
-        f"memory{room}; lower train.micro_batch (the result stays), the window or the model's width"
+        f"memory{room}; lower train.micro_batch or train.time_chunk (the result stays), the window or the model's width"
     )
 
 

@@ -1,0 +1,184 @@
+"""Train on a sequence in time chunks: exact gradients in memory that does not depend on its length.
+
+A causal backbone needs of what came before a position only its state there. So the sequence is run once through all
+blocks chunk by chunk, without a graph, and the state at each border is kept: a few hundred kilobytes. Then it is run
+again from the last chunk to the first, each from its own state and with a graph, through which go the gradient of the
+chunk's own result and that of the state it leaves, which the chunk behind it has given. Nothing is cut off: the
+gradients are those of the whole sequence. It costs one forward pass more, as any checkpointing does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from seqdomains.backbone.model import MambaBackbone
+from seqdomains.backbone.state import InferenceState, LayerState
+
+# Hidden vectors of a chunk, shape (B, l, d), and the position of the first of them.
+Part = Callable[[Tensor, int], Tensor]
+
+
+def sum_over_chunks(
+    backbone: MambaBackbone, tokens: Tensor, part: Part, *, chunk: int, parameters: Sequence[Tensor] = ()
+) -> Tensor:
+    """Add up what `part` says of each chunk of a sequence's hidden vectors.
+
+    Parameters
+    ----------
+    backbone : MambaBackbone
+    tokens : Tensor of any integer dtype, shape (B, L)
+        L at least 1.
+    part : callable
+        Takes the hidden vectors of a chunk, shape (B, l, d_model), and the position of the first; returns a tensor of
+        the same shape for each chunk. It is called again for each in the backward, under the autocast of this call.
+    chunk : int
+        Tokens of a chunk; the last one may be shorter.
+    parameters : sequence of Tensor
+        That `part` uses.
+
+    Returns
+    -------
+    total : Tensor
+        With a gradient for all parameters, as if it had come from one pass over the sequence.
+
+    Raises
+    ------
+    ValueError
+        `chunk` is not positive or there are no tokens.
+
+    Examples
+    --------
+    >>> from seqdomains.backbone import MambaConfig
+    >>> backbone = MambaBackbone(MambaConfig(d_model=16, n_layer=2))
+    >>> tokens = torch.randint(4, (2, 100))
+    >>> whole = torch.autograd.grad(backbone(tokens).square().sum(), backbone.embedding.weight)
+    >>> total = sum_over_chunks(backbone, tokens, lambda hidden, first: hidden.square().sum(), chunk=33)
+    >>> torch.allclose(torch.autograd.grad(total, backbone.embedding.weight)[0], whole[0], rtol=1e-4, atol=1e-4)
+    True
+    """
+    if chunk < 1 or not tokens.shape[1]:
+        raise ValueError(f"chunks of {chunk} tokens of a sequence of {tokens.shape[1]}: expected at least 1 of each")
+    trained = tuple(one for one in (*backbone.parameters(), *parameters) if one.requires_grad)
+    device = tokens.device.type
+    run = _Run(
+        backbone,
+        tokens,
+        part,
+        chunk,
+        device,
+        autocast=torch.is_autocast_enabled(device),
+        dtype=torch.get_autocast_dtype(device),
+        recorded=torch.is_grad_enabled() and bool(trained),
+    )
+    total: Tensor = _SumOverChunks.apply(run, *trained)
+    return total
+
+
+@dataclass(frozen=True)
+class _Run:
+    backbone: MambaBackbone
+    tokens: Tensor
+    part: Part
+    chunk: int
+    device: str
+    autocast: bool
+    dtype: torch.dtype
+    recorded: bool
+
+    def starts(self) -> range:
+        return range(0, self.tokens.shape[1], self.chunk)
+
+    @contextmanager
+    def casting(self) -> Iterator[None]:
+        """Cast as where the sum was asked for, each weight once.
+
+        A cast that was made where no graph is recorded would serve later calls in the same autocast too, which then
+        lost a gradient: the cache is emptied on both sides.
+        """
+        torch.clear_autocast_cache()
+        try:
+            with torch.autocast(self.device, self.dtype, enabled=self.autocast):
+                yield
+        finally:
+            torch.clear_autocast_cache()
+
+    def advance(self, start: int, state: InferenceState | None) -> tuple[Tensor, InferenceState]:
+        """Run one chunk; returns what is said of it, and the state behind it."""
+        hidden, after = self.backbone(self.tokens[:, start : start + self.chunk], state=state, return_state=True)
+        return self.part(hidden, start), after
+
+    def record(self, start: int, state: InferenceState | None) -> _Recorded:
+        """Run one chunk with a graph."""
+        own = [] if state is None else [one.detach().requires_grad_() for layer in state.layers for one in layer]
+        with torch.enable_grad():
+            found, after = self.advance(start, None if state is None else _state_of(own))
+        return _Recorded(found, own, [one for layer in after.layers for one in layer])
+
+
+class _Recorded(NamedTuple):
+    """A chunk's result, the tensors of the state that it began with, and those of the state that it leaves."""
+
+    found: Tensor
+    entering: list[Tensor]
+    leaving: list[Tensor]
+
+
+class _SumOverChunks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: _Run, *trained: Tensor) -> Tensor:
+        states: list[InferenceState | None] = []
+        total: Tensor | float = 0.0
+        state: InferenceState | None = None
+        *before, last = run.starts()
+        with run.casting():
+            for start in before:
+                states.append(state)
+                found, state = run.advance(start, state)
+                total = found + total
+        with run.casting():
+            # Backward begins with the last chunk: its graph is kept, and it is run once.
+            recorded = run.record(last, state) if run.recorded else None
+            found = run.advance(last, state)[0] if recorded is None else recorded.found.detach()
+        ctx.run, ctx.states, ctx.last = run, [*states, state], recorded
+        ctx.save_for_backward(*trained)
+        return found + total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        run, trained, last, ctx.last = ctx.run, ctx.saved_tensors, ctx.last, None
+        wanted: list[Tensor | None] = [None] * len(trained)
+        behind: Sequence[Tensor | None] = ()  # gradients of the state behind the chunk
+        with run.casting():
+            for start, state in reversed(list(zip(run.starts(), ctx.states, strict=True))):
+                chunk, last = last or run.record(start, state), None
+                slopes = _slopes(chunk, gradient, behind, trained)
+                behind = slopes[len(trained) :]
+                for place, slope in enumerate(slopes[: len(trained)]):
+                    so_far = wanted[place]
+                    wanted[place] = slope if so_far is None else so_far if slope is None else so_far + slope
+        return None, *wanted
+
+
+def _slopes(
+    chunk: _Recorded, gradient: Tensor, behind: Sequence[Tensor | None], trained: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """Return the gradients of the trained parameters and of the state that a chunk began with."""
+    # A chunk may have no share in the result, such as one before the last position, and nothing follows the last one.
+    ends = [(chunk.found, gradient)] if chunk.found.requires_grad else []
+    ends += [(one, slope) for one, slope in zip(chunk.leaving, behind, strict=bool(behind)) if slope is not None]
+    inputs = [*trained, *chunk.entering]
+    if not ends:
+        return [None] * len(inputs)
+    return torch.autograd.grad([end for end, _ in ends], inputs, [slope for _, slope in ends], allow_unused=True)
+
+
+def _state_of(tensors: Sequence[Tensor]) -> InferenceState:
+    return InferenceState(tuple(LayerState(conv, ssm) for conv, ssm in zip(tensors[::2], tensors[1::2], strict=True)))
