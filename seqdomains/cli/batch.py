@@ -35,19 +35,10 @@ from seqdomains.genomics.spans import plan_spans, survey
 from seqdomains.genomics.windows import read_bed
 from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.batch import verbs
+from seqdomains.pipelines.batch.cut import LEAST_TOKENS, cut_records, cut_shards, shard_tokens
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome, Format, require_anndata
-from seqdomains.pipelines.batch.plan import (
-    LEAST_TOKENS,
-    Plan,
-    PlannedInput,
-    Skipped,
-    cut_records,
-    cut_shards,
-    read_plan,
-    shard_tokens,
-    shown,
-)
+from seqdomains.pipelines.batch.plan import Plan, PlannedInput, Skipped, read_plan, shown
 from seqdomains.pipelines.batch.ray_engine import OnRay
 from seqdomains.pipelines.batch.records import AlongClasses, AlongLikelihood, Records
 from seqdomains.pipelines.batch.run import Engine, Slice, run_batch

@@ -225,7 +225,7 @@ def _key_of(place: Sequence[int | str], known: Mapping[str, bool], *, unknown_ke
         if isinstance(part, int):
             key += f"[{part}]"
         elif unknown_key or "[" in key or (f"{key}.{part}" if key else part) in known:
-            named = part or "''"
+            named = part.replace("\n", "\\n") or "''"
             key = f"{key}.{named}" if key else named
         # What is left names the alternatives of a union: not a key.
     return key

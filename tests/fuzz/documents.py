@@ -36,6 +36,7 @@ YAML_TRICKS = (
     b"train: {steps: 1}\ntrain: {steps: 2}\n",
     b"? [train]\n: 1\n",
     b"? {a: 1}\n: 1\n",
+    b'model: {"a\\nb": 1, "c:": 1}\n',
     b'train: "\\UFFFFFFFF"\n',
     b'train: "\\ud800"\n',
     b'train: {"\\x1b[31m": 1}\n',
@@ -118,7 +119,7 @@ TARGETS = (
         _yaml().map(lambda data: {"x.yaml": data}),
         _resolve,
         # a file and line, or a dotted key
-        where=r"IN/x\.yaml|^[^\n:]+: ",
+        where=r"IN/x\.yaml|^.+: ",
         valid={"x.yaml": b"train: {steps: 3}\n"},
         worst=tuple(
             {"x.yaml": content}

@@ -115,6 +115,8 @@ def limits() -> Iterator[None]:
 
 def check_message(error: SeqdomainsError, watch: Watch, *, where: str) -> None:
     """Hold a message to what users were promised: where, what, short, and safe to print."""
+    # What Arrow's allocator refuses is an error of Arrow's too.
+    assert not isinstance(error.__cause__, MemoryError), f"reading took over {MEMORY >> 20} MiB: {error}"
     text = str(error).replace(str(watch.folder), "IN")
     assert re.search(where, text), f"says not where: {text[:300]!r}"
     assert len(text) <= LONGEST_MESSAGE, f"{len(text)} characters: {text[:300]!r}"

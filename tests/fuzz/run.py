@@ -15,6 +15,7 @@ from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
+import batches
 import documents
 import sequences
 import tensors
@@ -23,7 +24,7 @@ from guard import HARD_SECONDS, Watch, refused
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from target import Files, Target
 
-TARGETS = (*sequences.TARGETS, *documents.TARGETS, *tensors.TARGETS)
+TARGETS = (*sequences.TARGETS, *documents.TARGETS, *tensors.TARGETS, *batches.TARGETS)
 BATCH = 500  # examples between two looks at the clock
 
 

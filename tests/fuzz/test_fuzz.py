@@ -24,6 +24,9 @@ READERS = (
     "safetensors",
     "official checkpoint",
     "checkpoint",
+    "batch plan",
+    "batch shards",
+    "batch report",
 )
 EXAMPLES = 40  # 40 s for all on one core; `make fuzz` goes on as long as it is told
 

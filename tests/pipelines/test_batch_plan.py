@@ -13,17 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.pipelines.batch.plan import (
-    Plan,
-    PlannedInput,
-    Skipped,
-    Stretch,
-    cut_shards,
-    differences,
-    read_plan,
-    shard_tokens,
-    write_plan,
-)
+from seqdomains.pipelines.batch.cut import cut_shards, shard_tokens
+from seqdomains.pipelines.batch.plan import Plan, PlannedInput, Skipped, Stretch, differences, read_plan, write_plan
 from seqdomains.pipelines.batch.run import Slice
 
 PLAN = Plan(

@@ -22,9 +22,10 @@ from torch import nn
 
 from seqdomains.backbone import MambaBackbone, MambaConfig, MambaLM, SequenceClassifier
 from seqdomains.errors import ConfigError, InputError
+from seqdomains.pipelines.batch.cut import cut_shards
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import merge
-from seqdomains.pipelines.batch.plan import Plan, PlannedInput, Skipped, cut_shards, read_plan, write_plan
+from seqdomains.pipelines.batch.plan import Plan, PlannedInput, Skipped, read_plan, write_plan
 from seqdomains.pipelines.batch.run import run_batch
 from seqdomains.pipelines.batch.verbs import Embed, Predict, Runner
 from seqdomains.pipelines.batch.windows import Windows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -99,7 +100,8 @@ def merge(plan: Plan, folder: BatchFolder, *, name: str, form: Format) -> BatchO
         with atomic_file(folder.errors) as partial:
             partial.write_text("".join(json.dumps(error) + "\n" for error in errors), encoding="utf-8")
         if not planned - set(failures):
-            raise InputError(f"no input could be read; {folder.errors} says why, first: {errors[0]['reason']}")
+            why = f"{folder.errors} says why, first: {errors[0]['reason']}" if errors else f"{folder.plan} has no shard"
+            raise InputError(f"no input could be read; {why}")
         rows = _Rows(plan, folder, facts, dropped=set(failures))
         if form in ("bedgraph", "bigwig"):
             _write_track(table, rows)
@@ -140,9 +142,9 @@ class _Rows:
         self._folder = folder
         self._kept = np.array([number not in dropped for number in range(len(plan.inputs))])
         self._names = np.array([shown(one.path) for one in plan.inputs], dtype=object)
-        with folder.shard(0).open("rb") as handle:
-            fields = list(pq.read_schema(handle))[len(SHARD_PLACE) :]
-        self.schema = pa.schema([*verbs.PLACE, *fields])
+        with _removed_if_damaged(folder.shard(0)), folder.shard(0).open("rb") as handle:
+            self._values = _values(pq.read_schema(handle))
+        self.schema = pa.schema([*verbs.PLACE, *self._values])
         self.count = 0
 
     def __iter__(self) -> Iterator[pa.Table]:
@@ -166,24 +168,52 @@ class _Rows:
     def _batches(self, number: int) -> Iterator[pa.Table]:
         path = self._folder.shard(number)
         self._folder.check(number, self._facts[number])
-        try:
-            with path.open("rb") as handle:
-                for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(_ROWS):
-                    inputs = batch.column(0).to_numpy()
-                    if len(inputs) and not 0 <= inputs.min() <= inputs.max() < len(self._names):
-                        raise pa.ArrowInvalid("a row is of an input that the plan does not have")
-                    kept = self._kept[inputs]
-                    columns = [pa.array(self._names[inputs], pa.string()), *batch.columns[1:]]
-                    table = pa.Table.from_arrays(columns, schema=self.schema)
-                    yield table if kept.all() else table.filter(pa.array(kept))
-        except (OSError, ValueError, TypeError, IndexError, pa.ArrowException) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            # Removed, since a repeated command would find it again.
-            path.unlink(missing_ok=True)
-            raise InputError(
-                f"{path} was damaged ({error}) and is removed; repeat the command, which computes it again"
-            ) from error
+        with _removed_if_damaged(path), path.open("rb") as handle:
+            file = pq.ParquetFile(handle, page_checksum_verification=True)
+            if _values(file.schema_arrow) != self._values:
+                raise ValueError("its columns are not those of the shards before it")
+            for batch in file.iter_batches(_ROWS):
+                if any(_lacks(column) for column in batch.columns):
+                    raise ValueError("a row has no value in one of its columns")
+                inputs = batch.column(0).to_numpy()
+                if len(inputs) and not 0 <= inputs.min() <= inputs.max() < len(self._names):
+                    raise ValueError("a row is of an input that the plan does not have")
+                kept = self._kept[inputs]
+                columns = [pa.array(self._names[inputs], pa.string()), *batch.columns[1:]]
+                table = pa.Table.from_arrays(columns, schema=self.schema)
+                yield table if kept.all() else table.filter(pa.array(kept))
+
+
+def _values(schema: pa.Schema) -> list[pa.Field]:
+    """Return the columns behind a row's place; a ValueError where they are none that a verb gives."""
+    places, values = list(schema)[: len(SHARD_PLACE)], list(schema)[len(SHARD_PLACE) :]
+    if places != list(pa.schema(SHARD_PLACE)) or len({*schema.names, "file"}) <= len(schema) or not values:
+        raise ValueError("its columns are not those of a shard")
+    for field in values:
+        kind = field.type.value_type if pa.types.is_fixed_size_list(field.type) else field.type
+        if kind != (pa.string() if field.name == "predicted" else pa.float32()):
+            raise ValueError(f"its column {field.name} is of {field.type}")
+    return values
+
+
+def _lacks(column: pa.Array) -> bool:
+    """Whether a place in a column is empty."""
+    inside = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
+    return bool(column.null_count or inside.null_count)
+
+
+@contextmanager
+def _removed_if_damaged(path: Path) -> Iterator[None]:
+    """Make what Arrow finds wrong with a shard an error; its file goes, or a repeated command would find it again."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, IndexError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        path.unlink(missing_ok=True)
+        raise InputError(
+            f"{path} was damaged ({error}) and is removed; repeat the command, which computes it again"
+        ) from error
 
 
 def _write_parquet(path: Path, rows: _Rows) -> None:
@@ -207,6 +237,8 @@ def _write_tsv(path: Path, rows: _Rows) -> None:
 def _write_h5ad(path: Path, rows: _Rows) -> None:
     """Write embeddings as AnnData: X has a row for each window, obs its place. All rows are held."""
     anndata = require_anndata()
+    if rows.schema.names[-1] != "embedding" or not pa.types.is_fixed_size_list(rows.schema.types[-1]):
+        raise InputError(f"{path.parent / 'shards'} holds no embeddings; repeat the command with --format parquet")
     whole = pa.concat_tables(list(rows))
     width = whole.schema.field("embedding").type.list_size
     values = pa.concat_arrays(whole.column("embedding").chunks).flatten().to_numpy().reshape(-1, width)
@@ -219,6 +251,10 @@ def _write_h5ad(path: Path, rows: _Rows) -> None:
 
 def _write_track(path: Path, rows: _Rows) -> None:
     """Write values along records; the rows are read twice, since bigWig takes the records' lengths first."""
+    if rows.schema.types[-1] != pa.float32():
+        raise InputError(
+            f"{path.parent / 'shards'} holds no values for a track; repeat the command with --format parquet"
+        )
     lengths: dict[str, int] = {}
     files: dict[str, str] = {}
     for table in rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seqdomains.errors import InputError
+from seqdomains.errors import InputError, printable
 from seqdomains.files import parse_json, read_bounded
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.plan import read_plan
@@ -13,6 +13,7 @@ from seqdomains.pipelines.progress import duration
 _LARGEST_JSON = 1 << 20  # bytes
 _LARGEST_ERRORS = 64 << 20
 _NAMED = 20
+_LONGEST = 1e12  # seconds
 
 
 def summary(folder: BatchFolder) -> str:
@@ -23,9 +24,16 @@ def summary(folder: BatchFolder) -> str:
     InputError
         Its plan, run.json or errors.jsonl cannot be read.
     """
+    return "\n".join(printable(line) for line in _lines(folder)) + "\n"
+
+
+def _lines(folder: BatchFolder) -> list[str]:
     plan = read_plan(folder.plan)
-    done = sum(folder.facts(number, plan) is not None for number in range(len(plan.shards)))
     parameters = plan.parameters
+    needed = ("verb", "model", "precision", "device", *(("every",) if plan.unit == "records" else ("window", "stride")))
+    if unknown := [name for name in needed if not isinstance(parameters.get(name), str | int)]:
+        raise InputError(f"{folder.plan} is not of a batch: it does not say its {unknown[0]}; take another folder")
+    done = sum(folder.facts(number, plan) is not None for number in range(len(plan.shards)))
     lines = [
         f"{parameters['verb']} with {parameters['model']}, {parameters['precision']} on {parameters['device']}",
         f"inputs   {len(plan.inputs)}",
@@ -35,8 +43,8 @@ def summary(folder: BatchFolder) -> str:
         f"shards   {done} of {len(plan.shards)} are done",
     ]
     if not folder.run.exists():
-        return "\n".join([*lines, "no table yet: repeat the command to go on"]) + "\n"
-    run = _read(folder)
+        return [*lines, "no table yet: repeat the command to go on"]
+    run = _read(folder, plan.unit)
     session = run["last_session"]
     lines.append(f"table    {folder.path / run['table']}, {run['rows']} rows")
     if session[plan.unit]:
@@ -46,15 +54,22 @@ def summary(folder: BatchFolder) -> str:
     if run["batches_halved"]:
         lines.append(f"memory   ran out: batches were halved {run['batches_halved']} times, which changes rounding")
     lines.append(f"left out {run['inputs_left_out']} inputs, {run['records_left_out']} records of others")
-    return "\n".join([*lines, *_errors(folder, run["inputs_left_out"] + run["records_left_out"])]) + "\n"
+    return [*lines, *_errors(folder, run["inputs_left_out"] + run["records_left_out"])]
 
 
-def _read(folder: BatchFolder) -> dict[str, Any]:
+def _read(folder: BatchFolder, unit: str) -> dict[str, Any]:
     try:
         run: dict[str, Any] = parse_json(read_bounded(folder.run, _LARGEST_JSON))
-        known = {"table", "rows", "last_session", "batches_halved", "inputs_left_out", "records_left_out"} <= set(run)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read {folder.run}: {error}; repeat the batch's command, which writes it") from error
+    try:
+        session = run["last_session"]
+        counts = [run[name] for name in ("rows", "batches_halved", "inputs_left_out", "records_left_out")]
+        counts += [session[name] for name in (unit, "tokens")]
+        known = all(type(count) is int and 0 <= count < 1 << 63 for count in counts)
+        known &= isinstance(run["table"], str) and 0 <= session["seconds"] < _LONGEST
+    except (KeyError, TypeError):
+        known = False
     if not known:
         raise InputError(f"{folder.run} is not of a batch; repeat the batch's command, which writes it")
     return run
@@ -62,8 +77,11 @@ def _read(folder: BatchFolder) -> dict[str, Any]:
 
 def _errors(folder: BatchFolder, count: int) -> list[str]:
     try:
-        rows = read_bounded(folder.errors, _LARGEST_ERRORS).decode("utf-8").splitlines()
-        lines = [f"    {parse_json(row)['reason']}" for row in rows[:_NAMED]]
+        rows = read_bounded(folder.errors, _LARGEST_ERRORS).split(b"\n", _NAMED)[:_NAMED]
+        reasons = [parse_json(row)["reason"] for row in rows if row]
+        if not all(isinstance(reason, str) for reason in reasons):
+            raise ValueError("a reason is no text")
+        lines = [f"    {reason}" for reason in reasons]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"cannot read {folder.errors}: {error}; repeat the batch's command, which writes it"
