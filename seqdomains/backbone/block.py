@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.mixer import MambaMixer
+from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import LayerState
 from seqdomains.kernels import rms_norm
 
@@ -58,7 +59,13 @@ class Block(nn.Module):
         self.mixer = MambaMixer(config)
 
     def forward(
-        self, hidden: Tensor, residual: Tensor | None, state: LayerState | None = None, *, return_state: bool = False
+        self,
+        hidden: Tensor,
+        residual: Tensor | None,
+        state: LayerState | None = None,
+        *,
+        return_state: bool = False,
+        shard: SequenceShard | None = None,
     ) -> tuple[Tensor, Tensor, LayerState | None]:
         """Advance the residual stream by the previous block's output and compute this block's.
 
@@ -70,8 +77,8 @@ class Block(nn.Module):
             The stream so far; None for the first block.
         state : LayerState, optional
             Memory of the tokens before.
-        return_state : bool
-            Whether to give back the memory after the last token.
+        return_state, shard
+            See `MambaMixer.forward`.
 
         Returns
         -------
@@ -80,5 +87,5 @@ class Block(nn.Module):
         state : LayerState or None
         """
         normed, residual = self.norm(hidden, residual)
-        hidden, state = self.mixer(normed, state, return_state=return_state)
+        hidden, state = self.mixer(normed, state, return_state=return_state, shard=shard)
         return hidden, residual, state

@@ -14,6 +14,8 @@ from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.initialisation import initialise
 from seqdomains.backbone.model import MambaBackbone
 from seqdomains.backbone.parameters import unset
+from seqdomains.backbone.precision import full_precision
+from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState
 from seqdomains.backbone.time_chunks import Part, sum_over_chunks
 
@@ -110,7 +112,14 @@ class MambaLM(Artefact):
         logits = full_precision(self.lm_head(hidden))
         return (logits, after) if return_state else logits
 
-    def loss(self, tokens: Tensor, *, ignored: int | None = None, time_chunk: int | None = None) -> Tensor:
+    def loss(
+        self,
+        tokens: Tensor,
+        *,
+        ignored: int | None = None,
+        time_chunk: int | None = None,
+        shard: SequenceShard | None = None,
+    ) -> Tensor:
         """Compute the mean negative log-likelihood of each token given those before it, in nats.
 
         Parameters
@@ -119,8 +128,8 @@ class MambaLM(Artefact):
             L at least 2.
         ignored : int, optional
             A code whose positions do not count, such as that of an unknown base.
-        time_chunk : int, optional
-            Tokens that are in memory at once; see `SequenceClassifier.forward`. The logits are made chunk by chunk too.
+        time_chunk, shard
+            See `SequenceClassifier.forward`. The logits are made chunk by chunk too.
 
         Returns
         -------
@@ -150,10 +159,15 @@ class MambaLM(Artefact):
             return cross_entropy(logits.flatten(0, 1), own.flatten(), ignore_index=nothing, reduction="sum")
 
         count = (targets != nothing).sum()
-        if time_chunk is None or time_chunk >= read.shape[1]:
-            return part(self.backbone(read), 0) / count
-        of_head = (self.lm_head.weight,) if not self.config.tie_embeddings else ()
-        return sum_over_chunks(self.backbone, read, part, chunk=time_chunk, parameters=of_head) / count
+        if time_chunk is not None and time_chunk < read.shape[1]:
+            of_head = (self.lm_head.weight,) if not self.config.tie_embeddings else ()
+            total = sum_over_chunks(self.backbone, read, part, chunk=time_chunk, parameters=of_head, shard=shard)
+        elif shard is not None:
+            first, end = shard.bounds(read.shape[1])
+            total = shard.sum(part(self.backbone(read[:, first:end], shard=shard), first))
+        else:
+            total = part(self.backbone(read), 0)
+        return total / count
 
 
 class SequenceClassifier(Artefact):
@@ -203,7 +217,14 @@ class SequenceClassifier(Artefact):
         self.head = unset(nn.Linear, width, len(self.classes))
         initialise(self.head, config, generator=generator)
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None = None, *, time_chunk: int | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        time_chunk: int | None = None,
+        shard: SequenceShard | None = None,
+    ) -> Tensor:
         """Compute the logits of each window.
 
         Parameters
@@ -216,6 +237,9 @@ class SequenceClassifier(Artefact):
         time_chunk : int, optional
             Tokens that are in memory at once while a longer window is trained on, for one forward pass more; see
             `seqdomains.backbone.time_chunks`.
+        shard : SequenceShard, optional
+            Other ranks have the same tokens and make the same call, and each runs its part of the time; see
+            `seqdomains.backbone.sequence_parallel`.
 
         Returns
         -------
@@ -231,10 +255,14 @@ class SequenceClassifier(Artefact):
         if lengths is not None:
             _check_lengths(lengths, tokens)
             lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
-        if time_chunk is None or time_chunk >= tokens.shape[1]:
-            pooled = pool(self.backbone(tokens), lengths, pooling=self.pooling)
+        if time_chunk is not None and time_chunk < tokens.shape[1]:
+            share = self._share(tokens, lengths)
+            pooled = sum_over_chunks(self.backbone, tokens, share, chunk=time_chunk, shard=shard)
+        elif shard is not None:
+            first, end = shard.bounds(tokens.shape[1])
+            pooled = shard.sum(self._share(tokens, lengths)(self.backbone(tokens[:, first:end], shard=shard), first))
         else:
-            pooled = sum_over_chunks(self.backbone, tokens, self._share(tokens, lengths), chunk=time_chunk)
+            pooled = pool(self.backbone(tokens), lengths, pooling=self.pooling)
         # B rows only: bf16 would cost accuracy and save nothing.
         with torch.autocast(pooled.device.type, enabled=False):
             logits: Tensor = self.head(pooled)
@@ -249,7 +277,8 @@ class SequenceClassifier(Artefact):
             parts = []
             if self.pooling in ("last", "both"):
                 if lengths is None:
-                    last = hidden[:, -1] if end == count else torch.zeros_like(hidden[:, -1])
+                    # Zero, and not absent: ranks that share a window go back through it together.
+                    last = hidden[:, -1].masked_fill(hidden.new_full((), end < count, dtype=torch.bool), 0)
                 else:
                     within = (lengths - first).clamp(1, hidden.shape[1])
                     elsewhere = (lengths <= first) | (lengths > end)
@@ -305,17 +334,6 @@ def pool(hidden: Tensor, lengths: Tensor | None, *, pooling: Pooling) -> Tensor:
     if pooling in ("mean", "both"):
         parts.append(_mean(hidden, lengths))
     return torch.cat([full_precision(part) for part in parts], dim=-1)
-
-
-def full_precision(values: Tensor) -> Tensor:
-    """Return half precision as fp32 and leave fp32 and fp64 as they are.
-
-    Examples
-    --------
-    >>> full_precision(torch.zeros(1, dtype=torch.bfloat16)).dtype
-    torch.float32
-    """
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _last(hidden: Tensor, lengths: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from seqdomains.backbone.block import Block, RMSNorm
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.initialisation import initialise
 from seqdomains.backbone.parameters import unset
+from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState
 
 
@@ -41,16 +42,31 @@ class MambaBackbone(nn.Module):
 
     @overload
     def forward(
-        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: Literal[False] = False
+        self,
+        tokens: Tensor,
+        *,
+        state: InferenceState | None = None,
+        return_state: Literal[False] = False,
+        shard: SequenceShard | None = None,
     ) -> Tensor: ...
 
     @overload
     def forward(
-        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: Literal[True]
+        self,
+        tokens: Tensor,
+        *,
+        state: InferenceState | None = None,
+        return_state: Literal[True],
+        shard: SequenceShard | None = None,
     ) -> tuple[Tensor, InferenceState]: ...
 
     def forward(
-        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: bool = False
+        self,
+        tokens: Tensor,
+        *,
+        state: InferenceState | None = None,
+        return_state: bool = False,
+        shard: SequenceShard | None = None,
     ) -> Tensor | tuple[Tensor, InferenceState]:
         """Compute the hidden vectors of a window, or of its next chunk when `state` is given.
 
@@ -62,6 +78,9 @@ class MambaBackbone(nn.Module):
             Memory of the tokens before.
         return_state : bool
             Whether to return the memory after the last token too.
+        shard : SequenceShard, optional
+            Which part of a longer sequence `tokens` is, where other ranks have the rest and make the same call; the
+            states are those before and after all of it.
 
         Returns
         -------
@@ -82,7 +101,7 @@ class MambaBackbone(nn.Module):
         layers = []
         for index, block in enumerate(self.layers):
             before = None if state is None else state.layers[index]
-            hidden, residual, after = block(hidden, residual, before, return_state=return_state)
+            hidden, residual, after = block(hidden, residual, before, return_state=return_state, shard=shard)
             layers.append(after)
         hidden, _ = self.norm_f(hidden, residual)
         return (hidden, InferenceState(tuple(layers))) if return_state else hidden

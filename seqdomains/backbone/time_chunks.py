@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqdomains.backbone.model import MambaBackbone
+from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState, LayerState
 
 # Hidden vectors of a chunk, shape (B, l, d), and the position of the first of them.
@@ -26,7 +28,13 @@ Part = Callable[[Tensor, int], Tensor]
 
 
 def sum_over_chunks(
-    backbone: MambaBackbone, tokens: Tensor, part: Part, *, chunk: int, parameters: Sequence[Tensor] = ()
+    backbone: MambaBackbone,
+    tokens: Tensor,
+    part: Part,
+    *,
+    chunk: int,
+    parameters: Sequence[Tensor] = (),
+    shard: SequenceShard | None = None,
 ) -> Tensor:
     """Add up what `part` says of each chunk of a sequence's hidden vectors.
 
@@ -42,11 +50,14 @@ def sum_over_chunks(
         Tokens of a chunk; the last one may be shorter.
     parameters : sequence of Tensor
         That `part` uses.
+    shard : SequenceShard, optional
+        Other ranks have the same tokens and make the same call, and each runs its part of every chunk.
 
     Returns
     -------
     total : Tensor
-        With a gradient for all parameters, as if it had come from one pass over the sequence.
+        With a gradient for all parameters, as if it had come from one pass over the sequence. With `shard` it is the
+        sum over all ranks, on each of them.
 
     Raises
     ------
@@ -76,9 +87,10 @@ def sum_over_chunks(
         autocast=torch.is_autocast_enabled(device),
         dtype=torch.get_autocast_dtype(device),
         recorded=torch.is_grad_enabled() and bool(trained),
+        shard=shard,
     )
     total: Tensor = _SumOverChunks.apply(run, *trained)
-    return total
+    return total if shard is None else shard.sum(total)
 
 
 @dataclass(frozen=True)
@@ -91,9 +103,14 @@ class _Run:
     autocast: bool
     dtype: torch.dtype
     recorded: bool
+    shard: SequenceShard | None
 
-    def starts(self) -> range:
-        return range(0, self.tokens.shape[1], self.chunk)
+    def borders(self) -> list[tuple[int, int]]:
+        """Return where each chunk begins and ends; a rest too short for all ranks goes with the chunk before it."""
+        length = self.tokens.shape[1]
+        least = 1 if self.shard is None else self.shard.size * max(1, self.backbone.config.d_conv - 1)
+        ends = [end for end in range(self.chunk, length, self.chunk) if length - end >= least]
+        return list(pairwise([0, *ends, length]))
 
     @contextmanager
     def casting(self) -> Iterator[None]:
@@ -109,16 +126,19 @@ class _Run:
         finally:
             torch.clear_autocast_cache()
 
-    def advance(self, start: int, state: InferenceState | None) -> tuple[Tensor, InferenceState]:
+    def advance(self, chunk: tuple[int, int], state: InferenceState | None) -> tuple[Tensor, InferenceState]:
         """Run one chunk; returns what is said of it, and the state behind it."""
-        hidden, after = self.backbone(self.tokens[:, start : start + self.chunk], state=state, return_state=True)
-        return self.part(hidden, start), after
+        start, stop = chunk
+        piece = self.tokens[:, start:stop]
+        first, end = (0, piece.shape[1]) if self.shard is None else self.shard.bounds(piece.shape[1])
+        hidden, after = self.backbone(piece[:, first:end], state=state, return_state=True, shard=self.shard)
+        return self.part(hidden, start + first), after
 
-    def record(self, start: int, state: InferenceState | None) -> _Recorded:
+    def record(self, chunk: tuple[int, int], state: InferenceState | None) -> _Recorded:
         """Run one chunk with a graph."""
         own = [] if state is None else [one.detach().requires_grad_() for layer in state.layers for one in layer]
         with torch.enable_grad():
-            found, after = self.advance(start, None if state is None else _state_of(own))
+            found, after = self.advance(chunk, None if state is None else _state_of(own))
         return _Recorded(found, own, [one for layer in after.layers for one in layer])
 
 
@@ -136,11 +156,11 @@ class _SumOverChunks(torch.autograd.Function):
         states: list[InferenceState | None] = []
         total: Tensor | float = 0.0
         state: InferenceState | None = None
-        *before, last = run.starts()
+        *before, last = run.borders()
         with run.casting():
-            for start in before:
+            for chunk in before:
                 states.append(state)
-                found, state = run.advance(start, state)
+                found, state = run.advance(chunk, state)
                 total = found + total
         with run.casting():
             # Backward begins with the last chunk: its graph is kept, and it is run once.
@@ -157,9 +177,9 @@ class _SumOverChunks(torch.autograd.Function):
         wanted: list[Tensor | None] = [None] * len(trained)
         behind: Sequence[Tensor | None] = ()  # gradients of the state behind the chunk
         with run.casting():
-            for start, state in reversed(list(zip(run.starts(), ctx.states, strict=True))):
-                chunk, last = last or run.record(start, state), None
-                slopes = _slopes(chunk, gradient, behind, trained)
+            for chunk, state in reversed(list(zip(run.borders(), ctx.states, strict=True))):
+                recorded, last = last or run.record(chunk, state), None
+                slopes = _slopes(recorded, gradient, behind, trained)
                 behind = slopes[len(trained) :]
                 for place, slope in enumerate(slopes[: len(trained)]):
                     so_far = wanted[place]
