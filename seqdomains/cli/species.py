@@ -38,6 +38,7 @@ from seqdomains.pipelines import train as training
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.inputs import find_inputs
 from seqdomains.pipelines.progress import progress_display
+from seqdomains.pipelines.ranks import joined, local_device, started_by_torchrun
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.tables import STDOUT
 from seqdomains.pipelines.tracks import is_bigwig, open_track
@@ -71,8 +72,11 @@ def run_train(
     out: Path | None,
     device: str | None,
 ) -> None:
-    """Train, evaluate, and print the result; go on with the run in `out` if there is one."""
-    where = choose_device(device)
+    """Train, evaluate, and print the result; go on with the run in `out` if there is one.
+
+    Each process that torchrun starts makes this call; the first one writes and prints.
+    """
+    where = local_device(choose_device(device))
     if preset is None:
         preset = choose_preset(great_apes=great_apes, gpu=where.type == "cuda")
     given = _given(data, label_from, labels)
@@ -87,18 +91,24 @@ def run_train(
         )
     if config.model.vocab_size != VOCAB_SIZE:
         raise ConfigError(f"model.vocab_size: DNA has {VOCAB_SIZE} codes; found {config.model.vocab_size}")
+    if out is None and started_by_torchrun():
+        raise ConfigError("--out: name the run folder, which all processes of torchrun share")
     folder = out or Path("runs") / f"{Path(preset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    if RunFolder(folder).config.exists():
-        # Refuse another configuration before minutes of reading or simulating.
-        RunFolder.prepare(folder, _as_tree(resolved))
-    else:
-        RunFolder(folder).refuse_strangers()
-    task = SpeciesTask(_with_genomes(config.data))
-    run = RunFolder.prepare(folder, _as_tree(resolved))
-    logger.info("preset %s, run folder %s: repeat with --out %s if it is stopped", preset, folder, folder)
-    with seeded(config.train.seed, device=where):
-        model = SequenceClassifier(config.model.backbone(), classes=task.classes, pooling=config.model.pooling)
-    training.train(model, task, config.train, run, device=where)
+    with joined(per_sequence=config.train.sequence_ranks, device=where) as ranks:
+        with ranks.first_alone():
+            if ranks.first and RunFolder(folder).config.exists():
+                # Refuse another configuration before minutes of reading or simulating.
+                RunFolder.prepare(folder, _as_tree(resolved))
+            else:
+                RunFolder(folder).refuse_strangers()
+            task = SpeciesTask(_with_genomes(config.data))
+            run = RunFolder.prepare(folder, _as_tree(resolved)) if ranks.first else RunFolder(folder)
+        logger.info("preset %s, run folder %s: repeat with --out %s if it is stopped", preset, folder, folder)
+        with seeded(config.train.seed, device=where):
+            model = SequenceClassifier(config.model.backbone(), classes=task.classes, pooling=config.model.pooling)
+        training.train(model, task, config.train, run, device=where, ranks=ranks)
+    if not ranks.first:
+        return
     result = run.read_evaluation() or evaluation.evaluate(model, task, config.evaluate, run, device=where)
     sys.stdout.write(as_text(result))
     sys.stdout.write(f"run folder: {run.path} (seqdomains report {run.path} makes a page of it)\n")

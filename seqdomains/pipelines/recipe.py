@@ -55,6 +55,9 @@ class TrainConfig(BaseModel):
         description="Tokens of a window in memory at once, with the gradients of the whole window and a forward pass "
         "more. null: the whole window.",
     )
+    sequence_ranks: int = Field(
+        1, ge=1, description="Processes of a torchrun job that share the time of each window; the rest share the batch."
+    )
     length_warmup: tuple[LengthStage, ...] = Field(
         (), description="Stages of shorter windows before those of full length, with as many tokens per step."
     )

@@ -6,8 +6,11 @@ import hashlib
 import json
 import logging
 import math
+import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,7 @@ from seqdomains.pipelines.metrics import Meter, MetricsLog
 from seqdomains.pipelines.optimizer import build_optimizer
 from seqdomains.pipelines.prefetch import prefetched
 from seqdomains.pipelines.progress import duration, progress_display
+from seqdomains.pipelines.ranks import ALONE, Ranks, telling_of_lost_ranks
 from seqdomains.pipelines.recipe import StepPlan, TrainConfig, learning_rate, plan_steps
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.training_state import capture, restore
@@ -68,6 +72,7 @@ def train(
     run: RunFolder,
     *,
     device: torch.device | str = "cpu",
+    ranks: Ranks = ALONE,
     progress: bool = True,
 ) -> TrainOutcome:
     """Train `model` in place and write the artefact; go on from the run folder's last checkpoint if there is one.
@@ -79,8 +84,8 @@ def train(
     Parameters
     ----------
     model : Artefact
-        Called as ``model(tokens, lengths)``, with ``time_chunk=`` too where `config` has one; build it under `seeded`
-        so that a repeated command begins alike.
+        Called as ``model(tokens, lengths)``, with ``time_chunk=`` too where `config` has one and ``shard=`` where ranks
+        share windows; build it under `seeded` so that a repeated command begins alike.
     task : ClassificationTask
         The data.
     config : TrainConfig
@@ -89,6 +94,8 @@ def train(
         A folder that `RunFolder.prepare` made.
     device : torch.device or str
         Where to train; the model is back where it was afterwards.
+    ranks : Ranks
+        This process's place among those that train together; each makes this call, and the first one writes.
     progress : bool
         Whether to tell the user how far it is.
 
@@ -132,7 +139,7 @@ def train(
     """
     device = torch.device(device)
     with (
-        run.lock(),
+        run.lock() if ranks.first else nullcontext(),
         thread_count(config.threads),
         seeded(config.seed, device=device),
         deterministic(),
@@ -143,13 +150,15 @@ def train(
             model.load_state_dict(type(model).from_pretrained(run.artefact).state_dict())
             _log.info("the run in %s is complete; nothing to train", run.path)
             return TrainOutcome(config.steps, resumed_from=None, already_complete=True, seconds=0.0)
-        session = _begin(model, task, config, run, device)
+        session = _begin(model, task, config, run, device, ranks)
         try:
-            _steps(session, task, config, run, stop, progress=progress)
+            with telling_of_lost_ranks():
+                _steps(session, task, config, run, stop, progress=progress and ranks.first)
         except torch.OutOfMemoryError as error:
             raise ConfigError(_out_of_memory(config, task, device)) from error
         try:
-            model.save_pretrained(run.artefact, signature=task.signature())
+            if ranks.first:
+                model.save_pretrained(run.artefact, signature=task.signature())
         except OSError as error:
             raise InputError(f"cannot write {run.artefact}: {error.strerror or error}") from error
         if stop.signum is not None:
@@ -166,24 +175,33 @@ class _Session:
     meter: Meter
     device: torch.device
     stream: str
+    ranks: Ranks
     start: int
     resumed_from: int | None
 
     def save(self, run: RunFolder, step: int, *, keep: int) -> None:
+        """Write a checkpoint; all ranks have the same weights and moments, and the first one writes them."""
+        if not self.ranks.first:
+            return
         tensors = capture(self.model, self.optimizer, device=self.device)
         state = {"stream": self.stream, "meter": self.meter.state()}
         save_checkpoint(run.checkpoints, step, tensors, state, keep=keep)
 
 
 def _begin(
-    model: nn.Module, task: ClassificationTask, config: TrainConfig, run: RunFolder, device: torch.device
+    model: nn.Module,
+    task: ClassificationTask,
+    config: TrainConfig,
+    run: RunFolder,
+    device: torch.device,
+    ranks: Ranks,
 ) -> _Session:
     """Set the run up from its last checkpoint, or from the beginning, and record this session's environment."""
     optimizer = build_optimizer(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     stream = _stream_digest(task, config)
     checkpoint = load_latest(run.checkpoints)
     if checkpoint is None:
-        session = _Session(model, optimizer, Meter(), device, stream, start=0, resumed_from=None)
+        session = _Session(model, optimizer, Meter(), device, stream, ranks, start=0, resumed_from=None)
     else:
         if checkpoint.state.get("stream") != stream:
             raise InputError(
@@ -192,9 +210,13 @@ def _begin(
             )
         restore(checkpoint, model, optimizer, device=device)
         meter, step = Meter(**checkpoint.state["meter"]), checkpoint.step
-        session = _Session(model, optimizer, meter, device, stream, start=step, resumed_from=step)
+        session = _Session(model, optimizer, meter, device, stream, ranks, start=step, resumed_from=step)
         _log.info("going on from the checkpoint of step %d in %s", step, run.path)
-    facts, before = {"from_step": session.start, **session_facts(device)}, run.sessions()
+    ranks.agree(session.start, what="a checkpoint of step")
+    ranks.begin_alike(model)
+    if not ranks.first:
+        return session
+    facts, before = {"from_step": session.start, "ranks": ranks.size, **session_facts(device)}, run.sessions()
     if session.resumed_from is not None and before and (changes := decisive_changes(before[-1], facts)):
         _log.warning("the last bits may differ from those of an uninterrupted run: %s", "; ".join(changes))
     run.record_session(facts)
@@ -213,9 +235,9 @@ def _steps(
     """Do the optimizer steps that are left, with metrics, checkpoints and an orderly stop."""
     start, meter, optimizer = session.start, session.meter, session.optimizer
     plans = plan_steps(config, task.window)
-    source = _micro_batches(task, config.seed, plans[start:], pin=session.device.type == "cuda")
+    source = _micro_batches(task, config.seed, plans[start:], session.ranks, pin=session.device.type == "cuda")
     with (
-        MetricsLog(run.metrics, step=start) as metrics,
+        MetricsLog(run.metrics, step=start) if session.ranks.first else nullcontext() as metrics,
         prefetched(source) as micro_batches,
         progress_display("train", total=config.steps, start=start, enabled=progress) as show,
     ):
@@ -223,7 +245,7 @@ def _steps(
             lr = learning_rate(step, config)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            loss, norm, tokens = _gradients(session, micro_batches, step, plans[step], config)
+            loss, norm, tokens, stopping = _gradients(session, micro_batches, step, plans[step], config, stop)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -233,7 +255,7 @@ def _steps(
             left = duration(meter.session_seconds / (done - start) * (config.steps - done))
             rate = meter.tokens_per_s
             show(done, f"loss {meter.loss:.4f}  lr {lr:.2e}  {rate:,.0f} tokens/s  {left} left", logged)
-            if logged:
+            if logged and metrics is not None:
                 row = {"step": done, "loss": meter.loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(rate)}
                 row |= {
                     "window": plans[step].window,
@@ -243,46 +265,68 @@ def _steps(
                 if session.device.type == "cuda":
                     row["memory_mib"] = torch.cuda.max_memory_allocated(session.device) >> 20
                 metrics.append(row)
+            if logged:
                 meter.begin_interval()
-            stopping = stop.signum is not None
             if stopping or done == config.steps or done % config.checkpoint_every == 0:
-                metrics.sync()
+                if metrics is not None:
+                    metrics.sync()
                 session.save(run, done, keep=config.keep)
             if stopping and done < config.steps:
                 raise StoppedError(
-                    stop.signum or 0, f"stopped after step {done}, which is saved; repeat the command to go on"
+                    stop.signum or signal.SIGTERM,
+                    f"stopped after step {done}, which is saved; repeat the command to go on",
                 )
 
 
-def _micro_batches(task: ClassificationTask, seed: int, plans: list[StepPlan], *, pin: bool) -> Iterator[_Part]:
-    """Yield index of the first sample and tensors of each part of a batch, step by step, to be prefetched."""
+def _micro_batches(
+    task: ClassificationTask, seed: int, plans: list[StepPlan], ranks: Ranks, *, pin: bool
+) -> Iterator[_Part]:
+    """Yield index of the first sample and tensors of each part of this rank's batches, to be prefetched."""
     for plan in plans:
-        for first, count in plan.parts():
+        for first, count in _own(plan, ranks).parts():
             yield first, as_tensors(task.training_batch(seed, first, count, window=plan.window), pin=pin)
 
 
-def _gradients(
-    session: _Session, micro_batches: Iterator[_Part], step: int, plan: StepPlan, config: TrainConfig
-) -> tuple[float, float, int]:
-    """Sum the gradients of one batch, part by part, and clip them; returns mean loss, gradient norm, tokens read.
+def _own(plan: StepPlan, ranks: Ranks) -> StepPlan:
+    """Return what this rank reads of a step's batch."""
+    first, windows = ranks.share(plan.first, plan.windows)
+    return replace(plan, first=first, windows=windows)
 
-    The loss of each part is its sum over windows divided by the whole batch, so the parts add up to the mean.
+
+def _gradients(
+    session: _Session,
+    micro_batches: Iterator[_Part],
+    step: int,
+    plan: StepPlan,
+    config: TrainConfig,
+    stop: StopRequest,
+) -> tuple[float, float, int, bool]:
+    """Sum the gradients of one batch, part by part, and clip them.
+
+    Returns mean loss, gradient norm, tokens read and whether any rank is to stop. The loss of each part is its sum over
+    windows divided by the whole batch, so the parts add up to the mean.
     """
-    device = session.device
+    device, ranks = session.device, session.ranks
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=_uses_bf16(config, device))
-    chunks = {} if config.time_chunk is None else {"time_chunk": config.time_chunk}
+    options: dict[str, Any] = {} if config.time_chunk is None else {"time_chunk": config.time_chunk}
+    options |= {} if ranks.shard is None else {"shard": ranks.shard}
     parts: list[tuple[int, int, Tensor]] = []
     tokens = 0
-    for _ in plan.parts():
+    for _ in _own(plan, ranks).parts():
         first, part = next(micro_batches)
         with autocast:
-            logits = session.model(part.tokens.to(device, non_blocking=True), part.lengths, **chunks)
+            logits = session.model(part.tokens.to(device, non_blocking=True), part.lengths, **options)
         targets = part.targets.to(device, non_blocking=True)
         loss = F.cross_entropy(logits.float(), targets, reduction="sum") / plan.windows
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Ranks that share a window have the same loss, and what ranks have is added.
+        (loss / ranks.per_sequence).backward()  # type: ignore[no-untyped-call]
         parts.append((first, len(targets), loss.detach()))
         tokens += part.real_tokens
     parameters = [parameter for group in session.optimizer.param_groups for parameter in group["params"]]
+    stopping = stop.signum is not None
+    if ranks.size > 1:
+        loss, tokens, stopping = _added(ranks, parameters, [one for _, _, one in parts], tokens, stopping)
+        parts = [(plan.first, plan.windows, loss)]
     norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     # one wait for the device per step: losses and norm come over together, before the weights absorb them
     *losses, norm_value = torch.stack([*(loss for _, _, loss in parts), norm]).tolist()
@@ -295,7 +339,26 @@ def _gradients(
         raise NonFiniteError(_non_finite(found, step, plan.first, plan.windows, config))
     if config.clip:
         clip_grads_with_norm_(parameters, config.clip, norm)
-    return sum(losses), norm_value, tokens
+    return sum(losses), norm_value, tokens, stopping
+
+
+def _added(
+    ranks: Ranks, parameters: list[nn.Parameter], losses: list[Tensor], tokens: int, stopping: bool
+) -> tuple[Tensor, int, bool]:
+    """Add gradients, losses and tokens of all ranks; a rank whose share of a small batch is nothing adds zeros."""
+    gradients = []
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        gradients.append(parameter.grad)
+    loss = gradients[0].new_zeros(1)
+    for one in losses:
+        loss += one
+    # What ranks that share a window have counted alike counts once.
+    loss /= ranks.per_sequence
+    ranks.add([*gradients, loss])
+    counts = torch.tensor([tokens, ranks.per_sequence * stopping], dtype=torch.float64) / ranks.per_sequence
+    ranks.add([counts])
+    return loss[0], round(counts[0].item()), counts[1].item() > 0
 
 
 def _uses_bf16(config: TrainConfig, device: torch.device) -> bool:
