@@ -24,7 +24,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seqdomains.backbone import MambaConfig, SequenceClassifier, from_pretrained
-from seqdomains.cli.batch import Asked, BatchOptions, run_batch_command
+from seqdomains.cli.batch import Asked, run_batch_command
+from seqdomains.cli.batch_plan import BatchOptions
 from seqdomains.genomics.alphabet import SIGNATURE, encode, reverse_complement
 from seqdomains.genomics.faidx import FastaFile
 from seqdomains.genomics.fasta import stream_fasta

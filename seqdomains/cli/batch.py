@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from seqdomains.backbone import LoadedModel, MambaLM
+from seqdomains.cli.batch_plan import BatchOptions, cores, hash_of, plan_of_records, plan_of_windows, windows_of
 from seqdomains.cli.config import resolve
 from seqdomains.cli.run_config import PredictConfig
 from seqdomains.cli.species import (
@@ -27,18 +29,14 @@ from seqdomains.cli.species import (
     trained_window,
     windows_at_once,
 )
-from seqdomains.errors import ConfigError, InputError, printable
-from seqdomains.files import sha256
-from seqdomains.genomics.fasta import reads_once, source_name
-from seqdomains.genomics.sources import SequenceRecords, SequenceWindows, divisible
-from seqdomains.genomics.spans import plan_spans, survey
-from seqdomains.genomics.windows import read_bed
+from seqdomains.errors import ConfigError, InputError
+from seqdomains.genomics.fasta import reads_once
+from seqdomains.genomics.sources import SequenceRecords
 from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.batch import verbs
-from seqdomains.pipelines.batch.cut import LEAST_TOKENS, cut_records, cut_shards, shard_tokens
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome, Format, require_anndata
-from seqdomains.pipelines.batch.plan import Plan, PlannedInput, Skipped, read_plan, shown
+from seqdomains.pipelines.batch.plan import Plan, read_plan
 from seqdomains.pipelines.batch.ray_engine import OnRay
 from seqdomains.pipelines.batch.records import AlongClasses, AlongLikelihood, Records
 from seqdomains.pipelines.batch.run import Engine, Slice, run_batch
@@ -47,33 +45,12 @@ from seqdomains.pipelines.batch.windows import Windows
 from seqdomains.pipelines.batch.worker import InThisProcess, Processes, Worker, serve
 from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.environment import DECISIVE, session_facts
-from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.stream import CHUNK
 from seqdomains.pipelines.tracks import require_bigwig
 
 logger = logging.getLogger(__name__)
 
-# A GPU stands still between shards: of fewer tokens they would cost it a third of its time.
-LEAST_ON_GPU = 1 << 24
-_SMALL = 1 << 26  # bytes of all inputs, read in half a second
 _TABLES: dict[str, str] = {"predict": "predictions", "embed": "embeddings", "stream": "stream"}
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """How a batch is worked on."""
-
-    out: Path
-    engine: Literal["local", "ray"] = "local"
-    workers: int | None = None
-    threads: int | None = None
-    shard: str | None = None
-    ray_address: str | None = None
-    hashed: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-    form: Format = "parquet"
-    shard_size: int | None = None
-    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,18 +119,24 @@ def run_batch_command(
     folder = BatchFolder(options.out)
     with ExitStack() as held:
         started = None
-        if options.engine == "local" and (workers or 1) > 1 and not folder.plan.exists():
-            # They start while the inputs are looked at.
+        if options.engine == "local" and (workers or 1) > 1:
             started = held.enter_context(_processes(options, device, workers or 1, threads))
-            started.prepare(parameters)
-        fitting = started.fits if started else partial(_try_batch, parameters, device)
-        make_plan = _plan_of_records if asked.verb == "stream" else partial(_plan_of_windows, fitting)
+
+        def make_plan() -> Plan:
+            # Workers start, and try a batch, while the inputs are looked at.
+            if started is not None:
+                started.prepare(parameters)
+            if asked.verb == "stream":
+                return plan_of_records(parameters, paths, options)
+            fitting = started.fits if started is not None else partial(_try_batch, parameters, device)
+            return plan_of_windows(parameters, paths, options, fitting)
+
         outcome = run_batch(
             folder,
             partial(_engine, options, device, workers, started),
             parameters=parameters,
             paths=paths,
-            make_plan=partial(make_plan, parameters, paths, options),
+            make_plan=make_plan,
             facts=facts,
             name=_TABLES[asked.verb],
             form=options.form,
@@ -173,7 +156,7 @@ def _of_windows(asked: Asked, loaded: LoadedModel, device: torch.device) -> dict
         "window": length,
         "stride": asked.stride or length,
         "regions": None if asked.regions is None else str(asked.regions.absolute()),
-        "regions_sha256": None if asked.regions is None else _hash_of(asked.regions),
+        "regions_sha256": None if asked.regions is None else hash_of(asked.regions),
         "batch_size": windows_at_once(device, length),
         "pooling": asked.pooling,
         "layer": asked.layer,
@@ -192,7 +175,15 @@ def work(folder: Path, device: str) -> None:
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         where = torch.device(device)
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         serve(lambda: open_worker(folder, device), lambda parameters: _try_batch(parameters, where), sys.stdin, answers)
+
+
+def _end_with(driver: int) -> None:
+    """End this process when the driver is gone: its folder is no longer locked, and may be another one's."""
+    while os.getppid() == driver:
+        time.sleep(1)
+    os._exit(1)
 
 
 def open_worker(path: Path, device: str) -> Worker:
@@ -235,86 +226,6 @@ def _check_form(form: Format, verb: str, *, likelihoods: bool) -> None:
         require_bigwig()
 
 
-@contextmanager
-def _looking_at(paths: Sequence[str]) -> Iterator[Callable[[int], None]]:
-    logger.info("looking at %d inputs", len(paths))
-    tenth = max(1, len(paths) // 10)
-    with progress_display("inputs", total=len(paths)) as show:
-        # Of few files one line is enough where there is no terminal.
-        yield lambda done: show(done, "looked at", len(paths) >= 100 and done % tenth == 0)
-
-
-def _readers(inputs: Sequence[PlannedInput]) -> int:
-    """Return how many processes look at the inputs: one where starting others would take longer."""
-    return 1 if sum(one.size for one in inputs) < _SMALL else min(len(inputs), _cores())
-
-
-def _plan_of_windows(
-    fitting: Callable[[], int], parameters: dict[str, Any], paths: Sequence[str], options: BatchOptions
-) -> Plan:
-    """Look at every input, and cut the windows that are found into shards."""
-    # Before they are read: what is changed afterwards is noticed.
-    inputs = tuple(PlannedInput.of(path, hashed=options.hashed) for path in paths)
-    number_of = {source_name(path): number for number, path in enumerate(paths)}
-    source = _windows_of(parameters)
-    with ThreadPoolExecutor(1) as aside, _looking_at(paths) as progress:
-        trial = aside.submit(fitting)
-        found = plan_spans(
-            paths,
-            window=source.window,
-            stride=source.stride,
-            regions=source.regions,
-            policy=source.policy,
-            processes=_readers(inputs),
-            progress=progress,
-        )
-    skipped = [Skipped(number_of[name], None, str(error)) for name, error in found.failures]
-    skipped += [Skipped(number_of[one.source], shown(one.record), printable(one.reason)) for one in found.skipped]
-    good = [(number_of[file.source], file.windows or 0) for file in found.files]
-    total = sum(windows for _, windows in good)
-    if (fits := trial.result()) < parameters["batch_size"]:
-        logger.info("%d windows at once do not fit into the memory; %d do", parameters["batch_size"], fits)
-    parameters = parameters | {"batch_size": fits}
-    size = _shard_tokens(parameters, options, total * source.window)
-    # Whole batches, but for the last of a shard's windows that are of another length.
-    windows = parameters["batch_size"] * max(1, size // (source.window * parameters["batch_size"]))
-    cut = cut_shards(
-        ((number, count, count > windows and divisible(paths[number], source.policy)) for number, count in good),
-        windows=windows,
-    )
-    logger.info("%d windows of %d inputs in %d shards", total, len(good), len(cut))
-    return Plan(parameters, inputs, cut, tuple(sorted(skipped, key=lambda one: one.input)))
-
-
-def _plan_of_records(parameters: dict[str, Any], paths: Sequence[str], options: BatchOptions) -> Plan:
-    """Look at every input, and cut its records into shards, none of which begins within a record."""
-    inputs = tuple(PlannedInput.of(path, hashed=options.hashed) for path in paths)
-    number_of = {source_name(path): number for number, path in enumerate(paths)}
-    with _looking_at(paths) as progress:
-        found, failures = survey(paths, policy=parameters["gap_policy"], processes=_readers(inputs), progress=progress)
-    good = [(number_of[source_name(path)], lengths or {}) for path, lengths in found]
-    total = sum(sum(lengths.values()) for _, lengths in good)
-    size = _shard_tokens(parameters, options, total)
-    cut = cut_records(
-        (
-            (
-                number,
-                list(lengths.values()),
-                sum(lengths.values()) > size and divisible(paths[number], parameters["gap_policy"]),
-            )
-            for number, lengths in good
-        ),
-        tokens=size,
-    )
-    logger.info("%d records of %d inputs in %d shards", sum(len(one) for _, one in good), len(good), len(cut))
-    return Plan(parameters, inputs, cut, tuple(Skipped(number_of[name], None, str(error)) for name, error in failures))
-
-
-def _shard_tokens(parameters: dict[str, Any], options: BatchOptions, total: int) -> int:
-    least = LEAST_TOKENS if parameters["device"] == "cpu" else LEAST_ON_GPU
-    return options.shard_size or max(least, shard_tokens(total))
-
-
 def _try_batch(parameters: Any, device: torch.device) -> int:
     """Return how many windows fit into a device's memory, so that no shard has to find that out.
 
@@ -323,13 +234,18 @@ def _try_batch(parameters: Any, device: torch.device) -> int:
     if device.type == "cpu" or parameters["verb"] == "stream":
         return int(parameters.get("batch_size", 1))
     loaded = load_model(Path(parameters["model"]), device=device)
-    with deterministic(), borrowed(loaded.model, device=device, training=False):
-        return _runner(parameters, loaded, device).fit(parameters["window"])
+    try:
+        with deterministic(), borrowed(loaded.model, device=device, training=False):
+            return _runner(parameters, loaded, device).fit(parameters["window"])
+    finally:
+        # Whoever computes may be another process on the same device.
+        del loaded
+        torch.cuda.empty_cache()
 
 
 def _computation(parameters: Any, loaded: LoadedModel, device: torch.device) -> Computation:
     if parameters["verb"] != "stream":
-        return Windows(_windows_of(parameters), _runner(parameters, loaded, device))
+        return Windows(windows_of(parameters), _runner(parameters, loaded, device))
     every = parameters["every"]
     along = (
         AlongLikelihood(loaded.model, every=every, device=device)
@@ -348,27 +264,8 @@ def _runner(parameters: Any, loaded: LoadedModel, device: torch.device) -> verbs
     return verbs.Runner(verb, device=device, batch_size=parameters["batch_size"], precision=parameters["precision"])
 
 
-def _windows_of(parameters: Any) -> SequenceWindows:
-    regions = parameters["regions"]
-    if regions is not None and _hash_of(Path(regions)) != parameters["regions_sha256"]:
-        raise InputError(f"{regions} has changed since the plan was made; choose another --out")
-    return SequenceWindows(
-        parameters["window"],
-        parameters["stride"],
-        parameters["gap_policy"],
-        None if regions is None else read_bed(Path(regions)),
-    )
-
-
 def _hash(artefact: Path) -> str:
-    return " ".join(_hash_of(artefact / name) for name in ("config.json", "model.safetensors"))
-
-
-def _hash_of(path: Path) -> str:
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    return " ".join(hash_of(artefact / name) for name in ("config.json", "model.safetensors"))
 
 
 def _workers(options: BatchOptions, device: torch.device) -> tuple[int | None, int]:
@@ -379,11 +276,7 @@ def _workers(options: BatchOptions, device: torch.device) -> tuple[int | None, i
         workers = gpus
     if device.type == "cuda" and options.engine == "local" and workers is not None and workers > gpus:
         raise ConfigError(f"--workers {workers}: there is one worker a GPU, and {gpus} of them")
-    return workers, options.threads or max(1, _cores() // (workers or 1))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return workers, options.threads or max(1, cores() // (workers or 1))
 
 
 def _engine(
@@ -396,8 +289,10 @@ def _engine(
         )
     if workers is None or workers < 2:
         return InThisProcess(lambda folder: open_worker(folder.path, str(device)))
-    if started is not None and started.threads == threads:
-        return started
+    if started is not None:
+        if started.threads == threads:
+            return started
+        started.close()
     return _processes(options, device, workers, threads)
 
 

@@ -303,7 +303,8 @@ def _run_batch(
     precision: Precision | None,
     shard_size: int | None,
 ) -> bool:
-    from seqdomains.cli.batch import BatchOptions, run_batch_command
+    from seqdomains.cli.batch import run_batch_command
+    from seqdomains.cli.batch_plan import BatchOptions
 
     options = BatchOptions(
         out=out,

@@ -7,8 +7,11 @@ pipes are read once.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +19,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,7 @@ from seqdomains.genomics.records import is_genbank, stream_records
 from seqdomains.genomics.windows import Region, count_windows, least_tail, tile
 from seqdomains.task import Span
 
+_log = logging.getLogger(__name__)
 _LARGE = 1 << 24  # bytes
 
 
@@ -230,13 +233,23 @@ def survey(
     surveys: list[tuple[Path | str, dict[str, int] | None]] = []
     failures: list[tuple[str, InputError]] = []
     look = partial(_look, policy=policy, indexed=processes > 1)
-    with _mapping(processes) as each:
-        for number, (path, found) in enumerate(zip(paths, each(look, paths), strict=True)):
-            if isinstance(found, InputError):
-                failures.append((source_name(path), found))
-            else:
-                surveys.append((path, found))
-            progress(number + 1)
+    found: list[dict[str, int] | InputError | None] = []
+    if processes > 1:
+        try:
+            with _pool(processes) as pool:
+                for one in pool.map(look, paths):
+                    found.append(one)
+                    progress(len(found))
+        except BrokenProcessPool:
+            _log.warning("a process that looked at inputs was killed, for its memory perhaps; one process goes on")
+    for path in paths[len(found) :]:
+        found.append(look(path))
+        progress(len(found))
+    for path, one in zip(paths, found, strict=True):
+        if isinstance(one, InputError):
+            failures.append((source_name(path), one))
+        else:
+            surveys.append((path, one))
     if not surveys:
         raise _none_of(failures)
     return surveys, failures
@@ -257,22 +270,31 @@ def _look(path: Path | str, policy: GapPolicy, *, indexed: bool) -> dict[str, in
 
 
 @contextmanager
-def _mapping(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """Give a `map` over so many processes; Ctrl-C is this one's to answer."""
-    if processes < 2:
-        yield map
-        return
+def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Give processes that end with this one, however it ends; Ctrl-C is this one's to answer."""
     # A fork after CUDA or OpenMP has started can hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
     try:
-        yield pool.map
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a process that looked at inputs was killed, for its memory perhaps; repeat the command"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+        yield pool
+    except BaseException:
+        # Nobody waits for what they read; a wait that a second Ctrl-C breaks would never end.
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _end_with_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _none_of(failures: Sequence[tuple[str, InputError]]) -> InputError:

@@ -138,6 +138,7 @@ class _Parquet:
         self._writer = writer
         self._schema = schema
         self._waiting: list[Any] = []
+        self._count = 0
         self._written = False
 
     def begin_input(self) -> None:
@@ -148,18 +149,19 @@ class _Parquet:
         record = pa.array([spans.record]).take(pa.array(np.zeros(len(spans), np.int32)))
         columns = [record, pa.array(spans.starts), pa.array(spans.ends), pa.array(values[:, 0].astype(np.float32))]
         self._waiting.append(pa.Table.from_arrays(columns, schema=self._schema))
-        if sum(map(len, self._waiting)) >= _ROW_GROUP:
+        self._count += len(spans)
+        if self._count >= _ROW_GROUP:
             self.flush()
 
     def drop_input(self) -> bool:
-        self._waiting = []
+        self._waiting, self._count = [], 0
         return not self._written
 
     def flush(self) -> None:
         """Write the rows that wait."""
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._waiting))
-            self._waiting, self._written = [], True
+            self._waiting, self._count, self._written = [], 0, True
 
 
 def require_bigwig() -> Any:

@@ -1,10 +1,12 @@
 import gzip
 import io
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pysam
@@ -229,11 +231,26 @@ def test_files_are_surveyed_by_several_processes_too(tmp_path):
     assert told == [1, 2, 3, 4, 5, 6, 7]
 
 
-def killed(path, policy, indexed):
-    os.kill(os.getpid(), signal.SIGKILL)
+def killed_in_a_child(path, policy, indexed):
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {path: 1}
 
 
-def test_a_killed_process_of_a_survey_is_told(monkeypatch):
-    monkeypatch.setattr(module, "_look", killed)
-    with pytest.raises(InputError, match="a process that looked at inputs was killed"):
-        survey(["a.fa", "b.fa"], policy="reject", processes=2)
+def test_one_process_reads_on_where_another_is_killed(monkeypatch, caplog):
+    monkeypatch.setattr(module, "_look", killed_in_a_child)
+    found, failures = survey(["a.fa", "b.fa"], policy="reject", processes=2)
+    assert (found, failures) == ([("a.fa", {"a.fa": 1}), ("b.fa", {"b.fa": 1})], [])
+    assert "a process that looked at inputs was killed" in caplog.text
+
+
+def test_the_index_of_a_large_file_is_made_by_whoever_reads_it(tmp_path, monkeypatch):
+    path = tmp_path / "a.fa"
+    path.write_text(">r\nACGT\n")
+    assert module._look(path, "reject", indexed=True) == {"r": 4}
+    assert not Path(f"{path}.fai").exists()
+    monkeypatch.setattr(module, "_LARGE", 1)
+    assert module._look(path, "reject", indexed=False) == {"r": 4}
+    assert not Path(f"{path}.fai").exists()
+    assert module._look(path, "reject", indexed=True) == {"r": 4}
+    assert Path(f"{path}.fai").exists()

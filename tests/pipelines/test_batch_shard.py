@@ -712,12 +712,28 @@ def test_processes_that_get_no_plan_are_ended(processes, tmp_path):
     assert not any(is_worker(pid, tmp_path) for pid in started())
 
 
-def test_a_process_that_fails_its_trial_says_so(processes):
-    for body, message in (
-        ("os._exit(3)", "ended with exit code 3"),
-        ('print(\'{"error": "too long"}\', flush=True)', "too long"),
+def test_a_process_that_ends_in_its_trial_is_replaced(processes, tmp_path, caplog):
+    dies = f"""
+    if shard is None:
+        os._exit(3)
+    {ANSWERS}
+    """
+    engine, started = processes(TRIES, dies)
+    with engine:
+        engine.prepare({"batch_size": 16})
+        assert engine.fits() == 16
+        found = list(engine.compute(BatchFolder(tmp_path), range(200), StopRequest()))
+    assert sorted(one.shard for one in found) == list(range(200))
+    assert "a worker ended with exit code 3; another one takes its place" in caplog.text
+    assert len(started()) == 3
+
+
+def test_a_trial_that_fails_everywhere_or_finds_no_room_says_so(processes):
+    for bodies, message in (
+        (["os._exit(3)"], "all workers ended, the last with exit code 3"),
+        ([TRIES, 'print(\'{"error": "too long"}\', flush=True)'], "too long"),
     ):
-        engine, _ = processes(TRIES, body)
+        engine, _ = processes(*bodies)
         with engine:
             engine.prepare({"batch_size": 16})
             with pytest.raises(InputError, match=message):

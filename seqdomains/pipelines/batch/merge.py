@@ -266,6 +266,8 @@ def _write_track(path: Path, rows: _Rows) -> None:
                     "the command with --format parquet, all shards are done"
                 )
             lengths[record] = max(end, lengths.get(record, 0))
+    if not lengths:
+        raise InputError("no record has a base with another before it: there is nothing for a track")
     value = rows.schema.names[-1]
     with open_track(path, value=value, lengths=lengths) as track:
         for table in rows:

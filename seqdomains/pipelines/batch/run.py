@@ -263,9 +263,10 @@ def _compute(
                     waits[part.input] -= 1
                     files += not waits[part.input]
                 taken = max(time.monotonic() - began, 1e-9)
-                text = f"{files} of {inputs} files, {(done - before) / taken:.4g} {plan.unit}/s, "
-                text += f"{tokens / taken / 1e6:.2f} M {tokens_name}/s, "
-                text += f"{duration((total - done) * taken / max(done - before, 1))} left"
+                text = f"{files} of {inputs} files, {tokens / taken / 1e6:.3g} M {tokens_name}/s"
+                if plan.unit == "windows":  # records may be of any length, and say little about the time left
+                    text += f", {(done - before) / taken:.4g} windows/s"
+                    text += f", {duration((total - done) * taken / max(done - before, 1))} left"
                 text += f", {failures} left out" if failures else ""
                 # A line for every tenth, where there is no terminal.
                 tenth = finished * 10 // len(missing) > (finished - 1) * 10 // len(missing)

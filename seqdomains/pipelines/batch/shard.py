@@ -87,12 +87,13 @@ def run_shard(plan: Plan, folder: BatchFolder, number: int, computation: Computa
             closing(computation.rows(plan, number, tally)) as found,
         ):
             held: list[pa.RecordBatch] = []
+            waiting = 0
             for columns in found:
                 held.append(pa.record_batch(columns, schema=schema))
-                rows += len(held[-1])
-                if sum(len(batch) for batch in held) >= _ROW_GROUP:
+                rows, waiting = rows + len(held[-1]), waiting + len(held[-1])
+                if waiting >= _ROW_GROUP:
                     writer.write_table(pa.Table.from_batches(held))
-                    held = []
+                    held, waiting = [], 0
             if held:
                 writer.write_table(pa.Table.from_batches(held))
             writer.close()

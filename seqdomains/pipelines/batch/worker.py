@@ -117,10 +117,15 @@ class Processes:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        for process in self._idle.values():
+        self.close()
+
+    def close(self) -> None:
+        """End the processes that wait for something to compute."""
+        # Somebody may be asking them in another thread.
+        idle, self._idle = self._idle, {}
+        for process in idle.values():
             process.kill()
             _close(process)
-        self._idle = {}
 
     def prepare(self, parameters: Mapping[str, Any]) -> None:
         """Start the processes now and let each try a batch, so that they are ready when there are shards to compute.
@@ -146,20 +151,28 @@ class Processes:
     def fits(self) -> int:
         """Wait for the processes that `prepare` started and return how many windows fit into the memory of each.
 
+        One that has ended is replaced when there is something to compute.
+
         Raises
         ------
         InputError
-            Not even one does, or a process has ended.
+            Not even one window fits, or all have ended.
         """
-        found = []
-        for place, process in self._idle.items():
+        found, status = [], 0
+        for place, process in list(self._idle.items()):
             self._trying.discard(place)
             answer = _answer(process)
             if answer is None:
-                raise InputError(f"a worker ended with {_status(process.wait())}; what it said stands above")
-            if "error" in answer:
+                status = process.wait()
+                if self._idle.pop(place, None) is not None:
+                    _log.warning("a worker ended with %s; another one takes its place", _status(status))
+                    _close(process)
+            elif "error" in answer:
                 raise InputError(str(answer["error"]))
-            found.append(int(answer["fits"]))
+            else:
+                found.append(int(answer["fits"]))
+        if not found:
+            raise InputError(f"all workers ended, the last with {_status(status)}; what they said stands above")
         return min(found)
 
     def start(self) -> None:
