@@ -123,6 +123,9 @@ def train(
         ),
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what it would take: parameters, tokens a step, memory, time.")
+    ] = False,
 ) -> None:
     """Train on great apes (SIMULATED unless --data gives real assemblies) or on your own labelled FASTA, and evaluate.
 
@@ -139,6 +142,7 @@ def train(
         settings=settings or [],
         out=out,
         device=device,
+        only_estimate=dry_run,
     )
 
 

@@ -30,6 +30,7 @@ from seqdomains.genomics.species import SPECIES_NAMES
 from seqdomains.genomics.species_task import SpeciesTask
 from seqdomains.genomics.windows import read_bed
 from seqdomains.kernels.dispatch import OPS, implementation
+from seqdomains.pipelines import dry_run as estimation
 from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines import likelihood
 from seqdomains.pipelines import predict as prediction
@@ -71,6 +72,7 @@ def run_train(
     settings: Sequence[str],
     out: Path | None,
     device: str | None,
+    only_estimate: bool = False,
 ) -> None:
     """Train, evaluate, and print the result; go on with the run in `out` if there is one.
 
@@ -91,6 +93,11 @@ def run_train(
         )
     if config.model.vocab_size != VOCAB_SIZE:
         raise ConfigError(f"model.vocab_size: DNA has {VOCAB_SIZE} codes; found {config.model.vocab_size}")
+    if only_estimate:
+        model = SequenceClassifier(config.model.backbone(), classes=SPECIES_NAMES, pooling=config.model.pooling)
+        found = estimation.dry_run(model, config.train, window=config.data.window, device=where)
+        sys.stdout.write(found.as_text())
+        return
     if out is None and started_by_torchrun():
         raise ConfigError("--out: name the run folder, which all processes of torchrun share")
     folder = out or Path("runs") / f"{Path(preset).stem}-{datetime.now():%Y%m%d-%H%M%S}"

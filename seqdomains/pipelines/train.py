@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from seqdomains.backbone.config import MambaConfig
+from seqdomains.backbone.footprint import footprint
 from seqdomains.backbone.heads import Artefact
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines.batch_tensors import BatchTensors, as_tensors
@@ -155,7 +157,7 @@ def train(
             with telling_of_lost_ranks():
                 _steps(session, task, config, run, stop, progress=progress and ranks.first)
         except torch.OutOfMemoryError as error:
-            raise ConfigError(_out_of_memory(config, task, device)) from error
+            raise ConfigError(_out_of_memory(model, config, task, device)) from error
         try:
             if ranks.first:
                 model.save_pretrained(run.artefact, signature=task.signature())
@@ -307,7 +309,7 @@ def _gradients(
     windows divided by the whole batch, so the parts add up to the mean.
     """
     device, ranks = session.device, session.ranks
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_uses_bf16(config, device))
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config, device))
     options: dict[str, Any] = {} if config.time_chunk is None else {"time_chunk": config.time_chunk}
     options |= {} if ranks.shard is None else {"shard": ranks.shard}
     parts: list[tuple[int, int, Tensor]] = []
@@ -361,7 +363,14 @@ def _added(
     return loss[0], round(counts[0].item()), counts[1].item() > 0
 
 
-def _uses_bf16(config: TrainConfig, device: torch.device) -> bool:
+def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Tell whether a run computes in bf16 on a device.
+
+    Raises
+    ------
+    ConfigError
+        It is asked for, and the device has none.
+    """
     able = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
     if config.precision == "bf16" and not able:
         raise ConfigError("train.precision: this device has no bf16; choose fp32 or auto")
@@ -375,12 +384,24 @@ def _non_finite(found: str, step: int, first: int, count: int, config: TrainConf
     )
 
 
-def _out_of_memory(config: TrainConfig, task: ClassificationTask, device: torch.device) -> str:
+def _out_of_memory(model: nn.Module, config: TrainConfig, task: ClassificationTask, device: torch.device) -> list[str]:
     room = f" of {torch.cuda.mem_get_info(device)[1] / 2**30:.0f} GiB" if device.type == "cuda" else ""
-    return (
+    length = min(task.window, config.time_chunk or task.window)
+    problems = [
         f"train.micro_batch: {config.windows_at_once} windows of {task.window} tokens at once do not fit into the "
         f"memory{room}; lower train.micro_batch or train.time_chunk (the result stays), the window or the model's width"
-    )
+    ]
+    if isinstance(sizes := getattr(model, "config", None), MambaConfig):
+        for chunk in sorted({length, *(length >> shift for shift in range(1, 8))}, reverse=True):
+            need = footprint(
+                sizes,
+                parameters=sum(one.numel() for one in model.parameters()),
+                tokens=config.windows_at_once * chunk // config.sequence_ranks,
+                precision="bf16" if uses_bf16(config, device) else "fp32",
+                device=device.type,
+            )
+            problems.append(f"train.time_chunk={chunk}: about {need.total / 2**30:.3g} GiB")
+    return problems
 
 
 def _stream_digest(task: ClassificationTask, config: TrainConfig) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from seqdomains.backbone import MambaConfig, SequenceClassifier
 from seqdomains.strict_yaml import load_yaml
 
 APES = ["human", "chimpanzee", "bonobo", "gorilla", "orangutan"]
@@ -260,3 +262,22 @@ def test_evaluate_on_a_single_class(seqdomains, run, fasta, tmp_path):
     assert outcome.code == 0, outcome.err
     result = json.loads((tmp_path / "scored" / "evaluation.json").read_text())
     assert np.array(result["confusion"]).sum(axis=1).tolist() == [0, 0, 0, 6, 0]
+
+
+def test_a_dry_run_says_what_a_run_would_take_and_makes_nothing(seqdomains, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = seqdomains(
+        *("genomics", "train", "--species", "great-apes", "--preset", "tiny", "--dry-run", "--device", "cpu"),
+        *("--set", "train.batch=6", "--set", "train.time_chunk=64", "--set", "train.micro_batch=3"),
+    )
+    assert outcome.code == 0, outcome.err
+    lines = dict(
+        line.split(maxsplit=1) for line in outcome.out.splitlines() if line.startswith(("param", "memory", "time"))
+    )
+    model = SequenceClassifier(MambaConfig(d_model=16, n_layer=1), classes=tuple("abcde"), pooling="mean")
+    assert lines["parameters"] == f"{sum(one.numel() for one in model.parameters()):,}"
+    assert "a step      6 windows of 256: 1,536 tokens" in outcome.out
+    assert "at once     192 tokens on each device, fp32" in outcome.out
+    assert re.match(r"about 0\.00\d+ of \d+(\.\d+)? GiB: ", lines["memory"])
+    assert re.match(r"about \S+ s a step, \d+ s for 20 steps \(from one of 192 tokens\)", lines["time"])
+    assert list(tmp_path.iterdir()) == []

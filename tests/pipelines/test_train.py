@@ -260,6 +260,22 @@ def test_too_large_a_batch_names_what_to_lower(toy, tmp_path):
         train(toy.ToyClassifier(poison=out_of_memory), toy.ToyTask(poison=3), config, run, progress=False)
 
 
+def test_too_long_a_window_of_a_mamba_model_is_answered_with_what_would_fit(toy, tmp_path):
+    model = SequenceClassifier(MambaConfig(d_model=8, n_layer=1), classes=toy.ToyTask().classes)
+
+    def out_of_memory(module, given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(out_of_memory)
+    run = RunFolder.prepare(tmp_path / "run", {})
+    with pytest.raises(ConfigError) as caught:
+        train(model, toy.ToyTask(), toy.toy_config(), run, progress=False)
+    first, *sizes = caught.value.problems
+    assert "lower train.micro_batch or train.time_chunk (the result stays)" in first
+    assert [size.partition(":")[0] for size in sizes[:2]] == ["train.time_chunk=24", "train.time_chunk=12"]
+    assert all("about " in size and size.endswith(" GiB") for size in sizes)
+
+
 def test_another_process_in_the_folder_is_refused(toy, tmp_path):
     run = RunFolder.prepare(tmp_path / "run", {})
     with run.lock(), pytest.raises(ConfigError, match=f"process \\(id {os.getpid()}\\) works in"):

@@ -1,0 +1,162 @@
+"""What a training run would take, before it is begun: parameters, tokens a step, memory, time."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from seqdomains.backbone.footprint import Footprint, footprint
+from seqdomains.backbone.heads import SequenceClassifier
+from seqdomains.pipelines.borrowed import borrowed, thread_count
+from seqdomains.pipelines.progress import duration
+from seqdomains.pipelines.recipe import TrainConfig
+from seqdomains.pipelines.train import uses_bf16
+
+# Tokens that the time of a step is read from.
+_TRIED = {"cpu": 1 << 13, "cuda": 1 << 18}
+# A forward pass is about a third of a backward one, and time chunks cost one more.
+_OF_CHUNKS = 4 / 3
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would take on this device.
+
+    Parameters
+    ----------
+    parameters : int
+        Of the model.
+    windows, window : int
+        That a step reads, and their length in tokens.
+    at_once : int
+        Tokens on the device at once.
+    bf16 : bool
+        Whether it computes in bf16.
+    memory : Footprint
+        Estimated peak.
+    room : int
+        Bytes that the device has.
+    seconds : float
+        Of a step, from a short one that was run.
+    tried : int
+        Tokens of that one.
+    steps : int
+        Of the run.
+    """
+
+    parameters: int
+    windows: int
+    window: int
+    at_once: int
+    bf16: bool
+    memory: Footprint
+    room: int
+    seconds: float
+    tried: int
+    steps: int
+
+    def as_text(self) -> str:
+        """Return it as lines for a person."""
+        memory = self.memory
+        parts = f"{_gib(memory.weights)} weights and AdamW, {_gib(memory.kept)} kept for the backward pass, "
+        parts += f"{_gib(memory.working)} of its own"
+        lines = [
+            f"parameters  {self.parameters:,}",
+            f"a step      {self.windows} windows of {self.window:,}: {self.windows * self.window:,} tokens",
+            f"at once     {self.at_once:,} tokens on each device, {'bf16' if self.bf16 else 'fp32'}",
+            f"memory      about {_gib(memory.total)} of {_gib(self.room)} GiB: {parts}",
+            f"time        about {self.seconds:.3g} s a step, {duration(self.seconds * self.steps)} for {self.steps:,} "
+            f"steps (from one of {self.tried:,} tokens)",
+        ]
+        if memory.total > self.room:
+            lines.append("it will not fit: lower train.time_chunk or train.micro_batch, which change no result")
+        return "\n".join(lines) + "\n"
+
+
+def dry_run(
+    model: SequenceClassifier, config: TrainConfig, *, window: int, device: torch.device, ranks: int = 1
+) -> DryRun:
+    """Estimate what a run would take; a short step is run for the time.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+    config : TrainConfig
+    window : int
+        Full length in tokens.
+    device : torch.device
+    ranks : int
+        Processes that would train together; time is that of this device's share.
+
+    Examples
+    --------
+    >>> from seqdomains.backbone import MambaConfig
+    >>> model = SequenceClassifier(MambaConfig(d_model=8, n_layer=1), classes=("a", "b"))
+    >>> found = dry_run(model, TrainConfig(steps=5, batch=4, micro_batch=2), window=32, device=torch.device("cpu"))
+    >>> found.windows, found.at_once, found.tried
+    (4, 64, 64)
+    """
+    bf16 = uses_bf16(config, device)
+    per_sequence = config.sequence_ranks
+    # A rank has no more windows at once than its share of the batch.
+    windows = min(config.windows_at_once, -(-config.batch * per_sequence // ranks))
+    length = -(-min(window, config.time_chunk or window) // per_sequence)
+    parameters = sum(one.numel() for one in model.parameters())
+    memory = footprint(
+        model.config,
+        parameters=parameters,
+        tokens=windows * length,
+        precision="bf16" if bf16 else "fp32",
+        device=device.type,
+    )
+    with thread_count(config.threads), borrowed(model, device=device, training=True):
+        seconds, tried = _time(model, windows, length, device, bf16=bf16)
+    chunks = _OF_CHUNKS if config.time_chunk is not None and config.time_chunk < window else 1.0
+    return DryRun(
+        parameters=parameters,
+        windows=config.batch,
+        window=window,
+        at_once=windows * length,
+        bf16=bf16,
+        memory=memory,
+        room=_room(device),
+        seconds=seconds / tried * config.batch * window / ranks * chunks,
+        tried=tried,
+        steps=config.steps,
+    )
+
+
+def _time(
+    model: SequenceClassifier, windows: int, length: int, device: torch.device, *, bf16: bool
+) -> tuple[float, int]:
+    """Return the seconds of a step without the optimizer, and its tokens: as many as are tried, or fewer."""
+    most = _TRIED.get(device.type, 1 << 13)
+    windows = max(1, min(windows, most // min(length, most)))
+    tokens = torch.zeros(windows, min(length, most), dtype=torch.uint8, device=device)
+    targets = torch.zeros(windows, dtype=torch.int64, device=device)
+    times = []
+    for _ in range(3):  # the first one compiles or loads kernels
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(model(tokens).float(), targets)
+        torch.autograd.grad(loss, list(model.parameters()))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return min(times[1:]), tokens.numel()
+
+
+def _room(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.3g}"

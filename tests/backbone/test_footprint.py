@@ -1,0 +1,63 @@
+"""The estimate of a training step's memory, held against what autograd keeps and what a GPU has at its peak."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seqdomains.backbone import MambaConfig, SequenceClassifier
+from seqdomains.backbone.footprint import footprint
+
+
+def model_of(width, blocks):
+    return SequenceClassifier(MambaConfig(d_model=width, n_layer=blocks), classes=("a", "b"))
+
+
+def kept_by_autograd(model, tokens, *, bf16):
+    """Return the bytes of the storages that a forward pass saves for the backward, without the weights."""
+    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    found, alive = {}, []
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # a freed storage's address may be another one's
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+    ):
+        model(tokens)
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("width", "blocks"), [(64, 4), (128, 3), (96, 6)])
+def test_what_is_kept_is_what_autograd_keeps(precision, width, blocks):
+    model, tokens = model_of(width, blocks), torch.zeros(2, 1500, dtype=torch.uint8)
+    kept = kept_by_autograd(model, tokens, bf16=precision == "bf16")
+    found = footprint(model.config, parameters=0, tokens=3000, precision=precision, device="cpu")
+    assert found.kept == pytest.approx(kept, rel=0.15)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("width", "blocks", "length", "chunk"),
+    [(128, 12, 1 << 18, None), (128, 12, 1 << 20, 1 << 17), (768, 6, 1 << 16, None)],
+)
+def test_the_peak_of_a_gpu_is_within_15_percent(width, blocks, length, chunk):
+    model = model_of(width, blocks).cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    tokens = torch.zeros(1, length, dtype=torch.uint8, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = model(tokens, time_chunk=chunk).float().logsumexp(1).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    parameters = sum(one.numel() for one in model.parameters())
+    found = footprint(model.config, parameters=parameters, tokens=chunk or length, precision="bf16")
+    assert found.total == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
