@@ -24,17 +24,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Case(NamedTuple):
-    """A model, its batch, and how many tokens of a sequence are in memory at once; None for all."""
+    """A model, its batch, how many tokens of a sequence are in memory at once (None: all), and whether blocks recompute."""
 
     width: int
     blocks: int
     batch: int
     length: int
     chunk: int | None = None
+    recompute: bool = False
 
     def __str__(self) -> str:
         chunk = "whole" if self.chunk is None else f"chunks of {self.chunk:,}"
-        return f"{self.blocks} x {self.width}, {self.batch} x {self.length:,}, {chunk}"
+        again = ", recomputed" if self.recompute else ""
+        return f"{self.blocks} x {self.width}, {self.batch} x {self.length:,}, {chunk}{again}"
 
 
 CASES = (
@@ -42,12 +44,17 @@ CASES = (
     Case(128, 12, 1, 1 << 20, 1 << 18),
     Case(128, 12, 1, 1 << 20, 1 << 17),
     Case(128, 12, 1, 1 << 20, 1 << 16),
+    Case(128, 12, 1, 1 << 20, None, recompute=True),
+    Case(128, 12, 1, 1 << 20, 1 << 19, recompute=True),
+    Case(128, 12, 1, 1 << 20, 1 << 18, recompute=True),
     Case(128, 12, 8, 1 << 17),
     Case(128, 12, 8, 1 << 17, 1 << 14),
     Case(128, 12, 1, 1 << 23, 1 << 17),
     Case(768, 24, 1, 1 << 17),
     Case(768, 24, 1, 1 << 17, 1 << 15),
     Case(768, 24, 1, 1 << 17, 1 << 14),
+    Case(768, 24, 1, 1 << 17, None, recompute=True),
+    Case(768, 24, 1, 1 << 17, 1 << 16, recompute=True),
     Case(128, 12, 1024, 1 << 10),
 )
 
@@ -61,7 +68,7 @@ def step_of(case: Case) -> Callable[[], None]:
 
     def step() -> None:
         with torch.autocast("cuda", torch.bfloat16):
-            loss = model.loss(tokens, time_chunk=case.chunk)
+            loss = model.loss(tokens, time_chunk=case.chunk, recompute=case.recompute)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -109,10 +116,10 @@ def worst_gradients(length: int = 30_000, chunk: int = 7_001) -> dict[str, float
     model = MambaLM(MambaConfig(d_model=128, n_layer=4)).cuda()
     tokens = torch.randint(4, (2, length), device="cuda", dtype=torch.uint8)
 
-    def gradients(time_chunk: int | None, *, bfloat16: bool) -> list[torch.Tensor]:
+    def gradients(time_chunk: int | None, *, bfloat16: bool, recompute: bool = False) -> list[torch.Tensor]:
         model.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
-            loss = model.loss(tokens, time_chunk=time_chunk)
+            loss = model.loss(tokens, time_chunk=time_chunk, recompute=recompute)
         loss.backward()
         return [one.grad.clone() for one in model.parameters() if one.grad is not None]
 
@@ -125,6 +132,8 @@ def worst_gradients(length: int = 30_000, chunk: int = 7_001) -> dict[str, float
         "float32 in chunks": worst(gradients(chunk, bfloat16=False)),
         "bfloat16 whole": worst(gradients(None, bfloat16=True)),
         "bfloat16 in chunks": worst(gradients(chunk, bfloat16=True)),
+        "float32 recomputed": worst(gradients(None, bfloat16=False, recompute=True)),
+        "bfloat16 in chunks recomputed": worst(gradients(chunk, bfloat16=True, recompute=True)),
     }
 
 
@@ -140,13 +149,13 @@ def main() -> int:
         for case in cases:
             profile(case, arguments.rows)
         return 0
-    tests = str(ROOT / "tests" / "backbone" / "test_time_chunks.py")
-    if subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", tests], cwd=ROOT).returncode:
+    tests = [str(ROOT / "tests" / "backbone" / f"test_{name}.py") for name in ("time_chunks", "lean")]
+    if subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *tests], cwd=ROOT).returncode:
         return 1
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     worst = worst_gradients()
     print("gradients against float32, whole: " + ", ".join(f"{name} {error:.1e}" for name, error in worst.items()))
-    if worst["float32 in chunks"] > 1e-4 or max(worst.values()) > 2e-2:
+    if max(error for name, error in worst.items() if "float32" in name) > 1e-4 or max(worst.values()) > 2e-2:
         return 1
     for case in cases:
         print(measure(case, arguments.steps), flush=True)

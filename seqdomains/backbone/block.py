@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from seqdomains.backbone.config import MambaConfig
+from seqdomains.backbone.lean import run_block
 from seqdomains.backbone.mixer import MambaMixer
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import LayerState
 from seqdomains.kernels import rms_norm
+from seqdomains.kernels.eager import watched
 
 
 class RMSNorm(nn.Module):
@@ -66,6 +68,7 @@ class Block(nn.Module):
         *,
         return_state: bool = False,
         shard: SequenceShard | None = None,
+        recompute: bool = False,
     ) -> tuple[Tensor, Tensor, LayerState | None]:
         """Advance the residual stream by the previous block's output and compute this block's.
 
@@ -79,6 +82,9 @@ class Block(nn.Module):
             Memory of the tokens before.
         return_state, shard
             See `MambaMixer.forward`.
+        recompute : bool
+            Whether to keep a third of the memory for the backward pass and compute the rest again; see `lean`. Not with
+            `shard`, nor where something traces.
 
         Returns
         -------
@@ -86,6 +92,9 @@ class Block(nn.Module):
         residual : Tensor, shape (B, L, d_model), fp32
         state : LayerState or None
         """
+        if recompute and shard is None and hidden.numel() and torch.is_grad_enabled() and not watched((hidden,)):
+            hidden, residual, after = run_block(self, hidden, residual, state)
+            return hidden, residual, after if return_state else None
         normed, residual = self.norm(hidden, residual)
         hidden, state = self.mixer(normed, state, return_state=return_state, shard=shard)
         return hidden, residual, state

@@ -36,7 +36,13 @@ class Footprint:
 
 
 def footprint(
-    config: MambaConfig, *, parameters: int, tokens: int, precision: Literal["fp32", "bf16"], device: str = "cuda"
+    config: MambaConfig,
+    *,
+    parameters: int,
+    tokens: int,
+    precision: Literal["fp32", "bf16"],
+    device: str = "cuda",
+    recompute: bool = False,
 ) -> Footprint:
     """Estimate the peak memory of a training step.
 
@@ -56,6 +62,8 @@ def footprint(
         Of what lies between the weights.
     device : str
         Its type.
+    recompute : bool
+        Whether blocks keep the gated output, the normed input and the residual stream alone; see `lean`.
 
     Examples
     --------
@@ -65,9 +73,11 @@ def footprint(
     """
     d, D, N = config.d_model, config.d_inner, config.d_state
     width = 2 if precision == "bf16" else 4
-    numbers = 5 * D + d + (config.rank + 2 * N) + 2 * N
+    numbers = D + d if recompute else 5 * D + d + (config.rank + 2 * N) + 2 * N
     block = width * numbers + 4 * (d + 1) + 4 * N * D // _STEPS_A_STATE.get(device, 512)
     # Gradients of the scan's input, step and gate and of the convolution's input, scratch of about half a tensor, and
     # the residual stream's gradient.
     working = width * 9 * D // 2 + 4 * d
+    if recompute:
+        working += width * (4 * D + config.rank + 2 * N)
     return Footprint(16 * parameters, tokens * config.n_layer * block, tokens * working)

@@ -119,6 +119,7 @@ class MambaLM(Artefact):
         ignored: int | None = None,
         time_chunk: int | None = None,
         shard: SequenceShard | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """Compute the mean negative log-likelihood of each token given those before it, in nats.
 
@@ -128,7 +129,7 @@ class MambaLM(Artefact):
             L at least 2.
         ignored : int, optional
             A code whose positions do not count, such as that of an unknown base.
-        time_chunk, shard
+        time_chunk, shard, recompute
             See `SequenceClassifier.forward`. The logits are made chunk by chunk too.
 
         Returns
@@ -161,12 +162,14 @@ class MambaLM(Artefact):
         count = (targets != nothing).sum()
         if time_chunk is not None and time_chunk < read.shape[1]:
             of_head = (self.lm_head.weight,) if not self.config.tie_embeddings else ()
-            total = sum_over_chunks(self.backbone, read, part, chunk=time_chunk, parameters=of_head, shard=shard)
+            total = sum_over_chunks(
+                self.backbone, read, part, chunk=time_chunk, parameters=of_head, shard=shard, recompute=recompute
+            )
         elif shard is not None:
             first, end = shard.bounds(read.shape[1])
             total = shard.sum(part(self.backbone(read[:, first:end], shard=shard), first))
         else:
-            total = part(self.backbone(read), 0)
+            total = part(self.backbone(read, recompute=recompute), 0)
         return total / count
 
 
@@ -224,6 +227,7 @@ class SequenceClassifier(Artefact):
         *,
         time_chunk: int | None = None,
         shard: SequenceShard | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """Compute the logits of each window.
 
@@ -240,6 +244,8 @@ class SequenceClassifier(Artefact):
         shard : SequenceShard, optional
             Other ranks have the same tokens and make the same call, and each runs its part of the time; see
             `seqdomains.backbone.sequence_parallel`.
+        recompute : bool
+            See `seqdomains.backbone.block.Block.forward`.
 
         Returns
         -------
@@ -257,12 +263,12 @@ class SequenceClassifier(Artefact):
             lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
         if time_chunk is not None and time_chunk < tokens.shape[1]:
             share = self._share(tokens, lengths)
-            pooled = sum_over_chunks(self.backbone, tokens, share, chunk=time_chunk, shard=shard)
+            pooled = sum_over_chunks(self.backbone, tokens, share, chunk=time_chunk, shard=shard, recompute=recompute)
         elif shard is not None:
             first, end = shard.bounds(tokens.shape[1])
             pooled = shard.sum(self._share(tokens, lengths)(self.backbone(tokens[:, first:end], shard=shard), first))
         else:
-            pooled = pool(self.backbone(tokens), lengths, pooling=self.pooling)
+            pooled = pool(self.backbone(tokens, recompute=recompute), lengths, pooling=self.pooling)
         # B rows only: bf16 would cost accuracy and save nothing.
         with torch.autocast(pooled.device.type, enabled=False):
             logits: Tensor = self.head(pooled)

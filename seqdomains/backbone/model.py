@@ -48,6 +48,7 @@ class MambaBackbone(nn.Module):
         state: InferenceState | None = None,
         return_state: Literal[False] = False,
         shard: SequenceShard | None = None,
+        recompute: bool = False,
     ) -> Tensor: ...
 
     @overload
@@ -58,6 +59,7 @@ class MambaBackbone(nn.Module):
         state: InferenceState | None = None,
         return_state: Literal[True],
         shard: SequenceShard | None = None,
+        recompute: bool = False,
     ) -> tuple[Tensor, InferenceState]: ...
 
     def forward(
@@ -67,6 +69,7 @@ class MambaBackbone(nn.Module):
         state: InferenceState | None = None,
         return_state: bool = False,
         shard: SequenceShard | None = None,
+        recompute: bool = False,
     ) -> Tensor | tuple[Tensor, InferenceState]:
         """Compute the hidden vectors of a window, or of its next chunk when `state` is given.
 
@@ -81,6 +84,8 @@ class MambaBackbone(nn.Module):
         shard : SequenceShard, optional
             Which part of a longer sequence `tokens` is, where other ranks have the rest and make the same call; the
             states are those before and after all of it.
+        recompute : bool
+            See `Block.forward`.
 
         Returns
         -------
@@ -101,7 +106,9 @@ class MambaBackbone(nn.Module):
         layers = []
         for index, block in enumerate(self.layers):
             before = None if state is None else state.layers[index]
-            hidden, residual, after = block(hidden, residual, before, return_state=return_state, shard=shard)
+            hidden, residual, after = block(
+                hidden, residual, before, return_state=return_state, shard=shard, recompute=recompute
+            )
             layers.append(after)
         hidden, _ = self.norm_f(hidden, residual)
         return (hidden, InferenceState(tuple(layers))) if return_state else hidden

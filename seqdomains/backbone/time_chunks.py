@@ -35,6 +35,7 @@ def sum_over_chunks(
     chunk: int,
     parameters: Sequence[Tensor] = (),
     shard: SequenceShard | None = None,
+    recompute: bool = False,
 ) -> Tensor:
     """Add up what `part` says of each chunk of a sequence's hidden vectors.
 
@@ -52,6 +53,8 @@ def sum_over_chunks(
         That `part` uses.
     shard : SequenceShard, optional
         Other ranks have the same tokens and make the same call, and each runs its part of every chunk.
+    recompute : bool
+        See `Block.forward`: chunks may then be three times as long.
 
     Returns
     -------
@@ -88,6 +91,7 @@ def sum_over_chunks(
         dtype=torch.get_autocast_dtype(device),
         recorded=torch.is_grad_enabled() and bool(trained),
         shard=shard,
+        recompute=recompute,
     )
     total: Tensor = _SumOverChunks.apply(run, *trained)
     return total if shard is None else shard.sum(total)
@@ -104,6 +108,7 @@ class _Run:
     dtype: torch.dtype
     recorded: bool
     shard: SequenceShard | None
+    recompute: bool
 
     def borders(self) -> list[tuple[int, int]]:
         """Return where each chunk begins and ends; a rest too short for all ranks goes with the chunk before it."""
@@ -131,7 +136,9 @@ class _Run:
         start, stop = chunk
         piece = self.tokens[:, start:stop]
         first, end = (0, piece.shape[1]) if self.shard is None else self.shard.bounds(piece.shape[1])
-        hidden, after = self.backbone(piece[:, first:end], state=state, return_state=True, shard=self.shard)
+        hidden, after = self.backbone(
+            piece[:, first:end], state=state, return_state=True, shard=self.shard, recompute=self.recompute
+        )
         return self.part(hidden, start + first), after
 
     def record(self, chunk: tuple[int, int], state: InferenceState | None) -> _Recorded:

@@ -13,7 +13,7 @@ from seqdomains.backbone.footprint import Footprint, footprint
 from seqdomains.backbone.heads import SequenceClassifier
 from seqdomains.pipelines.borrowed import borrowed, thread_count
 from seqdomains.pipelines.progress import duration
-from seqdomains.pipelines.recipe import TrainConfig
+from seqdomains.pipelines.recipe import TrainConfig, plan_steps
 from seqdomains.pipelines.train import uses_bf16
 
 # Tokens that the time of a step is read from.
@@ -69,8 +69,8 @@ class DryRun:
             f"a step      {self.windows} windows of {self.window:,}: {self.windows * self.window:,} tokens",
             f"at once     {self.at_once:,} tokens on each device, {'bf16' if self.bf16 else 'fp32'}",
             f"memory      about {_gib(memory.total)} of {_gib(self.room)} GiB: {parts}",
-            f"time        about {self.seconds:.3g} s a step, {duration(self.seconds * self.steps)} for {self.steps:,} "
-            f"steps (from one of {self.tried:,} tokens)",
+            f"time        about {_seconds(self.seconds)} a step, {duration(self.seconds * self.steps)} for "
+            f"{self.steps:,} steps (from one of {self.tried:,} tokens)",
         ]
         if memory.total > self.room:
             lines.append("it will not fit: lower train.time_chunk or train.micro_batch, which change no result")
@@ -92,6 +92,11 @@ def dry_run(
     ranks : int
         Processes that would train together; time is that of this device's share.
 
+    Raises
+    ------
+    ConfigError
+        A shorter window does not divide the full one, or the device has no bf16.
+
     Examples
     --------
     >>> from seqdomains.backbone import MambaConfig
@@ -100,6 +105,7 @@ def dry_run(
     >>> found.windows, found.at_once, found.tried
     (4, 64, 64)
     """
+    plan_steps(config, window)  # refuses windows that do not divide each other
     bf16 = uses_bf16(config, device)
     per_sequence = config.sequence_ranks
     # A rank has no more windows at once than its share of the batch.
@@ -112,9 +118,10 @@ def dry_run(
         tokens=windows * length,
         precision="bf16" if bf16 else "fp32",
         device=device.type,
+        recompute=config.recompute,
     )
     with thread_count(config.threads), borrowed(model, device=device, training=True):
-        seconds, tried = _time(model, windows, length, device, bf16=bf16)
+        seconds, tried = _time(model, windows, length, device, bf16=bf16, recompute=config.recompute)
     chunks = _OF_CHUNKS if config.time_chunk is not None and config.time_chunk < window else 1.0
     return DryRun(
         parameters=parameters,
@@ -131,7 +138,7 @@ def dry_run(
 
 
 def _time(
-    model: SequenceClassifier, windows: int, length: int, device: torch.device, *, bf16: bool
+    model: SequenceClassifier, windows: int, length: int, device: torch.device, *, bf16: bool, recompute: bool
 ) -> tuple[float, int]:
     """Return the seconds of a step without the optimizer, and its tokens: as many as are tried, or fewer."""
     most = _TRIED.get(device.type, 1 << 13)
@@ -144,7 +151,7 @@ def _time(
             torch.cuda.synchronize(device)
         began = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(model(tokens).float(), targets)
+            loss = F.cross_entropy(model(tokens, recompute=recompute).float(), targets)
         torch.autograd.grad(loss, list(model.parameters()))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -156,6 +163,10 @@ def _room(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _seconds(seconds: float) -> str:
+    return duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _gib(count: int) -> str:

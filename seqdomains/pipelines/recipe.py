@@ -55,6 +55,9 @@ class TrainConfig(BaseModel):
         description="Tokens of a window in memory at once, with the gradients of the whole window and a forward pass "
         "more. null: the whole window.",
     )
+    recompute: bool = Field(
+        False, description="Keep a third of the memory for the backward pass and compute the rest again."
+    )
     sequence_ranks: int = Field(
         1, ge=1, description="Processes of a torchrun job that share the time of each window; the rest share the batch."
     )
@@ -87,6 +90,8 @@ class TrainConfig(BaseModel):
     def _fits_together(self) -> Self:
         if self.micro_batch is not None and self.micro_batch > self.batch:
             raise ValueError(f"micro_batch {self.micro_batch} is above batch {self.batch}")
+        if self.recompute and self.sequence_ranks > 1:
+            raise ValueError("recompute does not go with sequence_ranks above 1: choose time_chunk to save memory")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
         untils = [stage.until for stage in self.length_warmup]

@@ -86,8 +86,8 @@ def train(
     Parameters
     ----------
     model : Artefact
-        Called as ``model(tokens, lengths)``, with ``time_chunk=`` too where `config` has one and ``shard=`` where ranks
-        share windows; build it under `seeded` so that a repeated command begins alike.
+        Called as ``model(tokens, lengths)``, with ``time_chunk=`` and ``recompute=`` too where `config` has them and
+        ``shard=`` where ranks share windows; build it under `seeded` so that a repeated command begins alike.
     task : ClassificationTask
         The data.
     config : TrainConfig
@@ -312,6 +312,7 @@ def _gradients(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config, device))
     options: dict[str, Any] = {} if config.time_chunk is None else {"time_chunk": config.time_chunk}
     options |= {} if ranks.shard is None else {"shard": ranks.shard}
+    options |= {"recompute": True} if config.recompute else {}
     parts: list[tuple[int, int, Tensor]] = []
     tokens = 0
     for _ in _own(plan, ranks).parts():
@@ -399,6 +400,7 @@ def _out_of_memory(model: nn.Module, config: TrainConfig, task: ClassificationTa
                 tokens=config.windows_at_once * chunk // config.sequence_ranks,
                 precision="bf16" if uses_bf16(config, device) else "fp32",
                 device=device.type,
+                recompute=config.recompute,
             )
             problems.append(f"train.time_chunk={chunk}: about {need.total / 2**30:.3g} GiB")
     return problems

@@ -13,7 +13,7 @@ def model_of(width, blocks):
     return SequenceClassifier(MambaConfig(d_model=width, n_layer=blocks), classes=("a", "b"))
 
 
-def kept_by_autograd(model, tokens, *, bf16):
+def kept_by_autograd(model, tokens, *, bf16, recompute):
     """Return the bytes of the storages that a forward pass saves for the backward, without the weights."""
     weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
     found, alive = {}, []
@@ -29,35 +29,44 @@ def kept_by_autograd(model, tokens, *, bf16):
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=bf16),
     ):
-        model(tokens)
+        model(tokens, recompute=recompute)
     return sum(found.values())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("width", "blocks"), [(64, 4), (128, 3), (96, 6)])
-def test_what_is_kept_is_what_autograd_keeps(precision, width, blocks):
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_is_kept_is_what_autograd_keeps(precision, width, blocks, recompute):
     model, tokens = model_of(width, blocks), torch.zeros(2, 1500, dtype=torch.uint8)
-    kept = kept_by_autograd(model, tokens, bf16=precision == "bf16")
-    found = footprint(model.config, parameters=0, tokens=3000, precision=precision, device="cpu")
+    kept = kept_by_autograd(model, tokens, bf16=precision == "bf16", recompute=recompute)
+    found = footprint(model.config, parameters=0, tokens=3000, precision=precision, device="cpu", recompute=recompute)
     assert found.kept == pytest.approx(kept, rel=0.15)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("width", "blocks", "length", "chunk"),
-    [(128, 12, 1 << 18, None), (128, 12, 1 << 20, 1 << 17), (768, 6, 1 << 16, None)],
+    ("width", "blocks", "length", "chunk", "recompute"),
+    [
+        (128, 12, 1 << 18, None, False),
+        (128, 12, 1 << 20, 1 << 17, False),
+        (768, 6, 1 << 16, None, False),
+        (128, 12, 1 << 20, 1 << 18, True),
+        (768, 24, 1 << 16, None, True),
+    ],
 )
-def test_the_peak_of_a_gpu_is_within_15_percent(width, blocks, length, chunk):
+def test_the_peak_of_a_gpu_is_within_15_percent(width, blocks, length, chunk, recompute):
     model = model_of(width, blocks).cuda()
     optimizer = torch.optim.AdamW(model.parameters())
     tokens = torch.zeros(1, length, dtype=torch.uint8, device="cuda")
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
         with torch.autocast("cuda", torch.bfloat16):
-            loss = model(tokens, time_chunk=chunk).float().logsumexp(1).sum()
+            loss = model(tokens, time_chunk=chunk, recompute=recompute).float().logsumexp(1).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     parameters = sum(one.numel() for one in model.parameters())
-    found = footprint(model.config, parameters=parameters, tokens=chunk or length, precision="bf16")
+    found = footprint(
+        model.config, parameters=parameters, tokens=chunk or length, precision="bf16", recompute=recompute
+    )
     assert found.total == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)

@@ -96,8 +96,9 @@ def test_several_processes_train_as_one(job, alone, tmp_path, ranks, settings):
     assert session["ranks"] == ranks
 
 
-def test_one_process_in_time_chunks_trains_as_without(job, alone, tmp_path):
-    finished(job(1, tmp_path / "run", "train.time_chunk=40"))
+@pytest.mark.parametrize("settings", [["train.time_chunk=40"], ["train.time_chunk=40", "train.recompute=true"]])
+def test_one_process_that_saves_memory_trains_as_without(job, alone, tmp_path, settings):
+    finished(job(1, tmp_path / "run", *settings))
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone[0]), rtol=1e-5)
 
 
@@ -164,5 +165,7 @@ def test_sigterm_on_one_rank_saves_on_all(job, long_run, tmp_path):
 def test_what_cannot_be_is_refused(job, tmp_path):
     _, err = finished(job(1, tmp_path / "one", "train.sequence_ranks=2"), code=2)
     assert "train.sequence_ranks: 2 ranks to a sequence do not divide the 1 of the job" in err
+    _, err = finished(job(1, tmp_path / "one", "train.sequence_ranks=2", "train.recompute=true"), code=2)
+    assert "recompute does not go with sequence_ranks above 1" in err
     _, err = finished(job(2, None), code=2)
     assert "--out: name the run folder" in err

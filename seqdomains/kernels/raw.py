@@ -1,0 +1,16 @@
+"""The ops without autograd, in both directions, for functions that write their own backward.
+
+Tensors are given as the public functions take them, but unchecked, and under no autocast. Gradients of absent inputs
+are empty tensors.
+"""
+
+from __future__ import annotations
+
+from seqdomains.kernels.causal_conv1d import _run as convolve
+from seqdomains.kernels.causal_conv1d import _run_backward as convolve_backward
+from seqdomains.kernels.rms_norm import _run as normalise
+from seqdomains.kernels.rms_norm import _run_backward as normalise_backward
+from seqdomains.kernels.selective_scan import _run as scan
+from seqdomains.kernels.selective_scan import _run_backward as scan_backward
+
+__all__ = ["convolve", "convolve_backward", "normalise", "normalise_backward", "scan", "scan_backward"]
