@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Case(NamedTuple):
-    """A model, its batch, how many tokens of a sequence are in memory at once (None: all), and whether blocks recompute."""
+    """A model, its batch, tokens of a sequence in memory at once (None is all), and whether blocks recompute."""
 
     width: int
     blocks: int
