@@ -3,7 +3,10 @@
 Run ``python -m benchmarks.long``. The tests of time chunks run first, and gradients in bfloat16, whole and in chunks,
 are held against float32 on the device: no speed is shown of what fails. A step is forward, backward and AdamW of a
 language model on random tokens, in bfloat16 autocast; times are medians after two steps that are not counted.
-``--profile`` prints where the time of a case goes instead, kernel by kernel. The peer, mamba-ssm, is not timed here.
+``--profile`` prints where the time of a case goes instead, kernel by kernel. ``--curve`` goes through lengths from 2^10
+to 2^23 instead, as many tokens a step up to 2^20, beside causal attention through torch's SDPA with as many parameters,
+up to where a step takes over ten seconds or does not fit; ``--figure FILE`` draws that. The peer, mamba-ssm, is not
+timed here.
 """
 
 from __future__ import annotations
@@ -13,10 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from seqdomains.backbone import MambaConfig, MambaLM
 
@@ -96,6 +102,119 @@ def measure(case: Case, steps: int) -> str:
     return f"{case} | {taken * 1e3:.0f} ms | {rate:.2f} M tokens/s | {peak:.2f} GiB"
 
 
+class Attention(nn.Module):
+    """A causal Transformer of pre-normed blocks with rotary positions, as plain as torch's SDPA makes it."""
+
+    def __init__(self, width: int, blocks: int, vocabulary: int = 16, head: int = 64) -> None:
+        super().__init__()
+        self.head = head
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(2 * blocks + 1))
+        self.to_qkv = nn.ModuleList(nn.Linear(width, 3 * width, bias=False) for _ in range(blocks))
+        self.out = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(blocks))
+        self.up = nn.ModuleList(nn.Linear(width, 4 * width, bias=False) for _ in range(blocks))
+        self.down = nn.ModuleList(nn.Linear(4 * width, width, bias=False) for _ in range(blocks))
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Return the mean loss of the next token."""
+        x = self.embedding(tokens[:, :-1].long())
+        batch, length, width = x.shape
+        rates = 10_000 ** -(torch.arange(0, self.head, 2, device=x.device) / self.head)
+        angles = torch.arange(length, device=x.device)[:, None] * rates
+        turn = torch.polar(torch.ones_like(angles), angles)
+        for number, (qkv, out, up, down) in enumerate(zip(self.to_qkv, self.out, self.up, self.down, strict=True)):
+            heads = qkv(self.norms[2 * number](x)).view(batch, length, 3, -1, self.head).permute(2, 0, 3, 1, 4)
+            q, k = (torch.view_as_real(torch.view_as_complex(one.float().unflatten(-1, (-1, 2))) * turn).flatten(-2)
+                    for one in heads[:2])  # fmt: skip
+            v = heads[2]
+            mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True)
+            x = x + out(mixed.transpose(1, 2).reshape(batch, length, width))
+            x = x + down(F.gelu(up(self.norms[2 * number + 1](x))))
+        logits = F.linear(self.norms[-1](x), self.embedding.weight)
+        return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].long().flatten())
+
+
+# Layers of a Transformer of width 128 with as many parameters, 1.38 M, as 12 blocks of Mamba.
+ATTENTION_LAYERS = 7
+# Seconds of a step beyond which a curve ends.
+TOO_LONG = 10.0
+
+
+class Point(NamedTuple):
+    """A length, M tokens/s, and GiB."""
+
+    length: int
+    rate: float
+    memory: float
+
+
+def curve(loss: Callable[[Tensor], Tensor], model: nn.Module, tokens: int, longest: int, device: str) -> list[Point]:
+    """Time steps at lengths from 2^10 on, `tokens` or one sequence of them at once."""
+    optimizer, found = torch.optim.AdamW(model.parameters(), lr=1e-4), []
+    length = 1 << 10
+    while length <= longest:
+        batch = torch.randint(4, (max(1, tokens // length), length), device=device, dtype=torch.uint8)
+        if device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            times = []
+            for _ in range(3):
+                began = time.perf_counter()
+                with torch.autocast(device, torch.bfloat16):
+                    value = loss(batch)
+                value.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                value.item()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - began)
+        except torch.OutOfMemoryError:
+            print(f"  {length:>9,}: out of memory", flush=True)
+            break
+        taken = min(times[1:])
+        memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
+        found.append(Point(length, batch.numel() / taken / 1e6, memory))
+        room = f", {memory:.2f} GiB" if device == "cuda" else ""
+        print(f"  {length:>9,}: {found[-1].rate:.3g} M tokens/s{room}", flush=True)
+        if taken > TOO_LONG:
+            break
+        length *= 2
+    return found
+
+
+def curves(tokens: int, longest: int, chunk: int, device: str) -> dict[str, list[Point]]:
+    """Return the curves of Mamba in chunks, of Mamba whole and of attention."""
+    torch.manual_seed(0)
+    found = {}
+    for name, time_chunk in ((f"Mamba, chunks of {chunk:,}", chunk), ("Mamba, whole", None)):
+        print(name, flush=True)
+        mamba = MambaLM(MambaConfig(d_model=128, n_layer=12)).to(device)
+        found[name] = curve(partial(mamba.loss, time_chunk=time_chunk), mamba, tokens, longest, device)
+    attention = Attention(128, ATTENTION_LAYERS).to(device)
+    parameters = sum(one.numel() for one in attention.parameters())
+    name = f"attention, {parameters / 1e6:.2f} M parameters"
+    print(name, flush=True)
+    found[name] = curve(attention.loss, attention, tokens, longest, device)
+    return found
+
+
+def draw(found: dict[str, list[Point]], path: Path, device: str) -> None:
+    """Draw tokens a second and memory over length."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axes, values, label in zip(figure.subplots(1, 2), ("rate", "memory"), ("M tokens/s", "GiB"), strict=True):
+        for name, points in found.items():
+            axes.loglog([one.length for one in points], [getattr(one, values) for one in points], "o-", label=name)
+        axes.set(xlabel="tokens of a sequence", ylabel=label)
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.suptitle(f"Training, 12 x 128, bfloat16, {device}")
+    figure.savefig(path)
+
+
 def profile(case: Case, rows: int) -> None:
     """Print where the time of a step goes."""
     step = step_of(case)
@@ -143,7 +262,20 @@ def main() -> int:
     parser.add_argument("--cases", type=int, nargs="*", help="numbers of cases, from 0; all if not given")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--rows", type=int, default=30, help="of a profile")
+    parser.add_argument("--curve", action="store_true", help="over lengths, beside attention; on a CPU too, short")
+    parser.add_argument("--longest", type=int, default=1 << 23, help="of a curve")
+    parser.add_argument("--tokens", type=int, default=1 << 20, help="of a step of a curve")
+    parser.add_argument("--chunk", type=int, default=1 << 17, help="of a curve")
+    parser.add_argument("--figure", type=Path, help="SVG or PNG of a curve")
     arguments = parser.parse_args()
+    if arguments.curve:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+        print(f"{name}, torch {torch.__version__}")
+        found = curves(arguments.tokens, arguments.longest, arguments.chunk, device)
+        if arguments.figure is not None:
+            draw(found, arguments.figure, name)
+        return 0
     cases = [CASES[number] for number in arguments.cases] if arguments.cases else CASES
     if arguments.profile:
         for case in cases:

@@ -109,7 +109,8 @@ def dry_run(
     bf16 = uses_bf16(config, device)
     per_sequence = config.sequence_ranks
     # A rank has no more windows at once than its share of the batch.
-    windows = min(config.windows_at_once, -(-config.batch * per_sequence // ranks))
+    batch = config.windows(window)
+    windows = min(config.windows_at_once(window), -(-batch * per_sequence // ranks))
     length = -(-min(window, config.time_chunk or window) // per_sequence)
     parameters = sum(one.numel() for one in model.parameters())
     memory = footprint(
@@ -125,13 +126,13 @@ def dry_run(
     chunks = _OF_CHUNKS if config.time_chunk is not None and config.time_chunk < window else 1.0
     return DryRun(
         parameters=parameters,
-        windows=config.batch,
+        windows=batch,
         window=window,
         at_once=windows * length,
         bf16=bf16,
         memory=memory,
         room=_room(device),
-        seconds=seconds / tried * config.batch * window / ranks * chunks,
+        seconds=seconds / tried * batch * window / ranks * chunks,
         tried=tried,
         steps=config.steps,
     )

@@ -37,8 +37,8 @@ class TrainConfig(BaseModel):
 
     Examples
     --------
-    >>> TrainConfig(steps=10, batch=8).windows_at_once
-    8
+    >>> TrainConfig(steps=10, batch=8).windows(4096), TrainConfig(batch_tokens=2**20).windows(4096)
+    (8, 256)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +46,9 @@ class TrainConfig(BaseModel):
     steps: int = Field(1000, ge=1, description="Optimizer steps.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the initial weights and of the stream of windows.")
     batch: int = Field(32, ge=1, description="Windows of full length per optimizer step.")
+    batch_tokens: int | None = Field(
+        None, ge=1, description="Tokens per optimizer step, in place of `batch`: as many windows as they hold."
+    )
     micro_batch: int | None = Field(
         None, ge=1, description="Windows on the device at once; gradients of a batch are summed. null: the whole batch."
     )
@@ -81,14 +84,27 @@ class TrainConfig(BaseModel):
     keep: int = Field(2, ge=1, description="Checkpoints that stay; with 1 a damaged one has none before it.")
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
 
-    @property
-    def windows_at_once(self) -> int:
-        """Windows on the device at once."""
-        return self.micro_batch or self.batch
+    def windows(self, window: int) -> int:
+        """Return how many windows of full length an optimizer step reads.
+
+        Raises
+        ------
+        ConfigError
+            `batch_tokens` hold none.
+        """
+        if self.batch_tokens is None:
+            return self.batch
+        if self.batch_tokens < window:
+            raise ConfigError(f"train.batch_tokens: {self.batch_tokens} hold no window of {window}")
+        return self.batch_tokens // window
+
+    def windows_at_once(self, window: int) -> int:
+        """Return how many windows of full length are on the device at once."""
+        return min(self.micro_batch or self.windows(window), self.windows(window))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.micro_batch is not None and self.micro_batch > self.batch:
+        if self.batch_tokens is None and self.micro_batch is not None and self.micro_batch > self.batch:
             raise ValueError(f"micro_batch {self.micro_batch} is above batch {self.batch}")
         if self.recompute and self.sequence_ranks > 1:
             raise ValueError("recompute does not go with sequence_ranks above 1: choose time_chunk to save memory")
@@ -130,19 +146,20 @@ class StepPlan:
 def plan_steps(config: TrainConfig, window: int) -> list[StepPlan]:
     """Return what each step reads, for a task whose full length is `window`.
 
-    A stage with windows a k-th as long has k times as many of them, so that a step costs the same throughout.
+    A stage with windows a k-th as long has k times as many of them, so that a step costs the same throughout. Of these
+    as many are on the device at once as have the tokens of the longest part of a full window that is.
 
     Parameters
     ----------
     config : TrainConfig
-        Reads steps, batch, micro_batch, length_warmup and length_cycle.
+        Reads steps, batch, batch_tokens, micro_batch, time_chunk, length_warmup and length_cycle.
     window : int
         Full length in tokens.
 
     Raises
     ------
     ConfigError
-        A shorter window does not divide the full length.
+        A shorter window does not divide the full length, or a step has no window.
 
     Examples
     --------
@@ -160,13 +177,15 @@ def plan_steps(config: TrainConfig, window: int) -> list[StepPlan]:
         raise ConfigError(problems)
     cycle = config.length_cycle or (window,)
     plans: list[StepPlan] = []
-    first = 0
+    first, batch = 0, config.windows(window)
+    chunk = config.time_chunk or window
+    tokens = config.windows_at_once(window) * min(window, chunk)
     for step in range(config.steps):
         usual = cycle[step % len(cycle)]
         length = next((stage.window for stage in config.length_warmup if step < stage.until * config.steps), usual)
         scale = window // length
-        plans.append(StepPlan(first, config.batch * scale, config.windows_at_once * scale, length))
-        first += config.batch * scale
+        plans.append(StepPlan(first, batch * scale, max(1, tokens // min(length, chunk)), length))
+        first += batch * scale
     return plans
 
 

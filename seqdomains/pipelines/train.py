@@ -387,9 +387,9 @@ def _non_finite(found: str, step: int, first: int, count: int, config: TrainConf
 
 def _out_of_memory(model: nn.Module, config: TrainConfig, task: ClassificationTask, device: torch.device) -> list[str]:
     room = f" of {torch.cuda.mem_get_info(device)[1] / 2**30:.0f} GiB" if device.type == "cuda" else ""
-    length = min(task.window, config.time_chunk or task.window)
+    length, at_once = min(task.window, config.time_chunk or task.window), config.windows_at_once(task.window)
     problems = [
-        f"train.micro_batch: {config.windows_at_once} windows of {task.window} tokens at once do not fit into the "
+        f"train.micro_batch: {at_once} windows of {task.window} tokens at once do not fit into the "
         f"memory{room}; lower train.micro_batch or train.time_chunk (the result stays), the window or the model's width"
     ]
     if isinstance(sizes := getattr(model, "config", None), MambaConfig):
@@ -397,7 +397,7 @@ def _out_of_memory(model: nn.Module, config: TrainConfig, task: ClassificationTa
             need = footprint(
                 sizes,
                 parameters=sum(one.numel() for one in model.parameters()),
-                tokens=config.windows_at_once * chunk // config.sequence_ranks,
+                tokens=at_once * chunk // config.sequence_ranks,
                 precision="bf16" if uses_bf16(config, device) else "fp32",
                 device=device.type,
                 recompute=config.recompute,

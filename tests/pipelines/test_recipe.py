@@ -23,6 +23,21 @@ def test_every_step_reads_as_many_tokens_and_no_sample_twice():
     assert samples == list(range(4 * 12 + 3 * 6 + 3 * 3))
 
 
+def test_short_windows_take_no_more_memory_than_the_chunks_of_long_ones():
+    config = TrainConfig(steps=10, batch=4, micro_batch=2, time_chunk=8, length_warmup=STAGES)
+    plans = plan_steps(config, 24)
+    assert [(plan.window, plan.at_once) for plan in plans[::3]] == [(6, 2), (6, 2), (12, 2), (24, 2)]
+    plans = plan_steps(TrainConfig(steps=2, batch=4, time_chunk=12, length_warmup=({"until": 0.5, "window": 3},)), 24)
+    assert [(plan.windows, plan.at_once) for plan in plans] == [(32, 16), (4, 4)]
+
+
+def test_a_batch_may_be_given_in_tokens():
+    config = TrainConfig(steps=2, batch_tokens=100, micro_batch=50, length_warmup=({"until": 0.5, "window": 6},))
+    assert [(plan.window, plan.windows, plan.at_once) for plan in plan_steps(config, 24)] == [(6, 16, 16), (24, 4, 4)]
+    with pytest.raises(ConfigError, match=r"train\.batch_tokens: 100 hold no window of 102"):
+        plan_steps(config, 102)
+
+
 def test_a_stage_must_divide_the_window():
     with pytest.raises(ConfigError, match=r"5 does not divide data\.window 24"):
         plan_steps(TrainConfig(length_warmup=({"until": 0.5, "window": 5},)), 24)
