@@ -93,7 +93,9 @@ class Block(nn.Module):
         state : LayerState or None
         """
         if recompute and shard is None and hidden.numel() and torch.is_grad_enabled() and not watched((hidden,)):
-            hidden, residual, after = run_block(self, hidden, residual, state)
+            hidden, residual, after = run_block(
+                self.mixer, hidden, residual, state, norm_weight=self.norm.weight, eps=self.norm.eps
+            )
             return hidden, residual, after if return_state else None
         normed, residual = self.norm(hidden, residual)
         hidden, state = self.mixer(normed, state, return_state=return_state, shard=shard)

@@ -8,17 +8,15 @@ that make them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from seqdomains.backbone.mixer import MambaMixer
 from seqdomains.backbone.state import LayerState
 from seqdomains.kernels import raw
-
-if TYPE_CHECKING:
-    from seqdomains.backbone.block import Block
 
 
 class _Weights(NamedTuple):
@@ -52,9 +50,15 @@ class _Inner(NamedTuple):
 
 
 def run_block(
-    block: Block, hidden: Tensor, residual: Tensor | None, state: LayerState | None
+    mixer: MambaMixer,
+    hidden: Tensor,
+    residual: Tensor | None,
+    state: LayerState | None,
+    *,
+    norm_weight: Tensor,
+    eps: float,
 ) -> tuple[Tensor, Tensor, LayerState]:
-    """Do what `Block.forward` does, keeping less for the backward pass.
+    """Do what `Block.forward` does with this mixer and this norm before it, keeping less for the backward pass.
 
     Examples
     --------
@@ -65,12 +69,12 @@ def run_block(
     >>> block = Block(config)
     >>> initialise(block, config)
     >>> hidden = torch.randn(2, 5, 8)
-    >>> torch.equal(run_block(block, hidden, None, None)[0], block(hidden, None)[0])
+    >>> out, *_ = run_block(block.mixer, hidden, None, None, norm_weight=block.norm.weight, eps=block.norm.eps)
+    >>> torch.equal(out, block(hidden, None)[0])
     True
     """
-    mixer = block.mixer
     weights = _Weights(
-        block.norm.weight, mixer.in_proj.weight, mixer.in_proj.bias, mixer.conv1d.weight, mixer.conv1d.bias,
+        norm_weight, mixer.in_proj.weight, mixer.in_proj.bias, mixer.conv1d.weight, mixer.conv1d.bias,
         mixer.x_proj.weight, mixer.dt_proj.weight, mixer.dt_proj.bias, mixer.A_log, mixer.D, mixer.out_proj.weight,
         mixer.out_proj.bias,
     )  # fmt: skip
@@ -78,7 +82,7 @@ def run_block(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     conv, ssm = (None, None) if state is None else (state.conv.to(dtype), state.ssm)
     with torch.autocast(device, enabled=False):
-        out, total, last, h_last = _LeanBlock.apply(block.norm.eps, dtype, hidden, residual, conv, ssm, *weights)
+        out, total, last, h_last = _LeanBlock.apply(eps, dtype, hidden, residual, conv, ssm, *weights)
     return out, total, LayerState(last, h_last)
 
 
