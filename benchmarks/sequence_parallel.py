@@ -17,7 +17,7 @@ from torch import distributed as dist
 
 from seqdomains.backbone import MambaConfig, MambaLM
 from seqdomains.backbone.sequence_parallel import SequenceShard
-from seqdomains.pipelines.ranks import Ranks, joined, local_device
+from seqdomains.pipelines.ranks import Ranks, joined, own_device
 
 
 def step(
@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--blocks", type=int, default=12)
     arguments = parser.parse_args()
-    device = local_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(own_device(None) or ("cuda" if torch.cuda.is_available() else "cpu"))
     size = int(os.environ.get("WORLD_SIZE", "1"))
     with joined(per_sequence=size, device=device) as ranks:
         if ranks.shard is None:

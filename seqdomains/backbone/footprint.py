@@ -43,6 +43,7 @@ def footprint(
     precision: Literal["fp32", "bf16"],
     device: str = "cuda",
     recompute: bool = False,
+    shared: bool = False,
 ) -> Footprint:
     """Estimate the peak memory of a training step.
 
@@ -64,6 +65,8 @@ def footprint(
         Its type.
     recompute : bool
         Whether blocks keep the gated output, the normed input and the residual stream alone; see `lean`.
+    shared : bool
+        Whether ranks share each sequence: the scan is run twice then, and its states are kept twice.
 
     Examples
     --------
@@ -74,7 +77,7 @@ def footprint(
     d, D, N = config.d_model, config.d_inner, config.d_state
     width = 2 if precision == "bf16" else 4
     numbers = D + d if recompute else 5 * D + d + (config.rank + 2 * N) + 2 * N
-    block = width * numbers + 4 * (d + 1) + 4 * N * D // _STEPS_A_STATE.get(device, 512)
+    block = width * numbers + 4 * (d + 1) + 4 * (1 + shared) * N * D // _STEPS_A_STATE.get(device, 512)
     # Gradients of the scan's input, step and gate and of the convolution's input, scratch of about half a tensor, and
     # the residual stream's gradient.
     working = width * 9 * D // 2 + 4 * d

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqdomains.backbone.mixer import MambaMixer
+from seqdomains.backbone.precision import full_precision
 from seqdomains.backbone.state import LayerState
 from seqdomains.kernels import raw
 
@@ -137,10 +138,10 @@ class _LeanBlock(torch.autograd.Function):
         weights = _cast(given, dtype)
         normed, total, rstd = raw.normalise(hidden, weights.norm, residual, eps)
         inner = _inner(normed.to(dtype), conv, weights)
+        A = -torch.exp(full_precision(given.A_log))
         y, h_last, states = raw.scan(
-            inner.u, inner.dt, -torch.exp(given.A_log), inner.B, inner.C, given.D, inner.z, given.step_bias, h0, None,
-            True, False,
-        )  # fmt: skip
+            inner.u, inner.dt, A, inner.B, inner.C, given.D, inner.z, given.step_bias, h0, None, True, False
+        )
         out = y @ weights.out.t()
         if weights.out_bias is not None:
             out += weights.out_bias
@@ -160,7 +161,7 @@ class _LeanBlock(torch.autograd.Function):
         dout = y.new_zeros(normed.shape) if dout is None else dout
         wide = normed.to(ctx.dtype)
         inner = _inner(wide, conv, weights)
-        A = -torch.exp(given.A_log)
+        A = -torch.exp(full_precision(given.A_log))
         dy, out = dout @ weights.out, _over_tokens(dout, y)
         del y
         du, ddt, dA, dB, dC, dD, dz, dbias, dh0 = raw.scan_backward(

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
+from torch.utils.checkpoint import checkpoint
 
 from seqdomains.backbone.precision import full_precision
 from seqdomains.kernels import selective_scan
 
+# Tokens of a part: as many as the widest convolution looks back.
+LEAST_PART: Final = 3
 # Makes of what all ranks told, stacked, and of further tensors the state that enters a part and the last one.
 Make = Callable[..., tuple[Tensor, Tensor]]
 
@@ -66,6 +69,10 @@ class _Exchange(torch.autograd.Function):
         return None, None, ctx.shard.total(found[0])[ctx.shard.rank], *found[1:]
 
 
+def _sum_of_steps(dt: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    return softplus(dt.to(dtype) + bias).sum(1)
+
+
 @dataclass(frozen=True)
 class SequenceShard:
     """A rank's place among those that share a sequence; its part is the `rank`-th of `size`, in the order of time.
@@ -87,11 +94,21 @@ class SequenceShard:
     def bounds(self, length: int) -> tuple[int, int]:
         """Return where this rank's part of `length` tokens begins and ends.
 
+        Raises
+        ------
+        ValueError
+            A part would be too short, on whichever rank: all refuse, and none waits for another.
+
         Examples
         --------
         >>> [SequenceShard(None, rank, 3).bounds(10) for rank in range(3)]
         [(0, 3), (3, 6), (6, 10)]
         """
+        if length // self.size < LEAST_PART:
+            raise ValueError(
+                f"{length} tokens for {self.size} ranks: each needs {LEAST_PART}, which a convolution looks back; use "
+                "fewer ranks, or longer windows or chunks"
+            )
         return self.rank * length // self.size, (self.rank + 1) * length // self.size
 
     def gathered(self, tensor: Tensor) -> Tensor:
@@ -128,14 +145,7 @@ class SequenceShard:
             The steps before this rank's part.
         last : Tensor, shape (B, width, D)
             The last steps of all.
-
-        Raises
-        ------
-        ValueError
-            A part is shorter than that.
         """
-        if x.shape[1] < width:
-            raise ValueError(f"a rank's part has {x.shape[1]} steps, expected {width} at least: use fewer ranks")
         tail = x[:, x.shape[1] - width :]
 
         def make(told: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +184,8 @@ class SequenceShard:
         """
         # y of this pass is not used; what is wanted is where the part leads from zero.
         _, end = selective_scan(u, dt, A, B, C, None, None, bias, softplus=True, return_state=True)
-        steps = softplus(dt.to(end.dtype) + bias).sum(1)
+        # Computed again in the backward pass: in float32 it would be twice the size of dt.
+        steps = checkpoint(_sum_of_steps, dt, bias, end.dtype, use_reentrant=False, preserve_rng_state=False)
 
         def make(told: Tensor, A: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
             states = [first]

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqdomains.backbone.model import MambaBackbone
-from seqdomains.backbone.sequence_parallel import SequenceShard
+from seqdomains.backbone.sequence_parallel import LEAST_PART, SequenceShard
 from seqdomains.backbone.state import InferenceState, LayerState
 
 # Hidden vectors of a chunk, shape (B, l, d), and the position of the first of them.
@@ -79,7 +79,8 @@ def sum_over_chunks(
     """
     if chunk < 1 or not tokens.shape[1]:
         raise ValueError(f"chunks of {chunk} tokens of a sequence of {tokens.shape[1]}: expected at least 1 of each")
-    trained = tuple(one for one in (*backbone.parameters(), *parameters) if one.requires_grad)
+    # Once each, tied ones too.
+    trained = tuple({id(one): one for one in (*backbone.parameters(), *parameters) if one.requires_grad}.values())
     device = tokens.device.type
     run = _Run(
         backbone,
@@ -113,7 +114,7 @@ class _Run:
     def borders(self) -> list[tuple[int, int]]:
         """Return where each chunk begins and ends; a rest too short for all ranks goes with the chunk before it."""
         length = self.tokens.shape[1]
-        least = 1 if self.shard is None else self.shard.size * max(1, self.backbone.config.d_conv - 1)
+        least = 1 if self.shard is None else self.shard.size * LEAST_PART
         ends = [end for end in range(self.chunk, length, self.chunk) if length - end >= least]
         return list(pairwise([0, *ends, length]))
 
@@ -200,7 +201,11 @@ def _slopes(
     """Return the gradients of the trained parameters and of the state that a chunk began with."""
     # A chunk may have no share in the result, such as one before the last position, and nothing follows the last one.
     ends = [(chunk.found, gradient)] if chunk.found.requires_grad else []
-    ends += [(one, slope) for one, slope in zip(chunk.leaving, behind, strict=bool(behind)) if slope is not None]
+    ends += [
+        (one, slope)
+        for one, slope in zip(chunk.leaving, behind, strict=bool(behind))
+        if slope is not None and one.requires_grad  # frozen blocks leave a state without a graph
+    ]
     inputs = [*trained, *chunk.entering]
     if not ends:
         return [None] * len(inputs)

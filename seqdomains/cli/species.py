@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -39,7 +40,7 @@ from seqdomains.pipelines import train as training
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.inputs import find_inputs
 from seqdomains.pipelines.progress import progress_display
-from seqdomains.pipelines.ranks import joined, local_device, started_by_torchrun
+from seqdomains.pipelines.ranks import joined, own_device, started_by_torchrun
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.tables import STDOUT
 from seqdomains.pipelines.tracks import is_bigwig, open_track
@@ -78,7 +79,7 @@ def run_train(
 
     Each process that torchrun starts makes this call; the first one writes and prints.
     """
-    where = local_device(choose_device(device))
+    where = choose_device(own_device(device))
     if preset is None:
         preset = choose_preset(great_apes=great_apes, gpu=where.type == "cuda")
     given = _given(data, label_from, labels)
@@ -95,8 +96,10 @@ def run_train(
         raise ConfigError(f"model.vocab_size: DNA has {VOCAB_SIZE} codes; found {config.model.vocab_size}")
     if only_estimate:
         model = SequenceClassifier(config.model.backbone(), classes=SPECIES_NAMES, pooling=config.model.pooling)
-        found = estimation.dry_run(model, config.train, window=config.data.window, device=where)
-        sys.stdout.write(found.as_text())
+        size = max(int(os.environ.get("WORLD_SIZE", "1")), config.train.sequence_ranks)
+        found = estimation.dry_run(model, config.train, window=config.data.window, device=where, ranks=size)
+        if os.environ.get("RANK", "0") == "0":
+            sys.stdout.write(found.as_text())
         return
     if out is None and started_by_torchrun():
         raise ConfigError("--out: name the run folder, which all processes of torchrun share")

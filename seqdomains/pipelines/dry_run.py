@@ -28,7 +28,7 @@ class DryRun:
 
     Parameters
     ----------
-    parameters : int
+    parameters, classes : int
         Of the model.
     windows, window : int
         That a step reads, and their length in tokens.
@@ -40,8 +40,8 @@ class DryRun:
         Estimated peak.
     room : int
         Bytes that the device has.
-    seconds : float
-        Of a step, from a short one that was run.
+    seconds : float or None
+        Of a step, from a short one that was run; None where not even that fitted.
     tried : int
         Tokens of that one.
     steps : int
@@ -49,13 +49,14 @@ class DryRun:
     """
 
     parameters: int
+    classes: int
     windows: int
     window: int
     at_once: int
     bf16: bool
     memory: Footprint
     room: int
-    seconds: float
+    seconds: float | None
     tried: int
     steps: int
 
@@ -65,13 +66,16 @@ class DryRun:
         parts = f"{_gib(memory.weights)} weights and AdamW, {_gib(memory.kept)} kept for the backward pass, "
         parts += f"{_gib(memory.working)} of its own"
         lines = [
-            f"parameters  {self.parameters:,}",
+            f"parameters  {self.parameters:,} (with {self.classes} classes)",
             f"a step      {self.windows} windows of {self.window:,}: {self.windows * self.window:,} tokens",
             f"at once     {self.at_once:,} tokens on each device, {'bf16' if self.bf16 else 'fp32'}",
             f"memory      about {_gib(memory.total)} of {_gib(self.room)} GiB: {parts}",
-            f"time        about {_seconds(self.seconds)} a step, {duration(self.seconds * self.steps)} for "
-            f"{self.steps:,} steps (from one of {self.tried:,} tokens)",
         ]
+        if self.seconds is not None:
+            lines.append(
+                f"time        about {_seconds(self.seconds)} a step, {duration(self.seconds * self.steps)} for "
+                f"{self.steps:,} steps (from one of {self.tried:,} tokens)"
+            )
         if memory.total > self.room:
             lines.append("it will not fit: lower train.time_chunk or train.micro_batch, which change no result")
         return "\n".join(lines) + "\n"
@@ -120,43 +124,57 @@ def dry_run(
         precision="bf16" if bf16 else "fp32",
         device=device.type,
         recompute=config.recompute,
+        shared=per_sequence > 1,
     )
+    room = _room(device)
     with thread_count(config.threads), borrowed(model, device=device, training=True):
-        seconds, tried = _time(model, windows, length, device, bf16=bf16, recompute=config.recompute)
+        # Half of the room is left to what else the device holds.
+        most = min(_TRIED.get(device.type, 1 << 13), max(64, int(windows * length * room / (2 * memory.total))))
+        seconds, tried = _time(model, windows, length, device, most=most, bf16=bf16, recompute=config.recompute)
     chunks = _OF_CHUNKS if config.time_chunk is not None and config.time_chunk < window else 1.0
     return DryRun(
         parameters=parameters,
+        classes=len(model.classes),
         windows=batch,
         window=window,
         at_once=windows * length,
         bf16=bf16,
         memory=memory,
-        room=_room(device),
-        seconds=seconds / tried * batch * window / ranks * chunks,
+        room=room,
+        seconds=None if seconds is None else seconds / tried * batch * window / ranks * chunks,
         tried=tried,
         steps=config.steps,
     )
 
 
 def _time(
-    model: SequenceClassifier, windows: int, length: int, device: torch.device, *, bf16: bool, recompute: bool
-) -> tuple[float, int]:
-    """Return the seconds of a step without the optimizer, and its tokens: as many as are tried, or fewer."""
-    most = _TRIED.get(device.type, 1 << 13)
+    model: SequenceClassifier,
+    windows: int,
+    length: int,
+    device: torch.device,
+    *,
+    most: int,
+    bf16: bool,
+    recompute: bool,
+) -> tuple[float | None, int]:
+    """Return the seconds of a step without the optimizer, and its tokens: `most`, or fewer."""
     windows = max(1, min(windows, most // min(length, most)))
     tokens = torch.zeros(windows, min(length, most), dtype=torch.uint8, device=device)
     targets = torch.zeros(windows, dtype=torch.int64, device=device)
     times = []
-    for _ in range(3):  # the first one compiles or loads kernels
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(model(tokens, recompute=recompute).float(), targets)
-        torch.autograd.grad(loss, list(model.parameters()))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
+    try:
+        for _ in range(3):  # the first one compiles or loads kernels
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            began = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = F.cross_entropy(model(tokens, recompute=recompute).float(), targets)
+            torch.autograd.grad(loss, list(model.parameters()))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - began)
+    except torch.OutOfMemoryError:
+        return None, tokens.numel()
     return min(times[1:]), tokens.numel()
 
 

@@ -43,7 +43,9 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals(notice: str = "stopping after this step and saving") -> Iterator[StopRequest]:
+def stop_on_signals(
+    notice: str = "stopping after this step and saving", *, patient: bool = False
+) -> Iterator[StopRequest]:
     """Turn SIGTERM and SIGINT into a request that the loop reads at its edges; the handlers before are put back.
 
     Python delivers signals to the main thread alone; called from another thread this changes nothing.
@@ -52,6 +54,9 @@ def stop_on_signals(notice: str = "stopping after this step and saving") -> Iter
     ----------
     notice : str
         What the user is told when the first signal comes.
+    patient : bool
+        Whether SIGTERM changes nothing once a stop was asked for: torchrun passes on what its processes were sent
+        already, and sends it to all when one has left.
 
     Yields
     ------
@@ -72,6 +77,8 @@ def stop_on_signals(notice: str = "stopping after this step and saving") -> Iter
 
     def handle(signum: int, frame: FrameType | None) -> None:
         if stop.signum is not None:
+            if patient and signum == signal.SIGTERM:
+                return
             raise SystemExit(128 + signum)
         stop.signum = signum
         # os.write: a handler may run in the middle of a buffered write, where logging would re-enter the stream

@@ -62,10 +62,25 @@ class Ranks:
         """Ranks that share a sequence."""
         return 1 if self.shard is None else self.shard.size
 
+    @property
+    def places(self) -> int:
+        """Among how many a batch is shared out."""
+        return self.size // self.per_sequence
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Make what a backend says when a peer is gone an error for users."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _is_loss(error):
+                raise
+            raise _lost(error) from error
+
     def share(self, first: int, windows: int) -> tuple[int, int]:
         """Return the first of the samples of a batch that are this rank's, and how many: neighbours, in rank order."""
-        place, places = self.rank // self.per_sequence, self.size // self.per_sequence
-        begin, end = place * windows // places, (place + 1) * windows // places
+        place = self.rank // self.per_sequence
+        begin, end = place * windows // self.places, (place + 1) * windows // self.places
         return first + begin, end - begin
 
     def add(self, tensors: Sequence[Tensor]) -> None:
@@ -79,7 +94,7 @@ class Ranks:
         if self.size == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with telling_of_lost_ranks():
+        with self.watched():
             dist.all_reduce(flat)
         first = 0
         for tensor in tensors:
@@ -99,7 +114,7 @@ class Ranks:
         if self.size == 1:
             return
         found = [torch.empty(1, dtype=torch.int64) for _ in range(self.size)]
-        with telling_of_lost_ranks():
+        with self.watched():
             dist.all_gather(found, torch.tensor([number]))
         if len({int(one) for one in found}) > 1:
             told = ", ".join(str(int(one)) for one in found)
@@ -109,7 +124,7 @@ class Ranks:
         """Give every rank the weights of the first one: another machine may have drawn other last bits."""
         if self.size == 1:
             return
-        with torch.no_grad(), telling_of_lost_ranks():
+        with torch.no_grad(), self.watched():
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor, src=0)
 
@@ -122,7 +137,7 @@ class Ranks:
             A rank has ended.
         """
         if self.size > 1:
-            with telling_of_lost_ranks():
+            with self.watched():
                 dist.all_reduce(torch.zeros(1))
 
     @contextmanager
@@ -138,20 +153,20 @@ class Ranks:
 ALONE: Final = Ranks()
 
 
-@contextmanager
-def telling_of_lost_ranks() -> Iterator[None]:
-    """Make what a backend says when a peer is gone an error for users."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        # torch's own classes begin so, and gloo's errors have none.
-        if not type(error).__name__.startswith("Dist") and not any(name in text for name in ("gloo", "NCCL", "peer")):
-            raise
-        raise LostRankError(
-            f"another process of the job has ended ({text.strip().partition(chr(10))[0][:160]}); the last checkpoint "
-            "stands: repeat the command"
-        ) from error
+# What gloo and NCCL say of a peer that is gone; of their own classes torch says it by the name.
+_LOSS: Final = ("Connection closed", "Connection reset", "Broken pipe", "remote process exited")
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    return type(error).__name__ == "DistNetworkError" or any(sign in str(error) for sign in _LOSS)
+
+
+def _lost(error: RuntimeError) -> LostRankError:
+    first = str(error).strip().partition("\n")[0][:160]
+    return LostRankError(
+        f"another process of the job has ended ({first}); what it said stands beside this. If it was killed, repeat "
+        "the command, which goes on from the last checkpoint"
+    )
 
 
 def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
@@ -165,11 +180,19 @@ def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
     return int(environment.get("WORLD_SIZE", "1")) > 1
 
 
-def local_device(device: torch.device) -> torch.device:
-    """Return the GPU of this process, of those of its machine, where it is one of several."""
-    if str(device) == "cuda" and started_by_torchrun():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return device
+def own_device(name: str | None) -> str | None:
+    """Return the name of this process's device, where it is one of several on a machine: each has a GPU of its own.
+
+    Raises
+    ------
+    ConfigError
+        All of them are told to take one GPU.
+    """
+    if not started_by_torchrun() or name == "cpu" or (name is None and not torch.cuda.is_available()):
+        return name
+    if name not in (None, "cuda"):
+        raise ConfigError(f"--device {name}: the processes of torchrun take a GPU each; give --device cuda or cpu")
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 @contextmanager
@@ -207,9 +230,8 @@ def joined(*, per_sequence: int, device: torch.device) -> Iterator[Ranks]:
     level = log.level
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with telling_of_lost_ranks():
-        # Small things are told on the CPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    # Small things are told on the CPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         mesh = init_device_mesh(device.type, (size // per_sequence, per_sequence), mesh_dim_names=("data", "time"))
         shard = SequenceShard(mesh.get_group("time"), mesh.get_local_rank("time"), per_sequence)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from seqdomains.backbone.sequence_parallel import LEAST_PART
 from seqdomains.errors import ConfigError
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -143,7 +144,7 @@ class StepPlan:
             yield self.first + offset, min(self.at_once, self.windows - offset)
 
 
-def plan_steps(config: TrainConfig, window: int) -> list[StepPlan]:
+def plan_steps(config: TrainConfig, window: int, *, places: int = 1) -> list[StepPlan]:
     """Return what each step reads, for a task whose full length is `window`.
 
     A stage with windows a k-th as long has k times as many of them, so that a step costs the same throughout. Of these
@@ -155,6 +156,8 @@ def plan_steps(config: TrainConfig, window: int) -> list[StepPlan]:
         Reads steps, batch, batch_tokens, micro_batch, time_chunk, length_warmup and length_cycle.
     window : int
         Full length in tokens.
+    places : int
+        Among how many ranks, or groups of ranks that share windows, a batch is shared out.
 
     Raises
     ------
@@ -167,11 +170,18 @@ def plan_steps(config: TrainConfig, window: int) -> list[StepPlan]:
     >>> [(plan.first, plan.windows, plan.window) for plan in plan_steps(config, 16)]
     [(0, 4, 8), (4, 4, 8), (8, 2, 16), (10, 2, 16)]
     """
-    stages = [("length_warmup", stage.window) for stage in config.length_warmup]
+    shorter = [("length_warmup", stage.window) for stage in config.length_warmup]
+    shorter += [("length_cycle", length) for length in config.length_cycle]
     problems = [
-        f"train.{key}: {length} does not divide data.window {window}"
-        for key, length in stages + [("length_cycle", length) for length in config.length_cycle]
-        if window % length
+        f"train.{key}: {length} does not divide data.window {window}" for key, length in shorter if window % length
+    ]
+    least = LEAST_PART * config.sequence_ranks
+    problems += [
+        f"train.sequence_ranks: {length} tokens are too few for {config.sequence_ranks} ranks, expected {least} or more"
+        for length in sorted(
+            {min(length, config.time_chunk or length) for length in (window, *(one for _, one in shorter))}
+        )
+        if config.sequence_ranks > 1 and length < least
     ]
     if problems:
         raise ConfigError(problems)
@@ -179,7 +189,7 @@ def plan_steps(config: TrainConfig, window: int) -> list[StepPlan]:
     plans: list[StepPlan] = []
     first, batch = 0, config.windows(window)
     chunk = config.time_chunk or window
-    tokens = config.windows_at_once(window) * min(window, chunk)
+    tokens = min(config.windows_at_once(window), -(-batch // places)) * min(window, chunk)
     for step in range(config.steps):
         usual = cycle[step % len(cycle)]
         length = next((stage.window for stage in config.length_warmup if step < stage.until * config.steps), usual)

@@ -30,7 +30,7 @@ from seqdomains.pipelines.metrics import Meter, MetricsLog
 from seqdomains.pipelines.optimizer import build_optimizer
 from seqdomains.pipelines.prefetch import prefetched
 from seqdomains.pipelines.progress import duration, progress_display
-from seqdomains.pipelines.ranks import ALONE, Ranks, telling_of_lost_ranks
+from seqdomains.pipelines.ranks import ALONE, Ranks
 from seqdomains.pipelines.recipe import StepPlan, TrainConfig, learning_rate, plan_steps
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.training_state import capture, restore
@@ -145,7 +145,7 @@ def train(
         thread_count(config.threads),
         seeded(config.seed, device=device),
         deterministic(),
-        stop_on_signals() as stop,
+        stop_on_signals(patient=ranks.size > 1) as stop,
         borrowed(model, device=device, training=True),
     ):
         if run.complete:
@@ -154,13 +154,14 @@ def train(
             return TrainOutcome(config.steps, resumed_from=None, already_complete=True, seconds=0.0)
         session = _begin(model, task, config, run, device, ranks)
         try:
-            with telling_of_lost_ranks():
+            with ranks.watched():
                 _steps(session, task, config, run, stop, progress=progress and ranks.first)
         except torch.OutOfMemoryError as error:
             raise ConfigError(_out_of_memory(model, config, task, device)) from error
         try:
             if ranks.first:
                 model.save_pretrained(run.artefact, signature=task.signature())
+            ranks.wait()
         except OSError as error:
             raise InputError(f"cannot write {run.artefact}: {error.strerror or error}") from error
         if stop.signum is not None:
@@ -219,7 +220,10 @@ def _begin(
     if not ranks.first:
         return session
     facts, before = {"from_step": session.start, "ranks": ranks.size, **session_facts(device)}, run.sessions()
-    if session.resumed_from is not None and before and (changes := decisive_changes(before[-1], facts)):
+    changes = [] if session.resumed_from is None or not before else decisive_changes(before[-1], facts)
+    if before and session.resumed_from is not None and before[-1].get("ranks", 1) != ranks.size:
+        changes.append(f"ranks was {before[-1].get('ranks', 1)} and is {ranks.size}")
+    if changes:
         _log.warning("the last bits may differ from those of an uninterrupted run: %s", "; ".join(changes))
     run.record_session(facts)
     return session
@@ -236,7 +240,7 @@ def _steps(
 ) -> None:
     """Do the optimizer steps that are left, with metrics, checkpoints and an orderly stop."""
     start, meter, optimizer = session.start, session.meter, session.optimizer
-    plans = plan_steps(config, task.window)
+    plans = plan_steps(config, task.window, places=session.ranks.places)
     source = _micro_batches(task, config.seed, plans[start:], session.ranks, pin=session.device.type == "cuda")
     with (
         MetricsLog(run.metrics, step=start) if session.ranks.first else nullcontext() as metrics,
@@ -274,6 +278,8 @@ def _steps(
                     metrics.sync()
                 session.save(run, done, keep=config.keep)
             if stopping and done < config.steps:
+                # Not before it is saved: when one process leaves, torchrun ends the others.
+                session.ranks.wait()
                 raise StoppedError(
                     stop.signum or signal.SIGTERM,
                     f"stopped after step {done}, which is saved; repeat the command to go on",
@@ -393,7 +399,8 @@ def _out_of_memory(model: nn.Module, config: TrainConfig, task: ClassificationTa
         f"memory{room}; lower train.micro_batch or train.time_chunk (the result stays), the window or the model's width"
     ]
     if isinstance(sizes := getattr(model, "config", None), MambaConfig):
-        for chunk in sorted({length, *(length >> shift for shift in range(1, 8))}, reverse=True):
+        problems.append("train.recompute=true takes a third of what follows") if not config.recompute else None
+        for chunk in sorted({length, *(length >> shift for shift in range(1, 8))} - {0}, reverse=True):
             need = footprint(
                 sizes,
                 parameters=sum(one.numel() for one in model.parameters()),
@@ -401,6 +408,7 @@ def _out_of_memory(model: nn.Module, config: TrainConfig, task: ClassificationTa
                 precision="bf16" if uses_bf16(config, device) else "fp32",
                 device=device.type,
                 recompute=config.recompute,
+                shared=config.sequence_ranks > 1,
             )
             problems.append(f"train.time_chunk={chunk}: about {need.total / 2**30:.3g} GiB")
     return problems

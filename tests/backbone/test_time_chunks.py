@@ -122,6 +122,41 @@ def test_frozen_parameters_get_no_gradient_and_those_before_them_do():
         torch.testing.assert_close(gradient, model.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("frozen", [1, 2, 3])
+def test_blocks_may_be_frozen_from_below(frozen):
+    model, tokens = classifier(), tokens_of(2, 50)
+    model.backbone.embedding.requires_grad_(False)
+    for block in model.backbone.layers[:frozen]:
+        block.requires_grad_(False)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    found = torch.autograd.grad(classified(model, tokens, None, time_chunk=20), trained)
+    for one, other in zip(found, torch.autograd.grad(classified(model, tokens, None), trained), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_of_its_own_on_a_frozen_backbone():
+    model = MambaLM(MambaConfig(d_model=16, n_layer=2, tie_embeddings=False))
+    model.backbone.requires_grad_(False)
+    tokens = tokens_of(1, 50)
+    (found,) = torch.autograd.grad(model.loss(tokens, time_chunk=20), model.lm_head.weight)
+    (expected,) = torch.autograd.grad(model.loss(tokens), model.lm_head.weight)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_tensor_that_is_named_twice_counts_once():
+    model, tokens = MambaLM(CONFIG), tokens_of(1, 50)
+    weight = model.backbone.embedding.weight
+
+    def part(hidden, first):
+        return (hidden @ weight.t()).square().sum()
+
+    (found,) = torch.autograd.grad(
+        sum_over_chunks(model.backbone, tokens, part, chunk=20, parameters=[weight, weight]), weight
+    )
+    (expected,) = torch.autograd.grad(part(model.backbone(tokens), 0), weight)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_head_alone_may_be_trained():
     model, tokens = classifier(), tokens_of(2, 50)
     model.backbone.requires_grad_(False)

@@ -275,7 +275,7 @@ def test_a_dry_run_says_what_a_run_would_take_and_makes_nothing(seqdomains, tmp_
         line.split(maxsplit=1) for line in outcome.out.splitlines() if line.startswith(("param", "memory", "time"))
     )
     model = SequenceClassifier(MambaConfig(d_model=16, n_layer=1), classes=tuple("abcde"), pooling="mean")
-    assert lines["parameters"] == f"{sum(one.numel() for one in model.parameters()):,}"
+    assert lines["parameters"] == f"{sum(one.numel() for one in model.parameters()):,} (with 5 classes)"
     assert "a step      6 windows of 256: 1,536 tokens" in outcome.out
     assert "at once     192 tokens on each device, fp32" in outcome.out
     assert re.match(r"about 0\.00\d+ of \d+(\.\d+)? GiB: ", lines["memory"])

@@ -138,7 +138,7 @@ def test_a_killed_rank_ends_the_job_and_the_repeated_command_has_the_same_bytes(
     os.kill(workers(process.pid)[victim], signal.SIGKILL)
     _, err = finished(process, code=1)
     assert "another process of the job has ended" in err
-    assert "the last checkpoint stands: repeat the command" in err
+    assert "repeat the command, which goes on from the last checkpoint" in err
     assert not (tmp_path / "run" / "model").exists()
     finished(job(2, tmp_path / "run", steps=60))
     sessions = json.loads((tmp_path / "run" / "environment.json").read_text())["sessions"]
@@ -149,10 +149,13 @@ def test_a_killed_rank_ends_the_job_and_the_repeated_command_has_the_same_bytes(
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
-def test_sigterm_on_one_rank_saves_on_all(job, long_run, tmp_path):
+@pytest.mark.parametrize("victims", [[0], [1], [0, 1]], ids=str)
+def test_sigterm_saves_on_all(job, long_run, tmp_path, victims):
     process = job(2, tmp_path / "run", "train.checkpoint_every=1000", steps=60)
     wait_for_step(process, tmp_path / "run" / "metrics.jsonl", 10)
-    os.kill(workers(process.pid)[1], signal.SIGTERM)
+    found = workers(process.pid)
+    for rank in victims:
+        os.kill(found[rank], signal.SIGTERM)
     _, err = finished(process, code=1)
     assert "which is saved; repeat the command to go on" in err
     (saved,) = (tmp_path / "run" / "checkpoints").glob("step-*")
@@ -160,6 +163,19 @@ def test_sigterm_on_one_rank_saves_on_all(job, long_run, tmp_path):
     finished(job(2, tmp_path / "run", "train.checkpoint_every=1000", steps=60))
     for name, tensor in weights(long_run).items():
         assert np.array_equal(weights(tmp_path / "run")[name], tensor), name
+
+
+def test_other_ranks_go_on_with_a_warning_and_one_may_have_no_window(job, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    finished(job(1, alone, "train.batch=1"))
+    finished(job(2, shared, "train.batch=1"))
+    np.testing.assert_allclose(losses(shared), losses(alone), rtol=1e-5)
+    process = job(1, tmp_path / "run", "train.batch=1", steps=60)
+    wait_for_step(process, tmp_path / "run" / "metrics.jsonl", 10)
+    process.kill()
+    process.communicate()
+    _, err = finished(job(2, tmp_path / "run", "train.batch=1", steps=60))
+    assert "the last bits may differ from those of an uninterrupted run: ranks was 1 and is 2" in err
 
 
 def test_what_cannot_be_is_refused(job, tmp_path):

@@ -31,6 +31,20 @@ def test_short_windows_take_no_more_memory_than_the_chunks_of_long_ones():
     assert [(plan.windows, plan.at_once) for plan in plans] == [(32, 16), (4, 4)]
 
 
+def test_short_windows_take_no_more_memory_than_a_ranks_share_of_long_ones():
+    config = TrainConfig(steps=2, batch=8, time_chunk=12, length_warmup=({"until": 0.5, "window": 3},))
+    plans = plan_steps(config, 24, places=4)
+    assert [(plan.windows, plan.at_once) for plan in plans] == [(64, 8), (8, 2)]
+
+
+def test_windows_too_short_for_their_ranks_are_refused_before_the_run():
+    config = TrainConfig(sequence_ranks=3, length_warmup=({"until": 0.5, "window": 8},), time_chunk=20)
+    with pytest.raises(ConfigError, match=r"train\.sequence_ranks: 8 tokens are too few for 3 ranks, expected 9"):
+        plan_steps(config, 24)
+    with pytest.raises(ConfigError, match=r"train\.sequence_ranks: 7 tokens"):
+        plan_steps(TrainConfig(sequence_ranks=3, time_chunk=7), 24)
+
+
 def test_a_batch_may_be_given_in_tokens():
     config = TrainConfig(steps=2, batch_tokens=100, micro_batch=50, length_warmup=({"until": 0.5, "window": 6},))
     assert [(plan.window, plan.windows, plan.at_once) for plan in plan_steps(config, 24)] == [(6, 16, 16), (24, 4, 4)]
