@@ -19,16 +19,9 @@ import torch
 from seqdomains.backbone import LoadedModel, MambaLM
 from seqdomains.cli.batch_plan import BatchOptions, cores, hash_of, plan_of_records, plan_of_windows, windows_of
 from seqdomains.cli.config import resolve
+from seqdomains.cli.models import artefact_of, choose_device, classifier_of, load_model, trained_window, windows_at_once
 from seqdomains.cli.run_config import PredictConfig
-from seqdomains.cli.species import (
-    artefact_of,
-    choose_device,
-    classifier_of,
-    find_sequences,
-    load_model,
-    trained_window,
-    windows_at_once,
-)
+from seqdomains.cli.species import find_sequences
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.fasta import reads_once
 from seqdomains.genomics.sources import SequenceRecords

@@ -11,17 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from seqdomains.backbone import LoadedModel, MambaLM, SequenceClassifier, from_pretrained
+from seqdomains.backbone import MambaLM, SequenceClassifier
 from seqdomains.cli.config import Resolved, resolve
 from seqdomains.cli.given_data import GivenData
+from seqdomains.cli.models import (
+    choose_device,
+    classifier_of,
+    load_classifier,
+    load_model,
+    trained_window,
+    windows_at_once,
+)
 from seqdomains.cli.run_config import PredictConfig, RunConfig
 from seqdomains.cli.simulated import simulated_genomes
 from seqdomains.cli.summary import as_text
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.genomics.alphabet import VOCAB_SIZE, GapPolicy, check_signature
+from seqdomains.genomics.alphabet import VOCAB_SIZE, GapPolicy
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.fasta import STDIN, reads_once, source_name
 from seqdomains.genomics.records import is_sequence_file, stream_records
@@ -30,7 +37,6 @@ from seqdomains.genomics.spans import mostly_unknown, plan_spans
 from seqdomains.genomics.species import SPECIES_NAMES
 from seqdomains.genomics.species_task import SpeciesTask
 from seqdomains.genomics.windows import read_bed
-from seqdomains.kernels.dispatch import OPS, implementation
 from seqdomains.pipelines import dry_run as estimation
 from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines import likelihood
@@ -48,10 +54,6 @@ from seqdomains.task import Span
 
 logger = logging.getLogger(__name__)
 
-# Tokens that go through a model at once. A CPU is half as fast again as with 2^16, whose tensors leave its caches; on a
-# GPU an fp32 tensor of a block takes 512 MiB at an inner width of 256, and is halved where that is too much.
-TOKENS_ON_CPU = 1 << 14
-TOKENS_ON_GPU = 1 << 19
 RECORDS_NAMED = 5
 
 
@@ -276,60 +278,6 @@ def _counting(spans: Iterable[Span], blank: list[int]) -> Iterator[Span]:
         yield span
 
 
-def trained_window(loaded: LoadedModel) -> int:
-    """Return the window that an artefact was trained on, in bp.
-
-    Raises
-    ------
-    InputError
-        Its signature doesn't tell.
-    """
-    window = loaded.signature.get("window")
-    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
-        raise InputError(f"the artefact's signature has the window {window!r}, expected a number of bp; give --window")
-    return window
-
-
-def choose_device(name: str | None) -> torch.device:
-    """Return the device that --device names; a GPU where there is one if it names none.
-
-    Raises
-    ------
-    ConfigError
-        torch has no such device, it isn't here, or SEQDOMAINS_KERNELS asks for kernels that can't run on it.
-
-    Examples
-    --------
-    >>> choose_device("cpu")
-    device(type='cpu')
-    """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        if name.partition(":")[0] not in ("cpu", "cuda", "xpu", "mps"):
-            raise RuntimeError("expected cpu, cuda, xpu or mps")
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        # torch goes on for 2 kB about what a build could hold
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise ConfigError(f"--device {name}: not usable here ({reason}); seqdomains doctor lists the devices") from None
-    for op in OPS:
-        implementation(op, device, torch.float32)
-    return device
-
-
-def windows_at_once(device: torch.device, window: int) -> int:
-    """Return how many windows go through a model at once, to begin with.
-
-    Examples
-    --------
-    >>> windows_at_once(torch.device("cpu"), 4096)
-    4
-    """
-    return max(1, (TOKENS_ON_CPU if device.type == "cpu" else TOKENS_ON_GPU) // window)
-
-
 def choose_preset(*, great_apes: bool, gpu: bool) -> str:
     """Return the preset of a command that names none.
 
@@ -341,59 +289,6 @@ def choose_preset(*, great_apes: bool, gpu: bool) -> str:
     if not great_apes:
         return "barcode"
     return "great-apes-gpu" if gpu else "laptop"
-
-
-def artefact_of(path: Path) -> Path:
-    """Return the artefact's folder of a run, or the path itself where it is no run.
-
-    Raises
-    ------
-    InputError
-        The run isn't trained yet.
-    """
-    run = RunFolder(path)
-    if run.config.exists() and not run.complete:
-        raise InputError(f"{path} holds no trained model yet: repeat its train command with --out {path} to finish it")
-    return run.artefact if run.config.exists() else path
-
-
-def load_model(path: Path, *, device: torch.device) -> LoadedModel:
-    """Read the model of a run folder or an artefact.
-
-    Raises
-    ------
-    InputError
-        The run isn't trained yet, or the artefact is damaged or of another alphabet.
-    """
-    loaded = from_pretrained(artefact_of(path), device=device)
-    check_signature(loaded.signature)
-    return loaded
-
-
-def load_classifier(path: Path, *, device: torch.device) -> LoadedModel:
-    """Read the classifier of a run folder or an artefact.
-
-    Raises
-    ------
-    InputError
-        As `load_model`; or it is no classifier.
-    """
-    loaded = load_model(path, device=device)
-    classifier_of(loaded)
-    return loaded
-
-
-def classifier_of(loaded: LoadedModel) -> SequenceClassifier:
-    """Return the model of an artefact that is a classifier.
-
-    Raises
-    ------
-    InputError
-        It is something else.
-    """
-    if not isinstance(loaded.model, SequenceClassifier):
-        raise InputError(f"the artefact is a {type(loaded.model).__name__}; this command needs a SequenceClassifier")
-    return loaded.model
 
 
 def _made(folder: Path) -> Path:

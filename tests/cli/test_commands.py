@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seqdomains.backbone import MambaConfig, MambaLM
-from seqdomains.cli import simulated, species
+from seqdomains.cli import models, simulated, species
 from seqdomains.cli.config import preset_names, resolve
 from seqdomains.cli.run_config import RunConfig
 from seqdomains.errors import ConfigError
@@ -67,13 +67,13 @@ def test_preset_follows_the_machine_and_the_job(monkeypatch):
     assert species.choose_preset(great_apes=True, gpu=False) == "laptop"
     assert species.choose_preset(great_apes=False, gpu=True) == "barcode"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert species.choose_device(None) == torch.device("cpu")
+    assert models.choose_device(None) == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["cuda:77", "meta", "tpu", ""])
 def test_devices_that_are_not_here(name):
     with pytest.raises(ConfigError, match="not usable here"):
-        species.choose_device(name)
+        models.choose_device(name)
 
 
 def test_default_run_folder_is_named_and_told(seqdomains, tmp_path, monkeypatch, run):
@@ -227,7 +227,7 @@ def test_evaluate_of_a_run_with_a_damaged_configuration(seqdomains, run, tmp_pat
 
 def test_devices_are_refused_in_few_words():
     with pytest.raises(ConfigError) as refused:
-        species.choose_device("mps" if not torch.backends.mps.is_available() else "xpu")
+        models.choose_device("mps" if not torch.backends.mps.is_available() else "xpu")
     assert len(str(refused.value)) < 400
 
 

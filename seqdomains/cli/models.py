@@ -1,0 +1,125 @@
+"""Devices, and the models that users name: found, loaded and asked for what a command needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from seqdomains.backbone import LoadedModel, SequenceClassifier, from_pretrained
+from seqdomains.errors import ConfigError, InputError
+from seqdomains.genomics.alphabet import check_signature
+from seqdomains.kernels.dispatch import OPS, implementation
+from seqdomains.pipelines.run_folder import RunFolder
+
+# Tokens that go through a model at once. A CPU is half as fast again as with 2^16, whose tensors leave its caches; on a
+# GPU an fp32 tensor of a block takes 512 MiB at an inner width of 256, and is halved where that is too much.
+TOKENS_ON_CPU = 1 << 14
+TOKENS_ON_GPU = 1 << 19
+
+
+def trained_window(loaded: LoadedModel) -> int:
+    """Return the window that an artefact was trained on, in bp.
+
+    Raises
+    ------
+    InputError
+        Its signature doesn't tell.
+    """
+    window = loaded.signature.get("window")
+    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
+        raise InputError(f"the artefact's signature has the window {window!r}, expected a number of bp; give --window")
+    return window
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device that --device names; a GPU where there is one if it names none.
+
+    Raises
+    ------
+    ConfigError
+        torch has no such device, it isn't here, or SEQDOMAINS_KERNELS asks for kernels that can't run on it.
+
+    Examples
+    --------
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if name.partition(":")[0] not in ("cpu", "cuda", "xpu", "mps"):
+            raise RuntimeError("expected cpu, cuda, xpu or mps")
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # torch goes on for 2 kB about what a build could hold
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ConfigError(f"--device {name}: not usable here ({reason}); seqdomains doctor lists the devices") from None
+    for op in OPS:
+        implementation(op, device, torch.float32)
+    return device
+
+
+def windows_at_once(device: torch.device, window: int) -> int:
+    """Return how many windows go through a model at once, to begin with.
+
+    Examples
+    --------
+    >>> windows_at_once(torch.device("cpu"), 4096)
+    4
+    """
+    return max(1, (TOKENS_ON_CPU if device.type == "cpu" else TOKENS_ON_GPU) // window)
+
+
+def artefact_of(path: Path) -> Path:
+    """Return the artefact's folder of a run, or the path itself where it is no run.
+
+    Raises
+    ------
+    InputError
+        The run isn't trained yet.
+    """
+    run = RunFolder(path)
+    if run.config.exists() and not run.complete:
+        raise InputError(f"{path} holds no trained model yet: repeat its train command with --out {path} to finish it")
+    return run.artefact if run.config.exists() else path
+
+
+def load_model(path: Path, *, device: torch.device) -> LoadedModel:
+    """Read the model of a run folder or an artefact.
+
+    Raises
+    ------
+    InputError
+        The run isn't trained yet, or the artefact is damaged or of another alphabet.
+    """
+    loaded = from_pretrained(artefact_of(path), device=device)
+    check_signature(loaded.signature)
+    return loaded
+
+
+def load_classifier(path: Path, *, device: torch.device) -> LoadedModel:
+    """Read the classifier of a run folder or an artefact.
+
+    Raises
+    ------
+    InputError
+        As `load_model`; or it is no classifier.
+    """
+    loaded = load_model(path, device=device)
+    classifier_of(loaded)
+    return loaded
+
+
+def classifier_of(loaded: LoadedModel) -> SequenceClassifier:
+    """Return the model of an artefact that is a classifier.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    if not isinstance(loaded.model, SequenceClassifier):
+        raise InputError(f"the artefact is a {type(loaded.model).__name__}; this command needs a SequenceClassifier")
+    return loaded.model
