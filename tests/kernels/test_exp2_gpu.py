@@ -1,4 +1,4 @@
-"""A GPU's exp2 is too small on the average, and the scan's kernels take that off: large sums of decays would show it."""
+"""A GPU's exp2 is too small on the average, and the scan's kernels take that off: large sums would show it."""
 
 import pytest
 import torch
