@@ -370,7 +370,7 @@ GLUON_BOUNDS = {
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("N", [16, 64])
 def test_loops_of_the_fast_scan(N, dtype, launches, tmp_path):
-    kernels = compile_all(launches(gluon_scan, dtype, N)) | compile_all(launches(gluon_scan, dtype, N, batch=30))
+    kernels = compile_all(launches(gluon_scan, dtype, N)) | compile_all(launches(gluon_scan, dtype, N, batch=90))
     own = {name: kernel for name, kernel in kernels.items() if (N, name) in GLUON_BOUNDS}
     assert len(own) == sum(states == N for states, _ in GLUON_BOUNDS)
     assert kernels.keys() - own.keys() == {"pass_forward", "pass_and_add", "add_blocks", "add_all"}
