@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqdomains.backbone import MambaConfig, MambaLM
+from seqdomains.backbone.footprint import footprint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -86,6 +87,7 @@ def measure(case: Case, steps: int) -> str:
     """Return tokens a second and the peak of memory."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+    config = MambaConfig(d_model=case.width, n_layer=case.blocks)
     try:
         step, times = step_of(case), []
         for _ in range(steps + 2):
@@ -99,7 +101,14 @@ def measure(case: Case, steps: int) -> str:
     taken = sorted(times[2:])[steps // 2]
     peak = torch.cuda.max_memory_allocated() / 2**30
     rate = case.batch * case.length / taken / 1e6
-    return f"{case} | {taken * 1e3:.0f} ms | {rate:.2f} M tokens/s | {peak:.2f} GiB"
+    with torch.device("meta"):
+        parameters = sum(one.numel() for one in MambaLM(config).parameters())
+    estimate = footprint(
+        config, parameters=parameters, tokens=case.batch * (case.chunk or case.length), precision="bf16",
+        recompute=case.recompute,
+    )  # fmt: skip
+    share = estimate.total / 2**30 / peak
+    return f"{case} | {taken * 1e3:.0f} ms | {rate:.2f} M tokens/s | {peak:.2f} GiB, estimated {share:.2f} of it"
 
 
 class Attention(nn.Module):

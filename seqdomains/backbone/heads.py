@@ -128,7 +128,7 @@ class MambaLM(Artefact):
         tokens : Tensor of any integer dtype, shape (B, L)
             L at least 2.
         ignored : int, optional
-            A code whose positions do not count, such as that of an unknown base.
+            A code whose positions do not count, such as one that stands for an unknown token.
         time_chunk, shard, recompute
             See `SequenceClassifier.forward`. The logits are made chunk by chunk too.
 
@@ -359,10 +359,11 @@ def _mean(hidden: Tensor, lengths: Tensor | None) -> Tensor:
 
 def _sum(hidden: Tensor, lengths: Tensor | None) -> Tensor:
     """Add the first `lengths` positions of each window, none or all of them where that is out of its range."""
-    if lengths is None:
-        return hidden.sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
-    real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-    return hidden.masked_fill(~real[:, :, None], 0).sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    if lengths is not None:
+        real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        hidden = hidden.masked_fill(~real[:, :, None], 0)
+    # A bf16 sum of a million terms stops growing after a few hundred.
+    return hidden.sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
 
 
 def _check_lengths(lengths: Tensor, tokens: Tensor) -> None:

@@ -109,13 +109,11 @@ def dry_run(
     >>> found.windows, found.at_once, found.tried
     (4, 64, 64)
     """
-    plan_steps(config, window)  # refuses windows that do not divide each other
+    plans = plan_steps(config, window, places=max(1, ranks // config.sequence_ranks))
+    plan = max(plans, key=lambda one: one.window)
     bf16 = uses_bf16(config, device)
     per_sequence = config.sequence_ranks
-    # A rank has no more windows at once than its share of the batch.
-    batch = config.windows(window)
-    windows = min(config.windows_at_once(window), -(-batch * per_sequence // ranks))
-    length = -(-min(window, config.time_chunk or window) // per_sequence)
+    windows, length = plan.at_once, -(-min(plan.window, config.time_chunk or plan.window) // per_sequence)
     parameters = sum(one.numel() for one in model.parameters())
     memory = footprint(
         model.config,
@@ -131,17 +129,17 @@ def dry_run(
         # Half of the room is left to what else the device holds.
         most = min(_TRIED.get(device.type, 1 << 13), max(64, int(windows * length * room / (2 * memory.total))))
         seconds, tried = _time(model, windows, length, device, most=most, bf16=bf16, recompute=config.recompute)
-    chunks = _OF_CHUNKS if config.time_chunk is not None and config.time_chunk < window else 1.0
+    chunks = _OF_CHUNKS if config.time_chunk is not None and config.time_chunk < plan.window else 1.0
     return DryRun(
         parameters=parameters,
         classes=len(model.classes),
-        windows=batch,
-        window=window,
+        windows=plan.windows,
+        window=plan.window,
         at_once=windows * length,
         bf16=bf16,
         memory=memory,
         room=room,
-        seconds=None if seconds is None else seconds / tried * batch * window / ranks * chunks,
+        seconds=None if seconds is None else seconds / tried * plan.windows * plan.window / ranks * chunks,
         tried=tried,
         steps=config.steps,
     )

@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.errors import ConfigError, InputError
 
-# How long a rank waits for another one, which may be simulating genomes or reading assemblies.
+# How long a rank waits for another one, which may be making or reading the data.
 _PATIENCE = timedelta(hours=2)
 
 
@@ -154,7 +154,7 @@ ALONE: Final = Ranks()
 
 
 # What gloo and NCCL say of a peer that is gone; of their own classes torch says it by the name.
-_LOSS: Final = ("Connection closed", "Connection reset", "Broken pipe", "remote process exited")
+_LOSS: Final = ("gloo/transport", "Connection closed", "Connection reset", "Broken pipe", "remote process exited")
 
 
 def _is_loss(error: RuntimeError) -> bool:

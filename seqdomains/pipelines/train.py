@@ -399,7 +399,8 @@ def _out_of_memory(model: nn.Module, config: TrainConfig, task: ClassificationTa
         f"memory{room}; lower train.micro_batch or train.time_chunk (the result stays), the window or the model's width"
     ]
     if isinstance(sizes := getattr(model, "config", None), MambaConfig):
-        problems.append("train.recompute=true takes a third of what follows") if not config.recompute else None
+        if not config.recompute:
+            problems.append("train.recompute=true keeps a third of what follows")
         for chunk in sorted({length, *(length >> shift for shift in range(1, 8))} - {0}, reverse=True):
             need = footprint(
                 sizes,

@@ -267,7 +267,7 @@ def _write_track(path: Path, rows: _Rows) -> None:
                 )
             lengths[record] = max(end, lengths.get(record, 0))
     if not lengths:
-        raise InputError(f"{path.parent / 'shards'} holds no value for a track: no record has a base behind its first")
+        raise InputError(f"{path.parent / 'shards'} holds no value for a track: no record has a second token")
     value = rows.schema.names[-1]
     with open_track(path, value=value, lengths=lengths) as track:
         for table in rows:
