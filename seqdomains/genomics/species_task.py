@@ -14,10 +14,10 @@ from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import SIGNATURE, VOCAB_SIZE, N, reverse_complement
 from seqdomains.genomics.corpus import Corpus, read_corpus
 from seqdomains.genomics.data_config import SpeciesData
-from seqdomains.genomics.sampling import below, counter_words, uniform
 from seqdomains.genomics.sequences import SequenceStore
 from seqdomains.genomics.splits import Split, no_split, split_by_chromosome, split_by_group, split_by_record
 from seqdomains.genomics.windows import write_bed
+from seqdomains.sampling import below, counter_words, uniform
 from seqdomains.task import Batch
 
 # Streams of random words under one seed; a redraw for too many N adds its number, so each purpose has room for 2**32.

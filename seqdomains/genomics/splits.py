@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
-from seqdomains.genomics.sampling import counter_words
+from seqdomains.sampling import counter_words
 
 Part = Literal["test", "valid"]
 

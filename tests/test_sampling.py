@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqdomains.genomics.sampling import below, counter_words, uniform
+from seqdomains.sampling import below, counter_words, uniform
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 10**12), st.lists(st.integers(0, 20), min_size=1, max_size=5))
