@@ -21,6 +21,8 @@ class MambaConfig(BaseModel):
         Number of Mamba blocks.
     vocab_size : int
         Number of token codes; kept as given, never padded.
+    features : int or None
+        Where set, a position is as many real numbers, projected to the residual stream, in place of a code.
     d_state : int
         States per inner channel (N of the paper).
     expand : int
@@ -61,6 +63,7 @@ class MambaConfig(BaseModel):
     d_model: Count
     n_layer: Count
     vocab_size: Count = 16
+    features: Count | None = None
     d_state: Count = 16
     expand: Count = 2
     d_conv: Annotated[int, Field(ge=2, le=4)] = 4

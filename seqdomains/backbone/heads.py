@@ -69,6 +69,8 @@ class MambaLM(Artefact):
 
     def __init__(self, config: MambaConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        if config.features is not None:
+            raise ValueError(f"features {config.features}: a language model reads codes, expected None")
         self.config = config
         self.backbone = MambaBackbone(config, generator=generator)
         self.lm_head = unset(nn.Linear, config.d_model, config.vocab_size, bias=False)
@@ -234,7 +236,8 @@ class SequenceClassifier(Artefact):
         Parameters
         ----------
         tokens : Tensor of any integer dtype, shape (B, L)
-            Codes; those at and after a window's length change nothing, in the logits or the gradients.
+            Codes, or real numbers of shape (B, L, features) where the model reads those; those at and after a window's
+            length change nothing, in the logits or the gradients.
         lengths : Tensor of any integer dtype, shape (B,), optional
             Real tokens of each window, 1 to L, best left on the CPU: there they are checked without waiting for the
             GPU. None means all L.
@@ -256,7 +259,7 @@ class SequenceClassifier(Artefact):
         ValueError
             If L is 0 or `lengths` does not fit `tokens`.
         """
-        if tokens.dim() == 2 and tokens.shape[1] == 0:
+        if tokens.dim() > 1 and tokens.shape[1] == 0:
             raise ValueError("a window of 0 tokens has no class: expected at least one token")
         if lengths is not None:
             _check_lengths(lengths, tokens)

@@ -35,7 +35,10 @@ class MambaBackbone(nn.Module):
     def __init__(self, config: MambaConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        self.embedding = unset(nn.Embedding, config.vocab_size, config.d_model)
+        if config.features is None:
+            self.embedding = unset(nn.Embedding, config.vocab_size, config.d_model)
+        else:
+            self.projection = unset(nn.Linear, config.features, config.d_model)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm_f = RMSNorm(config.d_model, config.norm_eps)
         initialise(self, config, generator=generator)
@@ -76,7 +79,8 @@ class MambaBackbone(nn.Module):
         Parameters
         ----------
         tokens : Tensor of any integer dtype, shape (B, L)
-            Codes below `config.vocab_size`. One token per call is the single step; L = 0 gives an empty result.
+            Codes below `config.vocab_size`; with `config.features` real numbers, shape (B, L, features). One token per
+            call is the single step; L = 0 gives an empty result.
         state : InferenceState, optional
             Memory of the tokens before.
         return_state : bool
@@ -97,11 +101,10 @@ class MambaBackbone(nn.Module):
         Raises
         ------
         ValueError
-            If `tokens` is not a matrix of integers or `state` is of another model or batch.
+            If `tokens` is not what the model reads or `state` is of another model or batch.
         """
         self._check(tokens, state)
-        # Embedding kernels read 32- and 64-bit codes only; domains store one byte per token.
-        hidden: Tensor = self.embedding(tokens if tokens.dtype == torch.int32 else tokens.long())
+        hidden = self.embed(tokens)
         residual: Tensor | None = None
         layers = []
         for index, block in enumerate(self.layers):
@@ -113,8 +116,37 @@ class MambaBackbone(nn.Module):
         hidden, _ = self.norm_f(hidden, residual)
         return (hidden, InferenceState(tuple(layers))) if return_state else hidden
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return the vectors that the first block takes, shape (B, L, d_model)."""
+        if self.config.features is not None:
+            projected: Tensor = self.projection(tokens)
+            return projected
+        # Embedding kernels read 32- and 64-bit codes only; domains store one byte per token.
+        embedded: Tensor = self.embedding(tokens if tokens.dtype == torch.int32 else tokens.long())
+        return embedded
+
+    def blank(self, windows: int, length: int) -> Tensor:
+        """Return windows of zeros in the form that the model reads, on the CPU, to try it on.
+
+        Examples
+        --------
+        >>> MambaBackbone(MambaConfig(d_model=16, n_layer=1, features=2)).blank(3, 10).shape
+        torch.Size([3, 10, 2])
+        """
+        features = self.config.features
+        if features is None:
+            return torch.zeros(windows, length, dtype=torch.uint8)
+        return torch.zeros(windows, length, features)
+
     def _check(self, tokens: Tensor, state: InferenceState | None) -> None:
-        if tokens.dim() != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        features = self.config.features
+        if features is not None:
+            if tokens.dim() != 3 or tokens.shape[2] != features or not tokens.is_floating_point():
+                raise ValueError(
+                    f"features of shape {tuple(tokens.shape)} and dtype {tokens.dtype}: expected real numbers of shape "
+                    f"(B, L, {features})"
+                )
+        elif tokens.dim() != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
             raise ValueError(
                 f"tokens of shape {tuple(tokens.shape)} and dtype {tokens.dtype}: expected integers of shape (B, L)"
             )

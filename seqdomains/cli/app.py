@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from seqdomains import __version__
-from seqdomains.cli import genomics
+from seqdomains.cli import audio, genomics, options
 from seqdomains.errors import ConfigError, SeqdomainsError
 
 
@@ -54,6 +54,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(genomics.app, name="genomics")
+app.add_typer(audio.app, name="audio")
 
 
 def main() -> NoReturn:
@@ -118,13 +119,13 @@ def batch_worker(
 @config_app.command("show")
 def config_show(
     preset: Annotated[str, typer.Argument(help="Name or YAML file of a preset.", metavar="PRESET")],
-    settings: Annotated[list[str] | None, genomics.SET] = None,
+    settings: Annotated[list[str] | None, options.SET] = None,
 ) -> None:
     """Print every value that a run with this preset would use and where it comes from."""
     from seqdomains.cli.config import resolve
-    from seqdomains.cli.run_config import RunConfig
+    from seqdomains.cli.sound_config import schema_of
 
-    typer.echo(resolve(RunConfig, preset=preset, settings=settings or ()).as_yaml(sources=True), nl=False)
+    typer.echo(resolve(schema_of(preset), preset=preset, settings=settings or ()).as_yaml(sources=True), nl=False)
 
 
 class LogToStderr(logging.Handler):

@@ -1,4 +1,4 @@
-"""What `genomics predict --out`, `embed` and `stream --out` do: a batch over many files, in shards, on an engine."""
+"""What `predict --out`, `embed` and `stream --out` do: a batch over many files, in shards, on an engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,14 +17,11 @@ from typing import Any, Literal
 import torch
 
 from seqdomains.backbone import LoadedModel, MambaLM
-from seqdomains.cli.batch_plan import BatchOptions, cores, hash_of, plan_of_records, plan_of_windows, windows_of
-from seqdomains.cli.config import resolve
-from seqdomains.cli.models import artefact_of, choose_device, classifier_of, load_model, trained_window, windows_at_once
-from seqdomains.cli.run_config import PredictConfig
-from seqdomains.cli.species import find_sequences
+from seqdomains.cli.batch_dna import Sequences
+from seqdomains.cli.batch_plan import BatchOptions, Domain, cores, hash_of, plan_of_records, plan_of_windows
+from seqdomains.cli.batch_sound import Sounds
+from seqdomains.cli.models import artefact_of, choose_device, classifier_of, trained_window, windows_at_once
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.genomics.fasta import reads_once
-from seqdomains.genomics.sources import SequenceRecords
 from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.batch import verbs
 from seqdomains.pipelines.batch.folder import BatchFolder
@@ -32,8 +29,9 @@ from seqdomains.pipelines.batch.merge import BatchOutcome, Format, require_annda
 from seqdomains.pipelines.batch.plan import Plan, read_plan
 from seqdomains.pipelines.batch.ray_engine import OnRay
 from seqdomains.pipelines.batch.records import AlongClasses, AlongLikelihood, Records
-from seqdomains.pipelines.batch.run import Engine, Slice, run_batch
+from seqdomains.pipelines.batch.run import Engine, Slice, Waiting, run_batch
 from seqdomains.pipelines.batch.shard import Computation
+from seqdomains.pipelines.batch.whole import Whole
 from seqdomains.pipelines.batch.windows import Windows
 from seqdomains.pipelines.batch.worker import InThisProcess, Processes, Worker, serve
 from seqdomains.pipelines.borrowed import borrowed, deterministic
@@ -43,6 +41,7 @@ from seqdomains.pipelines.tracks import require_bigwig
 
 logger = logging.getLogger(__name__)
 
+DOMAINS: Mapping[str, Domain] = {"genomics": Sequences(), "audio": Sounds()}
 _TABLES: dict[str, str] = {"predict": "predictions", "embed": "embeddings", "stream": "stream"}
 
 
@@ -53,8 +52,10 @@ class Asked:
     Parameters
     ----------
     verb : {"predict", "embed", "stream"}
-    window, stride, regions
+    window, stride
         Of windows.
+    whole : bool
+        Records as they are, in place of windows.
     pooling, layer
         Of embeddings.
     every : int or None
@@ -64,51 +65,46 @@ class Asked:
     verb: Literal["predict", "embed", "stream"]
     window: int | None = None
     stride: int | None = None
-    regions: Path | None = None
+    whole: bool = False
     pooling: verbs.EmbeddingPooling | None = None
     layer: int | None = None
     every: int | None = None
 
 
 def run_batch_command(
+    domain_name: str,
     asked: Asked,
     model: Path,
-    given: Sequence[str],
+    paths: Sequence[str],
     *,
-    from_file: Path | None,
-    settings: Sequence[str],
+    own: Mapping[str, Any],
     options: BatchOptions,
-) -> bool:
-    """Do a batch, or what is left of it; returns whether anything was skipped."""
-    policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
+) -> BatchOutcome | Waiting:
+    """Do a batch, or what is left of it; `own` are parameters of the domain's that results depend on."""
+    domain = DOMAINS[domain_name]
     _check_engine(options)
     share = None if options.shard is None else Slice.parse(options.shard)
-    paths = find_sequences(given, from_file)
-    if streams := [path for path in paths if reads_once(path)]:
-        raise ConfigError(
-            f"{streams[0]}: a batch with --out reads its inputs more than once; give files, or leave --out"
-        )
     device = choose_device(options.device)
     artefact = artefact_of(model)
     # Looked at here; workers have it on their devices.
-    loaded = load_model(artefact, device=torch.device("cpu"))
+    loaded = domain.load(artefact, device=torch.device("cpu"))
     _check_form(options.form, asked.verb, likelihoods=isinstance(loaded.model, MambaLM))
     workers, threads = _workers(options, device)
     facts = session_facts(device)
     parameters: dict[str, Any] = {
-        "domain": "genomics",
+        "domain": domain_name,
         "verb": asked.verb,
         "model": str(artefact.absolute()),
         "model_sha256": _hash(artefact),
-        "gap_policy": policy,
         "precision": options.precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": threads,
         "shard_size": options.shard_size,
-        **(_of_streams(asked, loaded) if asked.verb == "stream" else _of_windows(asked, loaded, device)),
+        **_of_verb(asked, loaded, device),
+        **own,
         **{key: facts[key] for key in (*DECISIVE, "commit") if key not in ("threads", "device")},
     }
-    _computation(parameters, loaded, torch.device("cpu"))  # refuses a layer or a model that cannot be
+    _computation(domain, parameters, loaded, torch.device("cpu"))  # refuses a layer or a model that cannot be
     folder = BatchFolder(options.out)
     with ExitStack() as held:
         started = None
@@ -119,10 +115,10 @@ def run_batch_command(
             # Workers start, and try a batch, while the inputs are looked at.
             if started is not None:
                 started.prepare(parameters)
-            if asked.verb == "stream":
-                return plan_of_records(parameters, paths, options)
+            if "window" not in parameters:
+                return plan_of_records(domain, parameters, paths, options)
             fitting = started.fits if started is not None else partial(_try_batch, parameters, device)
-            return plan_of_windows(parameters, paths, options, fitting)
+            return plan_of_windows(domain, parameters, paths, options, fitting)
 
         outcome = run_batch(
             folder,
@@ -133,33 +129,25 @@ def run_batch_command(
             facts=facts,
             name=_TABLES[asked.verb],
             form=options.form,
-            tokens="bases",
+            tokens=domain.tokens,
             share=share,
             may_differ={"cpu": "results then agree to rounding", "batch_size": ""}
             | ({} if options.threads else {"threads": ""}),
         )
-    if isinstance(outcome, BatchOutcome):
-        _print(outcome)
-    return bool(outcome.skipped)
+    return outcome
 
 
-def _of_windows(asked: Asked, loaded: LoadedModel, device: torch.device) -> dict[str, Any]:
-    length = asked.window or trained_window(loaded)
-    return {
-        "window": length,
-        "stride": asked.stride or length,
-        "regions": None if asked.regions is None else str(asked.regions.absolute()),
-        "regions_sha256": None if asked.regions is None else hash_of(asked.regions),
-        "batch_size": windows_at_once(device, length),
-        "pooling": asked.pooling,
-        "layer": asked.layer,
-    }
-
-
-def _of_streams(asked: Asked, loaded: LoadedModel) -> dict[str, Any]:
-    every = asked.every or (1 if isinstance(loaded.model, MambaLM) else trained_window(loaded))
+def _of_verb(asked: Asked, loaded: LoadedModel, device: torch.device) -> dict[str, Any]:
     # How a record is cut into chunks decides the last bits.
-    return {"every": every, "chunk": CHUNK}
+    if asked.verb == "stream":
+        every = asked.every or (1 if isinstance(loaded.model, MambaLM) else trained_window(loaded))
+        return {"every": every, "chunk": CHUNK}
+    of_verb = {"pooling": asked.pooling, "layer": asked.layer}
+    if asked.whole:
+        return {"whole": True, "chunk": CHUNK, "batch_tokens": windows_at_once(device, 1), **of_verb}
+    length = asked.window or trained_window(loaded)
+    at_once = windows_at_once(device, length)
+    return {"window": length, "stride": asked.stride or length, "batch_size": at_once, **of_verb}
 
 
 def work(folder: Path, device: str) -> None:
@@ -189,12 +177,15 @@ def open_worker(path: Path, device: str) -> Worker:
     """
     folder = BatchFolder(path)
     plan = read_plan(folder.plan)
+    domain = DOMAINS.get(plan.parameters["domain"])
+    if domain is None:
+        raise InputError(f"{folder.plan} is of the domain {plan.parameters['domain']!r}, which this version lacks")
     artefact = Path(plan.parameters["model"])
     if _hash(artefact) != plan.parameters["model_sha256"]:
         raise InputError(f"{artefact} has changed since the plan was made; choose another --out")
     where = torch.device(device)
-    loaded = load_model(artefact, device=where)
-    return Worker(plan, folder, _computation(plan.parameters, loaded, where), loaded.model, where)
+    loaded = domain.load(artefact, device=where)
+    return Worker(plan, folder, _computation(domain, plan.parameters, loaded, where), loaded.model, where)
 
 
 def _check_engine(options: BatchOptions) -> None:
@@ -224,9 +215,9 @@ def _try_batch(parameters: Any, device: torch.device) -> int:
 
     On a GPU that is tried, which also loads its kernels; a CPU's batches are small.
     """
-    if device.type == "cpu" or parameters["verb"] == "stream":
+    if device.type == "cpu" or "window" not in parameters:
         return int(parameters.get("batch_size", 1))
-    loaded = load_model(Path(parameters["model"]), device=device)
+    loaded = DOMAINS[parameters["domain"]].load(Path(parameters["model"]), device=device)
     try:
         with deterministic(), borrowed(loaded.model, device=device, training=False):
             return _runner(parameters, loaded, device).fit(parameters["window"])
@@ -236,16 +227,19 @@ def _try_batch(parameters: Any, device: torch.device) -> int:
         torch.cuda.empty_cache()
 
 
-def _computation(parameters: Any, loaded: LoadedModel, device: torch.device) -> Computation:
+def _computation(domain: Domain, parameters: Any, loaded: LoadedModel, device: torch.device) -> Computation:
+    if "window" in parameters:
+        return Windows(domain.windows(parameters), _runner(parameters, loaded, device))
     if parameters["verb"] != "stream":
-        return Windows(windows_of(parameters), _runner(parameters, loaded, device))
+        runner = _runner(parameters, loaded, device)
+        return Whole(domain.records(parameters), runner, tokens=parameters["batch_tokens"])
     every = parameters["every"]
     along = (
         AlongLikelihood(loaded.model, every=every, device=device)
         if isinstance(loaded.model, MambaLM)
         else AlongClasses(classifier_of(loaded), every=every, device=device)
     )
-    return Records(SequenceRecords(parameters["gap_policy"]), along)
+    return Records(domain.records(parameters), along)
 
 
 def _runner(parameters: Any, loaded: LoadedModel, device: torch.device) -> verbs.Runner:
@@ -254,7 +248,8 @@ def _runner(parameters: Any, loaded: LoadedModel, device: torch.device) -> verbs
         if parameters["verb"] == "predict"
         else verbs.Embed(loaded.model, pooling=parameters["pooling"], layer=parameters["layer"])
     )
-    return verbs.Runner(verb, device=device, batch_size=parameters["batch_size"], precision=parameters["precision"])
+    at_once = parameters.get("batch_size") or parameters["batch_tokens"]
+    return verbs.Runner(verb, device=device, batch_size=at_once, precision=parameters["precision"])
 
 
 def _hash(artefact: Path) -> str:
@@ -295,14 +290,11 @@ def _processes(options: BatchOptions, device: torch.device, workers: int, thread
     return Processes([[*command, name] for name in devices], threads=threads)
 
 
-def _print(outcome: BatchOutcome) -> None:
-    if outcome.blank:
-        logger.warning(
-            "%d windows are N or masked for more than half: what is said of them means nothing", outcome.blank
-        )
+def print_last(text: str) -> None:
+    """Write a line to stdout, where nobody may listen any more."""
     try:
-        sys.stdout.write(f"{outcome.table}: {outcome.rows} rows\n")
+        sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except (BrokenPipeError, AttributeError):
-        # Nobody listens, and the table stands.
+        # The table stands.
         silence_stdout()

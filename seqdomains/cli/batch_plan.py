@@ -1,26 +1,27 @@
-"""The plan of a batch over sequence files: what lies in them is looked at, and cut into shards."""
+"""The plan of a batch over a domain's files: what lies in them is looked at, and cut into shards."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from seqdomains.errors import InputError, printable
+import torch
+
+from seqdomains.backbone import LoadedModel
+from seqdomains.errors import InputError
 from seqdomains.files import sha256
-from seqdomains.genomics.fasta import source_name
-from seqdomains.genomics.sources import SequenceWindows, divisible
-from seqdomains.genomics.spans import plan_spans, survey
-from seqdomains.genomics.windows import read_bed
 from seqdomains.pipelines.batch.cut import LEAST_TOKENS, cut_records, cut_shards, shard_tokens
 from seqdomains.pipelines.batch.merge import Format
-from seqdomains.pipelines.batch.plan import Plan, PlannedInput, Skipped, shown
+from seqdomains.pipelines.batch.plan import Plan, PlannedInput, Skipped
+from seqdomains.pipelines.batch.records import RecordSource
+from seqdomains.pipelines.batch.windows import WindowSource
 from seqdomains.pipelines.progress import progress_display
 
 logger = logging.getLogger(__name__)
@@ -61,89 +62,103 @@ def _readers(inputs: Sequence[PlannedInput]) -> int:
     return 1 if sum(one.size for one in inputs) < _SMALL else min(len(inputs), cores())
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What was found in a batch's inputs.
+
+    Parameters
+    ----------
+    good : list of (int, list of int)
+        The number of each good input, with how many windows it has, or with the length of each of its records.
+    skipped : tuple of Skipped
+        Inputs, and records of others, that get no row.
+    """
+
+    good: list[tuple[int, list[int]]]
+    skipped: tuple[Skipped, ...]
+
+
+class Domain(Protocol):
+    """What a batch asks of a domain's files; `parameters` are those of its plan."""
+
+    @property
+    def tokens(self) -> str:
+        """What users call a token."""
+
+    def load(self, artefact: Path, *, device: torch.device) -> LoadedModel:
+        """Read a model, and refuse one of another domain."""
+
+    def windows(self, parameters: Mapping[str, Any]) -> WindowSource:
+        """Return what reads windows."""
+
+    def records(self, parameters: Mapping[str, Any]) -> RecordSource:
+        """Return what reads whole records."""
+
+    def divisible(self, path: str, parameters: Mapping[str, Any]) -> bool:
+        """Whether a good file can be read from its middle."""
+
+    def count_windows(
+        self, parameters: Mapping[str, Any], paths: Sequence[str], *, processes: int, progress: Callable[[int], None]
+    ) -> Looked:
+        """Look at all inputs for the windows in them."""
+
+    def measure_records(
+        self, parameters: Mapping[str, Any], paths: Sequence[str], *, processes: int, progress: Callable[[int], None]
+    ) -> Looked:
+        """Look at all inputs for the records in them."""
+
+
 def plan_of_windows(
-    parameters: dict[str, Any], paths: Sequence[str], options: BatchOptions, fitting: Callable[[], int]
+    domain: Domain,
+    parameters: dict[str, Any],
+    paths: Sequence[str],
+    options: BatchOptions,
+    fitting: Callable[[], int],
 ) -> Plan:
     """Look at every input, and cut the windows that are found into shards; `fitting` tells how many fit at once."""
     # Before they are read: what is changed afterwards is noticed.
     inputs = tuple(PlannedInput.of(path, hashed=options.hashed) for path in paths)
-    number_of = {source_name(path): number for number, path in enumerate(paths)}
-    source = windows_of(parameters)
+    window = parameters["window"]
     trial = _Trial(fitting)
     with _looking_at(paths) as progress:
-        found = plan_spans(
-            paths,
-            window=source.window,
-            stride=source.stride,
-            regions=source.regions,
-            policy=source.policy,
-            processes=_readers(inputs),
-            progress=progress,
-        )
-    skipped = [Skipped(number_of[name], None, str(error)) for name, error in found.failures]
-    skipped += [Skipped(number_of[one.source], shown(one.record), printable(one.reason)) for one in found.skipped]
-    good = [(number_of[file.source], file.windows or 0) for file in found.files]
-    total = sum(windows for _, windows in good)
+        found = domain.count_windows(parameters, paths, processes=_readers(inputs), progress=progress)
+    counts = [(number, sum(windows)) for number, windows in found.good]
+    total = sum(count for _, count in counts)
     if (fits := trial.result()) < parameters["batch_size"]:
         logger.info("%d windows at once do not fit into the memory; %d do", parameters["batch_size"], fits)
     parameters = parameters | {"batch_size": fits}
-    size = _shard_tokens(parameters, options, total * source.window)
+    size = _shard_tokens(parameters, options, total * window)
     # Whole batches, but for the last of a shard's windows that are of another length.
-    windows = parameters["batch_size"] * max(1, size // (source.window * parameters["batch_size"]))
+    windows = parameters["batch_size"] * max(1, size // (window * parameters["batch_size"]))
     cut = cut_shards(
-        ((number, count, count > windows and divisible(paths[number], source.policy)) for number, count in good),
+        ((number, count, count > windows and domain.divisible(paths[number], parameters)) for number, count in counts),
         windows=windows,
     )
-    logger.info("%d windows of %d inputs in %d shards", total, len(good), len(cut))
-    return Plan(parameters, inputs, cut, tuple(sorted(skipped, key=lambda one: one.input)))
+    logger.info("%d windows of %d inputs in %d shards", total, len(counts), len(cut))
+    return Plan(parameters, inputs, cut, found.skipped)
 
 
-def plan_of_records(parameters: dict[str, Any], paths: Sequence[str], options: BatchOptions) -> Plan:
+def plan_of_records(domain: Domain, parameters: dict[str, Any], paths: Sequence[str], options: BatchOptions) -> Plan:
     """Look at every input, and cut its records into shards, none of which begins within a record."""
     inputs = tuple(PlannedInput.of(path, hashed=options.hashed) for path in paths)
-    number_of = {source_name(path): number for number, path in enumerate(paths)}
     with _looking_at(paths) as progress:
-        found, failures = survey(paths, policy=parameters["gap_policy"], processes=_readers(inputs), progress=progress)
-    good = [(number_of[source_name(path)], lengths or {}) for path, lengths in found]
-    total = sum(sum(lengths.values()) for _, lengths in good)
-    size = _shard_tokens(parameters, options, total)
+        found = domain.measure_records(parameters, paths, processes=_readers(inputs), progress=progress)
+    size = _shard_tokens(parameters, options, sum(sum(lengths) for _, lengths in found.good))
     cut = cut_records(
         (
-            (
-                number,
-                list(lengths.values()),
-                sum(lengths.values()) > size and divisible(paths[number], parameters["gap_policy"]),
-            )
-            for number, lengths in good
+            (number, lengths, sum(lengths) > size and domain.divisible(paths[number], parameters))
+            for number, lengths in found.good
         ),
         tokens=size,
     )
-    logger.info("%d records of %d inputs in %d shards", sum(len(one) for _, one in good), len(good), len(cut))
-    return Plan(parameters, inputs, cut, tuple(Skipped(number_of[name], None, str(error)) for name, error in failures))
+    records = sum(len(lengths) for _, lengths in found.good)
+    logger.info("%d records of %d inputs in %d shards", records, len(found.good), len(cut))
+    return Plan(parameters, inputs, cut, found.skipped)
 
 
 def _shard_tokens(parameters: dict[str, Any], options: BatchOptions, total: int) -> int:
     least = LEAST_TOKENS if parameters["device"] == "cpu" else LEAST_ON_GPU
     return options.shard_size or max(least, shard_tokens(total))
-
-
-def windows_of(parameters: Any) -> SequenceWindows:
-    """Return what reads the windows of a plan.
-
-    Raises
-    ------
-    InputError
-        Its BED is not what it was.
-    """
-    regions = parameters["regions"]
-    if regions is not None and hash_of(Path(regions)) != parameters["regions_sha256"]:
-        raise InputError(f"{regions} has changed since the plan was made; choose another --out")
-    return SequenceWindows(
-        parameters["window"],
-        parameters["stride"],
-        parameters["gap_policy"],
-        None if regions is None else read_bed(Path(regions)),
-    )
 
 
 class _Trial:

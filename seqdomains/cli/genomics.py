@@ -8,6 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seqdomains.cli.options import (
+    DEVICE,
+    ENGINE,
+    FORMAT,
+    HASH,
+    OUT,
+    PRECISION,
+    PRESET,
+    RAY_ADDRESS,
+    SET,
+    SHARD,
+    SHARD_SIZE,
+    SKIPPED_INPUTS,
+    THREADS,
+    WORKERS,
+    EngineName,
+    PoolingName,
+    Precision,
+    TableFormat,
+    refuse_of_batches,
+)
 from seqdomains.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,75 +43,12 @@ class SpeciesSet(StrEnum):
     GREAT_APES = "great-apes"
 
 
-SET = typer.Option("--set", help="Change one value, e.g. train.steps=500. Repeatable.", metavar="KEY=VALUE")
-PRESET = typer.Option("--preset", help="Name or YAML file of a preset.", metavar="NAME|FILE")
-DEVICE = typer.Option("--device", help="cpu, cuda or cuda:N; a GPU where there is one.", metavar="DEVICE")
 DATA = typer.Option("--data", help="FASTA or GenBank file, or a folder of them. Repeatable.", metavar="FASTA|DIR")
 LABEL_FROM = typer.Option(
     "--label-from", help="header:KEY takes each record's class from KEY=value in its header.", metavar="header:KEY"
 )
 LABELS = typer.Option("--labels", help="Table of record<TAB>class.", metavar="TSV")
 SPECIES = typer.Option("--species", help="The set of species to tell apart.")
-OUT = typer.Option(
-    "--out",
-    help="Folder of the batch: shards, table, errors. The same command goes on where one stopped.",
-    metavar="DIR",
-)
-ENGINE = typer.Option("--engine", help="Who computes: processes of this machine, or Ray actors.")
-WORKERS = typer.Option("--workers", min=1, help="Processes or actors; one for each GPU, or one, if not given.")
-THREADS = typer.Option(
-    "--threads", min=1, max=1024, help="CPU threads of each worker; its share of the cores if not given."
-)
-SHARD = typer.Option(
-    "--shard", help="Only share I of N, for job arrays; the last one to finish makes the table.", metavar="I/N"
-)
-RAY_ADDRESS = typer.Option(
-    "--ray-address", help="Of a running Ray cluster, which sees the same files.", metavar="ADDRESS"
-)
-HASH = typer.Option("--hash", help="Know inputs by their content too: one that was copied is no other then.")
-PRECISION = typer.Option("--precision", help="bfloat16 is faster on a GPU, and less exact.")
-SHARD_SIZE = typer.Option(
-    "--shard-size", min=1, help="Tokens of a shard, about; 65,536 to 16,777,216 if not given.", metavar="BP"
-)
-SKIPPED_INPUTS = 3
-
-
-class EngineName(StrEnum):
-    """Who computes a batch."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-class Precision(StrEnum):
-    """Of what a model computes in between."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
-class TableFormat(StrEnum):
-    """Of a batch's table."""
-
-    PARQUET = "parquet"
-    TSV = "tsv"
-    H5AD = "h5ad"
-    BEDGRAPH = "bedgraph"
-    BIGWIG = "bigwig"
-
-
-class PoolingName(StrEnum):
-    """How a window's positions become one vector, or not."""
-
-    MEAN = "mean"
-    LAST = "last"
-    MAX = "max"
-    POSITION = "position"
-
-
-FORMAT = typer.Option(
-    "--format", help="Of the table: parquet; tsv for classes, h5ad for embeddings, bedgraph or bigwig for likelihoods."
-)
 
 
 @app.command(short_help="Write simulated genomes as FASTA.")
@@ -209,14 +167,12 @@ def predict(
         from seqdomains.cli.batch import Asked
 
         if _run_batch(
-            Asked("predict", window=window, stride=stride, regions=regions), model, fasta, from_file, settings, device,
-            out, table_format, engine, workers, threads, shard, ray_address, hashed, precision, shard_size,
+            Asked("predict", window=window, stride=stride), model, fasta, from_file, regions, settings, device, out,
+            table_format, engine, workers, threads, shard, ray_address, hashed, precision, shard_size,
         ):  # fmt: skip
             raise typer.Exit(SKIPPED_INPUTS)
         return
-    _refuse_of_batches(
-        table_format, engine, workers, threads, shard, ray_address, hashed or None, precision, shard_size
-    )
+    refuse_of_batches(table_format, engine, workers, threads, shard, ray_address, hashed or None, precision, shard_size)
     from seqdomains.cli.species import run_predict
 
     if run_predict(
@@ -275,18 +231,11 @@ def embed(
     from seqdomains.cli.batch import Asked
 
     if _run_batch(
-        Asked("embed", window=window, stride=stride, regions=regions, pooling=pool.value, layer=layer), model, fasta,
-        from_file, settings, device, out, table_format, engine, workers, threads, shard, ray_address, hashed,
-        precision, shard_size,
+        Asked("embed", window=window, stride=stride, pooling=pool.value, layer=layer), model, fasta, from_file,
+        regions, settings, device, out, table_format, engine, workers, threads, shard, ray_address, hashed, precision,
+        shard_size,
     ):  # fmt: skip
         raise typer.Exit(SKIPPED_INPUTS)
-
-
-def _refuse_of_batches(*values: object) -> None:
-    names = ("format", "engine", "workers", "threads", "shard", "ray-address", "hash", "precision", "shard-size")
-    given = [name for name, value in zip(names, values, strict=True) if value is not None]
-    if given:
-        raise ConfigError([f"--{name}: goes with --out" for name in given])
 
 
 def _run_batch(
@@ -294,6 +243,7 @@ def _run_batch(
     model: Path,
     fasta: list[str] | None,
     from_file: Path | None,
+    regions: Path | None,
     settings: list[str] | None,
     device: str | None,
     out: Path,
@@ -307,8 +257,8 @@ def _run_batch(
     precision: Precision | None,
     shard_size: int | None,
 ) -> bool:
-    from seqdomains.cli.batch import run_batch_command
     from seqdomains.cli.batch_plan import BatchOptions
+    from seqdomains.cli.species import run_batch
 
     options = BatchOptions(
         out=out,
@@ -323,7 +273,9 @@ def _run_batch(
         shard_size=shard_size,
         device=device,
     )
-    return run_batch_command(asked, model, fasta or [], from_file=from_file, settings=settings or [], options=options)
+    return run_batch(
+        asked, model, fasta or [], from_file=from_file, regions=regions, settings=settings or [], options=options
+    )
 
 
 @app.command(short_help="Classify records of any length as they are read.")
@@ -374,12 +326,12 @@ def stream(
         from seqdomains.cli.batch import Asked
 
         if _run_batch(
-            Asked("stream", every=every), model, fasta, from_file, settings, device, out, table_format, engine, workers,
-            threads, shard, ray_address, hashed, None, shard_size,
+            Asked("stream", every=every), model, fasta, from_file, None, settings, device, out, table_format, engine,
+            workers, threads, shard, ray_address, hashed, None, shard_size,
         ):  # fmt: skip
             raise typer.Exit(SKIPPED_INPUTS)
         return
-    _refuse_of_batches(table_format, engine, workers, threads, shard, ray_address, hashed or None, None, shard_size)
+    refuse_of_batches(table_format, engine, workers, threads, shard, ray_address, hashed or None, None, shard_size)
     from seqdomains.cli.species import run_stream
 
     if run_stream(

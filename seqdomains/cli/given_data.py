@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 
 from seqdomains.errors import InputError
-from seqdomains.genomics.species_task import SpeciesTask
-from seqdomains.task import Batch
+from seqdomains.task import Batch, ClassificationTask
 
 
 class GivenData:
-    """A species task seen with the classes of a model, for scoring alone.
+    """A task seen with the classes of a model, for scoring alone.
 
     Parameters
     ----------
-    task : SpeciesTask
+    task : ClassificationTask
         The data with its own classes.
     classes : tuple of str
         Those of the model.
+    notes : tuple of str
+        What must stand beside the result, such as what was scored.
 
     Raises
     ------
@@ -29,7 +30,7 @@ class GivenData:
         The data has a class that the model doesn't know.
     """
 
-    def __init__(self, task: SpeciesTask, *, classes: tuple[str, ...]) -> None:
+    def __init__(self, task: ClassificationTask, *, classes: tuple[str, ...], notes: tuple[str, ...]) -> None:
         unknown = [name for name in task.classes if name not in classes]
         if unknown:
             raise InputError(
@@ -37,6 +38,7 @@ class GivenData:
                 "relabel or remove those records"
             )
         self._task = task
+        self._notes = notes
         self._index = np.array([classes.index(name) for name in task.classes], dtype=np.int64)
         self.classes = classes
         self.vocab_size = task.vocab_size
@@ -69,10 +71,8 @@ class GivenData:
         return None
 
     def notes(self) -> tuple[str, ...]:
-        """Say what was scored."""
-        files = ", ".join(dict.fromkeys(path.name for path in self._task.corpus.files))
-        about_split = self._task.split.notes
-        return (f"Scored on {files}.", *(note for note in self._task.notes() if note not in about_split))
+        """Return the notes that were given."""
+        return self._notes
 
     def _relabelled(self, batch: Batch) -> Batch:
         return Batch(batch.tokens, self._index[batch.targets], batch.lengths)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +21,7 @@ TOKENS_ON_GPU = 1 << 19
 
 
 def trained_window(loaded: LoadedModel) -> int:
-    """Return the window that an artefact was trained on, in bp.
+    """Return the window that an artefact was trained on, in tokens.
 
     Raises
     ------
@@ -28,7 +30,7 @@ def trained_window(loaded: LoadedModel) -> int:
     """
     window = loaded.signature.get("window")
     if not isinstance(window, int) or isinstance(window, bool) or window < 1:
-        raise InputError(f"the artefact's signature has the window {window!r}, expected a number of bp; give --window")
+        raise InputError(f"the artefact's signature has the window {window!r}, expected a number; give --window")
     return window
 
 
@@ -86,20 +88,24 @@ def artefact_of(path: Path) -> Path:
     return run.artefact if run.config.exists() else path
 
 
-def load_model(path: Path, *, device: torch.device) -> LoadedModel:
-    """Read the model of a run folder or an artefact.
+def load_model(
+    path: Path, *, device: torch.device, check: Callable[[Mapping[str, Any]], object] = check_signature
+) -> LoadedModel:
+    """Read the model of a run folder or an artefact; `check` refuses the signature of another domain's.
 
     Raises
     ------
     InputError
-        The run isn't trained yet, or the artefact is damaged or of another alphabet.
+        The run isn't trained yet, or the artefact is damaged or of another domain or alphabet.
     """
     loaded = from_pretrained(artefact_of(path), device=device)
-    check_signature(loaded.signature)
+    check(loaded.signature)
     return loaded
 
 
-def load_classifier(path: Path, *, device: torch.device) -> LoadedModel:
+def load_classifier(
+    path: Path, *, device: torch.device, check: Callable[[Mapping[str, Any]], object] = check_signature
+) -> LoadedModel:
     """Read the classifier of a run folder or an artefact.
 
     Raises
@@ -107,7 +113,7 @@ def load_classifier(path: Path, *, device: torch.device) -> LoadedModel:
     InputError
         As `load_model`; or it is no classifier.
     """
-    loaded = load_model(path, device=device)
+    loaded = load_model(path, device=device, check=check)
     classifier_of(loaded)
     return loaded
 

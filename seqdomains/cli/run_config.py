@@ -45,6 +45,15 @@ class RunConfig(BaseModel):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    @property
+    def pooling(self) -> Pooling:
+        """How positions become one answer."""
+        return self.model.pooling
+
+    def backbone(self) -> MambaConfig:
+        """Return the sizes of the backbone."""
+        return self.model.backbone()
+
 
 class PredictData(BaseModel):
     """How `genomics predict` reads its files."""

@@ -1,4 +1,4 @@
-"""The cache of simulated genomes: each configuration is simulated once per machine."""
+"""The cache of simulated genomes and synthesized sounds: each configuration is made once per machine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import fcntl
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+from seqdomains.audio import synthesis
+from seqdomains.audio.synthesis import SynthesisConfig, synthesize
 from seqdomains.errors import InputError
 from seqdomains.files import cache_folder
 from seqdomains.genomics import simulate as simulator
@@ -51,18 +54,56 @@ def simulated_genomes(config: SimulationConfig, *, progress: bool = True) -> Pat
     InputError
         The cache cannot be written.
     """
-    folder = cache_folder() / "simulated" / f"great-apes-{simulation_key(config)}"
+
+    def make(folder: Path) -> None:
+        with progress_display("simulate", total=len(config.chromosomes), enabled=progress) as show:
+            simulate(config, folder, progress=lambda done, total: show(done, "chromosomes", False))
+
+    return _made_once(cache_folder() / "simulated" / f"great-apes-{simulation_key(config)}", make)
+
+
+def synthesized_clips(config: SynthesisConfig, *, progress: bool = True) -> Path:
+    """Return the folder of synthesized clips, making them on first use.
+
+    Parameters
+    ----------
+    config : SynthesisConfig
+        What to synthesize.
+    progress : bool
+        Whether to tell the user how far it is.
+
+    Returns
+    -------
+    Path
+        Folder with `manifest.jsonl`.
+
+    Raises
+    ------
+    InputError
+        The cache cannot be written.
+    """
+    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
+    for path in sorted(Path(synthesis.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+
+    def make(folder: Path) -> None:
+        with progress_display("synthesize", total=None, enabled=progress) as show:
+            synthesize(config, folder, progress=lambda done, total: show(done, f"of {total} clips", False))
+
+    return _made_once(cache_folder() / "synthesized" / f"{config.kind}-{digest.hexdigest()[:16]}", make)
+
+
+def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Two commands that start together must not replace a folder that the other reads.
         with folder.with_suffix(".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if folder.is_dir():
-                logger.info("simulated genomes: %s", folder)
+                logger.info("made before: %s", folder)
             else:
-                logger.info("simulating %d chromosomes into %s", len(config.chromosomes), folder)
-                with progress_display("simulate", total=len(config.chromosomes), enabled=progress) as show:
-                    simulate(config, folder, progress=lambda done, total: show(done, "chromosomes", False))
+                logger.info("making %s", folder)
+                make(folder)
     except OSError as error:
         raise InputError(
             f"cannot write the cache folder {folder.parent}: {error.strerror or error}; set SEQDOMAINS_CACHE to another"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqdomains.backbone import MambaLM, SequenceClassifier
-from seqdomains.cli.config import Resolved, resolve
+from seqdomains.backbone import MambaLM
+from seqdomains.cli.batch import Asked, print_last, run_batch_command
+from seqdomains.cli.batch_plan import BatchOptions, hash_of
+from seqdomains.cli.config import resolve
 from seqdomains.cli.given_data import GivenData
 from seqdomains.cli.models import (
     choose_device,
@@ -27,6 +27,7 @@ from seqdomains.cli.models import (
 from seqdomains.cli.run_config import PredictConfig, RunConfig
 from seqdomains.cli.simulated import simulated_genomes
 from seqdomains.cli.summary import as_text
+from seqdomains.cli.training import print_estimate, train_and_evaluate
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import VOCAB_SIZE, GapPolicy
 from seqdomains.genomics.data_config import SpeciesData
@@ -37,16 +38,14 @@ from seqdomains.genomics.spans import mostly_unknown, plan_spans
 from seqdomains.genomics.species import SPECIES_NAMES
 from seqdomains.genomics.species_task import SpeciesTask
 from seqdomains.genomics.windows import read_bed
-from seqdomains.pipelines import dry_run as estimation
 from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines import likelihood
 from seqdomains.pipelines import predict as prediction
 from seqdomains.pipelines import stream as streaming
-from seqdomains.pipelines import train as training
-from seqdomains.pipelines.borrowed import seeded
+from seqdomains.pipelines.batch.merge import BatchOutcome
 from seqdomains.pipelines.inputs import find_inputs
 from seqdomains.pipelines.progress import progress_display
-from seqdomains.pipelines.ranks import joined, own_device, started_by_torchrun
+from seqdomains.pipelines.ranks import own_device
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.tables import STDOUT
 from seqdomains.pipelines.tracks import is_bigwig, open_track
@@ -97,33 +96,17 @@ def run_train(
     if config.model.vocab_size != VOCAB_SIZE:
         raise ConfigError(f"model.vocab_size: DNA has {VOCAB_SIZE} codes; found {config.model.vocab_size}")
     if only_estimate:
-        model = SequenceClassifier(config.model.backbone(), classes=SPECIES_NAMES, pooling=config.model.pooling)
-        size = max(int(os.environ.get("WORLD_SIZE", "1")), config.train.sequence_ranks)
-        found = estimation.dry_run(model, config.train, window=config.data.window, device=where, ranks=size)
-        if os.environ.get("RANK", "0") == "0":
-            sys.stdout.write(found.as_text())
+        print_estimate(config, window=config.data.window, classes=SPECIES_NAMES, device=where)
         return
-    if out is None and started_by_torchrun():
-        raise ConfigError("--out: name the run folder, which all processes of torchrun share")
-    folder = out or Path("runs") / f"{Path(preset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    with joined(per_sequence=config.train.sequence_ranks, device=where) as ranks:
-        with ranks.first_alone():
-            if ranks.first and RunFolder(folder).config.exists():
-                # Refuse another configuration before minutes of reading or simulating.
-                RunFolder.prepare(folder, _as_tree(resolved))
-            else:
-                RunFolder(folder).refuse_strangers()
-            task = SpeciesTask(_with_genomes(config.data))
-            run = RunFolder.prepare(folder, _as_tree(resolved)) if ranks.first else RunFolder(folder)
-        logger.info("preset %s, run folder %s: repeat with --out %s if it is stopped", preset, folder, folder)
-        with seeded(config.train.seed, device=where):
-            model = SequenceClassifier(config.model.backbone(), classes=task.classes, pooling=config.model.pooling)
-        training.train(model, task, config.train, run, device=where, ranks=ranks)
-    if not ranks.first:
-        return
-    result = run.read_evaluation() or evaluation.evaluate(model, task, config.evaluate, run, device=where)
-    sys.stdout.write(as_text(result))
-    sys.stdout.write(f"run folder: {run.path} (seqdomains report {run.path} makes a page of it)\n")
+    train_and_evaluate(
+        config,
+        resolved,
+        preset=preset,
+        out=out,
+        device=where,
+        make_task=lambda: SpeciesTask(_with_genomes(config.data)),
+        as_text=as_text,
+    )
 
 
 def run_evaluate(
@@ -160,7 +143,11 @@ def run_evaluate(
         _refuse_other_sections(settings, ("data", "evaluate"), reason="changes nothing of a trained model")
         if out is not None and RunFolder(out).config.exists():
             raise ConfigError(f"--out {out}: is a run folder, which keeps its own result; choose another folder")
-        task = GivenData(SpeciesTask(config.data, least_classes=1), classes=classifier_of(loaded).classes)
+        given_task = SpeciesTask(config.data, least_classes=1)
+        files = ", ".join(dict.fromkeys(path.name for path in given_task.corpus.files))
+        notes = (note for note in given_task.notes() if note not in given_task.split.notes)
+        known = classifier_of(loaded).classes
+        task = GivenData(given_task, classes=known, notes=(f"Scored on {files}.", *notes))
         target = RunFolder(_made(out)) if out is not None else None
         result = evaluation.evaluate(loaded.model, task, config.evaluate, target, device=where)
     sys.stdout.write(as_text(result))
@@ -236,6 +223,37 @@ def run_stream(
         raise ConfigError(f"-o {output}: a classifier's rows are no track; bigWig holds a language model's likelihoods")
     classifier, step = classifier_of(loaded), every or trained_window(loaded)
     return bool(streaming.stream(classifier, inputs, output, every=step, device=where).failures)
+
+
+def run_batch(
+    asked: Asked,
+    path: Path,
+    given: Sequence[str],
+    *,
+    from_file: Path | None,
+    regions: Path | None,
+    settings: Sequence[str],
+    options: BatchOptions,
+) -> bool:
+    """Do a batch over sequence files, or what is left of it; returns whether anything was skipped."""
+    policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
+    fasta = find_sequences(given, from_file)
+    if streams := [source for source in fasta if reads_once(source)]:
+        raise ConfigError(
+            f"{streams[0]}: a batch with --out reads its inputs more than once; give files, or leave --out"
+        )
+    own: dict[str, Any] = {"gap_policy": policy}
+    if asked.verb != "stream":
+        own["regions"] = None if regions is None else str(regions.absolute())
+        own["regions_sha256"] = None if regions is None else hash_of(regions)
+    outcome = run_batch_command("genomics", asked, path, fasta, own=own, options=options)
+    if isinstance(outcome, BatchOutcome):
+        if outcome.blank:
+            logger.warning(
+                "%d windows are N or masked for more than half: what is said of them means nothing", outcome.blank
+            )
+        print_last(f"{outcome.table}: {outcome.rows} rows")
+    return bool(outcome.skipped)
 
 
 def _lengths(fasta: Sequence[str], policy: GapPolicy) -> dict[str, int]:
@@ -320,10 +338,6 @@ def _with_genomes(data: SpeciesData) -> SpeciesData:
         "per species, named after the species or its assembly (human.fa, mPanTro3.fa.gz)"
     )
     return data.model_copy(update={"paths": (simulated_genomes(data.simulation or SimulationConfig()),)})
-
-
-def _as_tree(resolved: Resolved[RunConfig]) -> dict[str, Any]:
-    return resolved.config.model_dump(mode="json")
 
 
 def _refuse_other_sections(settings: Sequence[str], sections: tuple[str, ...], *, reason: str) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def as_text(result: Mapping[str, Any]) -> str:
+def as_text(result: Mapping[str, Any], *, units: str = "windows", baseline: str = "k-mer baseline") -> str:
     r"""Write an evaluation as text.
 
     Parameters
     ----------
     result : mapping
         What `seqdomains.pipelines.evaluate.evaluate` returns.
+    units, baseline : str
+        What was scored, and what the simple reference is called.
 
     Returns
     -------
@@ -40,14 +42,14 @@ def as_text(result: Mapping[str, Any]) -> str:
     """
     low, high = result["interval"]
     lines = [
-        f"{result['windows']} test windows{', SIMULATED data' if result['simulated'] else ''}",
+        f"{result['windows']} test {units}{', SIMULATED data' if result['simulated'] else ''}",
         f"accuracy          {result['accuracy']:.3f}   95 % interval {low:.3f} to {high:.3f}",
         f"chance            {result['chance']:.3f}",
     ]
     if result["baseline"]:
         low, high = result["baseline"]["interval"]
         name = f"{result['baseline']['name']}, {low:.3f} to {high:.3f}"
-        lines.append(f"k-mer baseline    {result['baseline']['accuracy']:.3f}   {name}")
+        lines.append(f"{baseline:16}  {result['baseline']['accuracy']:.3f}   {name}")
     if result["ceiling"] is not None:
         lines.append(f"marker oracle     {result['ceiling']:.3f}   best possible on these windows")
     if result["share_of_the_way"] is not None:

@@ -157,7 +157,7 @@ def _time(
 ) -> tuple[float | None, int]:
     """Return the seconds of a step without the optimizer, and its tokens: `most`, or fewer."""
     windows = max(1, min(windows, most // min(length, most)))
-    tokens = torch.zeros(windows, min(length, most), dtype=torch.uint8, device=device)
+    tokens = model.backbone.blank(windows, min(length, most)).to(device)
     targets = torch.zeros(windows, dtype=torch.int64, device=device)
     times = []
     try:
@@ -172,8 +172,8 @@ def _time(
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - began)
     except torch.OutOfMemoryError:
-        return None, tokens.numel()
-    return min(times[1:]), tokens.numel()
+        return None, windows * tokens.shape[1]
+    return min(times[1:]), windows * tokens.shape[1]
 
 
 def _room(device: torch.device) -> int:

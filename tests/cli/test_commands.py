@@ -13,6 +13,7 @@ from seqdomains.backbone import MambaConfig, MambaLM
 from seqdomains.cli import models, simulated, species
 from seqdomains.cli.config import preset_names, resolve
 from seqdomains.cli.run_config import RunConfig
+from seqdomains.cli.sound_config import schema_of
 from seqdomains.errors import ConfigError
 from seqdomains.genomics.alphabet import SIGNATURE
 from seqdomains.genomics.simulate import SimulationConfig
@@ -34,7 +35,8 @@ def test_config_show_tells_where_values_come_from(seqdomains, name):
 
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_hold_only_differences_from_the_defaults(name):
-    defaults, resolved = RunConfig(), resolve(RunConfig, preset=name)
+    schema = schema_of(name)
+    defaults, resolved = schema(), resolve(schema, preset=name)
     settings = {key: source for key, source in resolved.sources.items() if source.startswith("preset")}
     assert settings
     for key in settings:
@@ -48,11 +50,12 @@ def test_presets_hold_only_differences_from_the_defaults(name):
 
 @pytest.mark.parametrize("name", preset_names())
 def test_readme_tells_each_presets_size(name):
-    config = resolve(RunConfig, preset=name).config
+    config = resolve(schema_of(name), preset=name).config
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{name}` |")]
     assert f"| {config.model.d_model} x {config.model.n_layer}" in row
-    assert f"{config.data.window:,} bp |" in row
+    length = f"{config.data.window:,} bp" if isinstance(config, RunConfig) else f"{config.data.seconds:g} s"
+    assert f"{length} |" in row
 
 
 def test_great_apes_gpu_is_the_papers_model():

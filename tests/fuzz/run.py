@@ -18,13 +18,14 @@ from pathlib import Path
 import batches
 import documents
 import sequences
+import sounds
 import tensors
 import torch
 from guard import HARD_SECONDS, Watch, refused
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from target import Files, Target
 
-TARGETS = (*sequences.TARGETS, *documents.TARGETS, *tensors.TARGETS, *batches.TARGETS)
+TARGETS = (*sequences.TARGETS, *documents.TARGETS, *tensors.TARGETS, *batches.TARGETS, *sounds.TARGETS)
 BATCH = 500  # examples between two looks at the clock
 
 

@@ -27,6 +27,7 @@ READERS = (
     "batch plan",
     "batch shards",
     "batch report",
+    "sound",
 )
 EXAMPLES = 40  # 40 s for all on one core; `make fuzz` goes on as long as it is told
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,13 @@ from seqdomains.pipelines.batch.shard import SHARD_PLACE
 from seqdomains.pipelines.tracks import Stretches, open_track
 
 Format = Literal["parquet", "tsv", "h5ad", "bedgraph", "bigwig"]
+# Of rows that speak of sound, s.
+_PLACE_IN_TIME: Final = [
+    ("file", pa.string()),
+    ("channel", pa.string()),
+    ("start", pa.float64()),
+    ("end", pa.float64()),
+]
 # Rows of a row group and of a piece that is held: the same whatever the shards are.
 _ROWS = 1 << 16
 
@@ -144,7 +151,8 @@ class _Rows:
         self._names = np.array([shown(one.path) for one in plan.inputs], dtype=object)
         with _removed_if_damaged(folder.shard(0)), folder.shard(0).open("rb") as handle:
             self._values = _values(pq.read_schema(handle))
-        self.schema = pa.schema([*verbs.PLACE, *self._values])
+        self._per_second = _per_second(plan)
+        self.schema = pa.schema([*(verbs.PLACE if self._per_second is None else _PLACE_IN_TIME), *self._values])
         self.count = 0
 
     def __iter__(self) -> Iterator[pa.Table]:
@@ -180,8 +188,20 @@ class _Rows:
                     raise ValueError("a row is of an input that the plan does not have")
                 kept = self._kept[inputs]
                 columns = [pa.array(self._names[inputs], pa.string()), *batch.columns[1:]]
+                if self._per_second is not None:
+                    columns[2:4] = [pa.array(column.to_numpy() / self._per_second) for column in columns[2:4]]
                 table = pa.Table.from_arrays(columns, schema=self.schema)
                 yield table if kept.all() else table.filter(pa.array(kept))
+
+
+def _per_second(plan: Plan) -> float | None:
+    """Return how many tokens are a second, where tokens are of sound."""
+    found = plan.parameters.get("per_second")
+    if found is None:
+        return None
+    if not isinstance(found, int | float) or not 0 < found < np.inf:
+        raise InputError(f"the plan has {found!r} tokens a second, expected a number above 0; take another folder")
+    return float(found)
 
 
 def _values(schema: pa.Schema) -> list[pa.Field]:
@@ -242,7 +262,7 @@ def _write_h5ad(path: Path, rows: _Rows) -> None:
     whole = pa.concat_tables(list(rows))
     width = whole.schema.field("embedding").type.list_size
     values = pa.concat_arrays(whole.column("embedding").chunks).flatten().to_numpy().reshape(-1, width)
-    places = whole.select([name for name, _ in verbs.PLACE]).to_pandas()
+    places = whole.select(list(range(len(verbs.PLACE)))).to_pandas()
     places.index = places.index.astype(str)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -157,7 +157,8 @@ class Plan:
     @property
     def unit(self) -> str:
         """What its stretches count: windows, or whole records."""
-        return "records" if self.parameters.get("verb") == "stream" else "windows"
+        whole = self.parameters.get("whole") or self.parameters.get("verb") == "stream"
+        return "records" if whole else "windows"
 
     @cached_property
     def identity(self) -> str:

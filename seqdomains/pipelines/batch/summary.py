@@ -30,14 +30,16 @@ def summary(folder: BatchFolder) -> str:
 def _lines(folder: BatchFolder) -> list[str]:
     plan = read_plan(folder.plan)
     parameters = plan.parameters
-    needed = ("verb", "model", "precision", "device", *(("every",) if plan.unit == "records" else ("window", "stride")))
+    whole = bool(parameters.get("whole"))
+    of_unit = ("window", "stride") if plan.unit == "windows" else () if whole else ("every",)
+    needed = ("verb", "model", "precision", "device", *of_unit)
     if unknown := [name for name in needed if not isinstance(parameters.get(name), str | int)]:
         raise InputError(f"{folder.plan} is not of a batch: it does not say its {unknown[0]}; take another folder")
     done = sum(folder.facts(number, plan) is not None for number in range(len(plan.shards)))
     lines = [
         f"{parameters['verb']} with {parameters['model']}, {parameters['precision']} on {parameters['device']}",
         f"inputs   {len(plan.inputs)}",
-        f"records  {plan.windows}, a row every {parameters['every']}"
+        f"records  {plan.windows}, a row {'for each' if whole else 'every ' + str(parameters['every'])}"
         if plan.unit == "records"
         else f"windows  {plan.windows} of {parameters['window']}, stride {parameters['stride']}",
         f"shards   {done} of {len(plan.shards)} are done",

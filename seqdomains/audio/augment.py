@@ -1,0 +1,59 @@
+"""Changes to a training window that leave its class as it is; each is a function of its arguments alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+# A ratio of resampling in whole numbers, so that lengths are exact.
+_STEPS = 1000
+
+
+def played_faster(samples: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
+    """Play a sound `speed` times as fast, as a tape: pitch rises with it.
+
+    Examples
+    --------
+    >>> len(played_faster(np.zeros(1100, np.float32), 1.1))
+    1000
+    """
+    ratio = round(speed * _STEPS)
+    if ratio == _STEPS or not len(samples):
+        return samples
+    changed: NDArray[np.float32] = soxr.resample(samples, ratio, _STEPS, quality="MQ")
+    return changed
+
+
+def louder(samples: NDArray[np.float32], decibels: float) -> NDArray[np.float32]:
+    """Change a sound's level.
+
+    Examples
+    --------
+    >>> louder(np.ones(1, np.float32), 20).tolist()
+    [10.0]
+    """
+    return samples * np.float32(10 ** (decibels / 20))
+
+
+def with_noise(samples: NDArray[np.float32], snr: float, *, key: tuple[int, int]) -> NDArray[np.float32]:
+    """Add white noise at a signal-to-noise ratio over the whole sound; digital silence stays silent.
+
+    Parameters
+    ----------
+    samples : ndarray of float32, shape (frames,)
+    snr : float
+        In dB.
+    key : pair of int
+        Names the noise.
+
+    Examples
+    --------
+    >>> noisy = with_noise(np.ones(100_000, np.float32), 20, key=(1, 2))
+    >>> bool(abs(noisy.std() - 0.1) < 0.001)
+    True
+    """
+    power = float(np.square(samples, dtype=np.float64).mean()) if len(samples) else 0.0
+    generator = np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
+    noise = generator.standard_normal(len(samples), dtype=np.float32)
+    return samples + noise * np.float32(np.sqrt(power) * 10 ** (-snr / 20))

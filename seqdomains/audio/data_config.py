@@ -1,0 +1,99 @@
+"""What a user may choose of the clips that a model learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from seqdomains.audio.synthesis import SynthesisConfig
+
+Decibels = Annotated[float, Field(ge=-60, le=120)]
+
+
+class ClipData(BaseModel):
+    """Labelled sound and how windows are drawn from it.
+
+    Parameters
+    ----------
+    seconds : float
+        Length of a training window, s. A longer clip gives a part of it, a shorter one is padded; test clips are whole.
+    paths : tuple of Path
+        Folders with one folder per class, manifests (JSONL, CSV, TSV) or sound files; see `seqdomains.audio.clips`.
+    label_from : str or None
+        ``folder``, ``field:KEY``, or ``name:PATTERN`` such as ``name:{label}_{speaker}_{take}``.
+    labels : Path or None
+        A table ``file<TAB>label``.
+    classes : tuple of str or None
+        The classes and their order; None takes those that the data have.
+    split : {"auto", "field", "values", "group", "clip", "none"}
+        What the test clips are held out by; see `seqdomains.audio.splits.split_clips`. none: all are trained on and
+        tested.
+    group : str or None
+        Clips with the same value of this field, such as a speaker, are never on both sides.
+    held : mapping of str to tuple of str
+        Fields and their values that are held out, such as ``{speaker: [jackson]}``; with it `split` is values.
+    test_fraction : float
+        Share of the groups or clips that is held out.
+    seed : int
+        Decides which are held out.
+    balanced : bool
+        Whether classes are drawn alike, or as often as they have clips.
+    speed : float
+        Training clips are played faster or slower by up to this share, as a tape is: 0.1 is 0.9 to 1.1.
+    gain : float
+        Training clips are made louder or softer by up to so many dB.
+    noise : pair of float or None
+        White noise is added to training windows at a signal-to-noise ratio drawn from this range, dB.
+    on_error : {"stop", "skip"}
+        Whether a file that cannot be read ends the run, or is left out and named beside the result.
+    memory_mb : int
+        Clips up to this size are held in memory as samples; more are read from disk again and again.
+    synthesis : SynthesisConfig or None
+        What to synthesize where no data are given.
+
+    Examples
+    --------
+    >>> ClipData(held={"speaker": ("jackson",)}).split
+    'values'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = 1.0
+    paths: tuple[Path, ...] = ()
+    label_from: str | None = None
+    labels: Path | None = None
+    classes: tuple[str, ...] | None = None
+    split: Literal["auto", "field", "values", "group", "clip", "none"] = "auto"
+    group: str | None = None
+    held: dict[str, tuple[str, ...]] = {}
+    test_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
+    balanced: bool = True
+    speed: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    gain: Annotated[float, Field(ge=0, le=40)] = 0.0
+    noise: tuple[Decibels, Decibels] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    memory_mb: Annotated[int, Field(ge=0)] = 1024
+    synthesis: SynthesisConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _values_are_a_split(cls, tree: object) -> object:
+        if isinstance(tree, dict) and tree.get("held") and tree.get("split", "auto") == "auto":
+            return {**tree, "split": "values"}
+        return tree
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.split == "group" and self.group is None:
+            raise ValueError("split is group but group is not set: name a field, such as group: speaker")
+        if (self.split == "values") != bool(self.held):
+            raise ValueError(f"split is {self.split} and held names {len(self.held)} fields: the two go together")
+        if self.noise is not None and self.noise[0] > self.noise[1]:
+            raise ValueError(f"noise: {self.noise[0]:g} dB is above {self.noise[1]:g} dB; swap them")
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a class is named twice")
+        return self

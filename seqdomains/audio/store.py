@@ -1,0 +1,153 @@
+"""The samples of many clips by number: held in memory where they fit, read from their files where not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqdomains.audio.clip import Clip
+from seqdomains.audio.files import SoundFacts, channel_names, examine, read, resampled_frames
+from seqdomains.audio.front_end import SoundInput
+from seqdomains.errors import InputError
+
+_log = logging.getLogger(__name__)
+_NAMED = 3
+# A clip may end so much after its file, s: manifests round.
+_LATE = 0.02
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One channel of a clip.
+
+    Parameters
+    ----------
+    clip : Clip
+    channel : int
+        Among those that the model's input takes of the file.
+    name : str
+        Of the clip, with the channel's where there are several.
+    frames : int
+        Samples at the model's rate.
+    """
+
+    clip: Clip
+    channel: int
+    name: str
+    frames: int
+
+
+class SoundStore:
+    """Sounds of clips at a model's rate.
+
+    Parameters
+    ----------
+    clips : sequence of Clip
+    given : SoundInput
+        Rate and channels.
+    memory_mb : int
+        Up to this size all samples are held.
+    on_error : {"stop", "skip"}
+        What to do about clips that cannot be read.
+
+    Raises
+    ------
+    InputError
+        No clip can be read, or one cannot and `on_error` is "stop"; the first three are named.
+    """
+
+    def __init__(
+        self, clips: Sequence[Clip], given: SoundInput, *, memory_mb: int, on_error: Literal["stop", "skip"] = "stop"
+    ) -> None:
+        self._rate = given.rate
+        self._policy = given.channels
+        self._held: dict[int, NDArray[np.float32]] = {}
+        self.failures: list[str] = []
+        self.upsampled = 0
+        sounds: list[Sound] = []
+        for clip in clips:
+            try:
+                sounds += self._sounds_of(clip)
+            except InputError as error:
+                self.failures.append(str(error))
+        if self.failures and (on_error == "stop" or not sounds):
+            named = "\n".join(f"  {reason}" for reason in self.failures[:_NAMED])
+            more = f"\n  and {len(self.failures) - _NAMED} more" if len(self.failures) > _NAMED else ""
+            raise InputError(
+                f"{len(self.failures)} of {len(clips)} clips cannot be read; mend or remove them, or leave them out "
+                f"with --set data.on_error=skip:\n{named}{more}"
+            )
+        for reason in self.failures[:_NAMED]:
+            _log.warning("left out: %s", reason)
+        if len(self.failures) > _NAMED:
+            _log.warning("and %d more clips are left out", len(self.failures) - _NAMED)
+        self.sounds = tuple(sounds)
+        if 4 * sum(one.frames for one in sounds) <= memory_mb << 20:
+            self._read_all()
+
+    def samples(self, number: int, start: int = 0, frames: int | None = None) -> NDArray[np.float32]:
+        """Return a sound, or `frames` samples of it from `start` on, fewer where it ends before.
+
+        Raises
+        ------
+        InputError
+            Its file is not as it was.
+        """
+        sound = self.sounds[number]
+        end = sound.frames if frames is None else min(start + frames, sound.frames)
+        if number in self._held:
+            return self._held[number][start:end]
+        clip = sound.clip
+        found = read(
+            clip.path,
+            rate=self._rate,
+            channels=self._policy,
+            start=clip.start + start / self._rate,
+            seconds=(end - start) / self._rate,
+        )
+        taken: NDArray[np.float32] = found[sound.channel][: end - start]
+        return taken
+
+    def _sounds_of(self, clip: Clip) -> list[Sound]:
+        facts = examine(clip.path)
+        self.upsampled += facts.rate < self._rate
+        names = channel_names(facts, self._policy)
+        frames = _frames_of(clip, facts, self._rate)
+        label = f"{clip.name}#{{}}" if len(names) > 1 else clip.name
+        return [Sound(clip, number, label.format(name), frames) for number, name in enumerate(names)]
+
+    def _read_all(self) -> None:
+        # One file gives all its channels at once.
+        at: dict[int, NDArray[np.float32]] = {}
+        for number, sound in enumerate(self.sounds):
+            key = id(sound.clip)
+            if key not in at:
+                clip = sound.clip
+                at = {
+                    key: read(clip.path, rate=self._rate, channels=self._policy, start=clip.start, seconds=clip.seconds)
+                }
+            self._held[number] = np.ascontiguousarray(at[key][sound.channel][: sound.frames])
+
+
+def _frames_of(clip: Clip, facts: SoundFacts, rate: int) -> int:
+    """Return how many frames `read` gives of a clip."""
+    total = resampled_frames(facts.frames, facts.rate, rate)
+    first = round(clip.start * rate)
+    if first >= total:
+        raise InputError(
+            f"{clip.path}: the clip begins at {clip.start:g} s and the file ends at {facts.seconds:.6g} s, which leaves "
+            f"no sample at {rate} Hz"
+        )
+    if clip.seconds is None:
+        return total - first
+    if clip.start + clip.seconds > facts.seconds + _LATE:
+        raise InputError(
+            f"{clip.path}: the clip ends at {clip.start + clip.seconds:g} s and the file at {facts.seconds:.6g} s; "
+            "mend its duration in the manifest"
+        )
+    return max(1, min(round(clip.seconds * rate), total - first))

@@ -1,0 +1,244 @@
+"""What the audio commands do: resolve the configuration, build data and model, hand them to a pipeline."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from seqdomains.audio.clip_task import ClipTask
+from seqdomains.audio.data_config import ClipData
+from seqdomains.audio.files import is_sound_file
+from seqdomains.audio.front_end import SoundInput, input_of
+from seqdomains.audio.synthesis import SynthesisConfig, synthesize
+from seqdomains.cli.batch import Asked, print_last, run_batch_command
+from seqdomains.cli.batch_plan import BatchOptions
+from seqdomains.cli.config import resolve
+from seqdomains.cli.given_data import GivenData
+from seqdomains.cli.models import choose_device, classifier_of, load_classifier, load_model
+from seqdomains.cli.simulated import synthesized_clips
+from seqdomains.cli.sound_config import SoundRunConfig
+from seqdomains.cli.summary import as_text
+from seqdomains.cli.training import print_estimate, train_and_evaluate
+from seqdomains.errors import ConfigError, InputError
+from seqdomains.files import atomic_file, parse_json
+from seqdomains.pipelines import evaluate as evaluation
+from seqdomains.pipelines.batch.folder import BatchFolder
+from seqdomains.pipelines.batch.merge import BatchOutcome
+from seqdomains.pipelines.inputs import find_inputs
+from seqdomains.pipelines.progress import duration, progress_display
+from seqdomains.pipelines.ranks import own_device
+from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.task import ClassificationTask
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PRESET = "words"
+_as_text = partial(as_text, units="clips", baseline="MFCC baseline")
+
+
+def run_synthesize(out: Path, *, kind: str | None, preset: str | None, settings: Sequence[str]) -> None:
+    """Write synthesized clips to a folder."""
+    given = {} if kind is None else {"data.synthesis.kind": (kind, "--kind")}
+    config = resolve(SoundRunConfig, preset=preset, settings=settings, given=given).config.data.synthesis
+    config = config or SynthesisConfig()
+    with progress_display("synthesize", total=None) as show:
+        synthesize(config, out, progress=lambda done, total: show(done, f"of {total} clips", False))
+    logger.info("SYNTHESIZED %s in %s, listed in %s", config.kind, out, out / "manifest.jsonl")
+
+
+def run_train(
+    *,
+    data: Sequence[Path],
+    label_from: str | None,
+    labels: Path | None,
+    preset: str | None,
+    settings: Sequence[str],
+    out: Path | None,
+    device: str | None,
+    only_estimate: bool = False,
+) -> None:
+    """Train, evaluate, and print the result; go on with the run in `out` if there is one."""
+    where = choose_device(own_device(device))
+    preset = preset or DEFAULT_PRESET
+    resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=_given(data, label_from, labels))
+    config = resolved.config
+    if only_estimate:
+        window = config.input.positions(round(config.data.seconds * config.input.rate))
+        print_estimate(config, window=window, classes=config.data.classes or ("a", "b"), device=where)
+        return
+    train_and_evaluate(
+        config,
+        resolved,
+        preset=preset,
+        out=out,
+        device=where,
+        make_task=lambda: _task(config.data, config.input),
+        as_text=_as_text,
+    )
+
+
+def run_evaluate(
+    path: Path,
+    *,
+    data: Sequence[Path],
+    label_from: str | None,
+    labels: Path | None,
+    settings: Sequence[str],
+    out: Path | None,
+    device: str | None,
+) -> None:
+    """Score a run on its held-out clips, or a model on other labelled clips, and print the result."""
+    where = choose_device(device)
+    loaded = load_classifier(path, device=where, check=input_of)
+    run = RunFolder(path)
+    if not data:
+        if not run.config.exists():
+            raise ConfigError(f"{path} is an artefact without test clips of its own: give --data with labels")
+        if out is not None or label_from or labels or settings:
+            raise ConfigError("--out, --label-from, --labels and --set go with --data; a run's own result is its own")
+        run.read_config()
+        config = resolve(SoundRunConfig, preset=str(run.config)).config
+        result = evaluation.evaluate(loaded.model, _task(config.data, config.input), config.evaluate, run, device=where)
+    else:
+        given = _given(data, label_from, labels) | {"data.split": ("none", "the command")}
+        config = resolve(SoundRunConfig, settings=settings, given=given).config
+        if out is not None and RunFolder(out).config.exists():
+            raise ConfigError(f"--out {out}: is a run folder, which keeps its own result; choose another folder")
+        task = ClipTask(config.data, input_of(loaded.signature), least_classes=1)
+        notes = [note for note in task.notes() if note not in task.split.notes]
+        scored = f"Scored on {', '.join(str(one) for one in data)}."
+        known: ClassificationTask = GivenData(task, classes=classifier_of(loaded).classes, notes=(scored, *notes))
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        target = RunFolder(out) if out is not None else None
+        result = evaluation.evaluate(loaded.model, known, config.evaluate, target, device=where)
+    sys.stdout.write(_as_text(result))
+
+
+def run_batch(
+    asked: Asked,
+    path: Path,
+    given: Sequence[str],
+    *,
+    from_file: Path | None,
+    window: float | None,
+    stride: float | None,
+    options: BatchOptions,
+    output: str | None = None,
+) -> bool:
+    """Do a batch over sound files, or what is left of it; returns whether anything was skipped.
+
+    Without a folder of its own, which `output` stands for, the table alone is kept.
+    """
+    if not given and from_file is None:
+        raise ConfigError("no input: give sound files, folders or patterns, or a list of them with --from-file")
+    paths = find_inputs(given, listed_in=from_file, wanted=is_sound_file, kinds="sound")
+    if "-" in paths:
+        raise ConfigError("-: sound is read from files, whose headers say how much there is")
+    if output not in (None, "-") and Path(output).exists() and any(Path(output).samefile(one) for one in _there(paths)):
+        raise ConfigError(f"-o {output}: is also an input, which would be lost; choose another file")
+    sound = input_of(load_model(path, device=choose_device("cpu"), check=input_of).signature)
+    asked = Asked(
+        asked.verb,
+        window=_positions(window, sound, "--window"),
+        stride=_positions(stride, sound, "--stride"),
+        whole=window is None,
+        pooling=asked.pooling,
+        layer=asked.layer,
+    )
+    if stride is not None and window is None:
+        raise ConfigError("--stride: goes with --window; without it each file is taken whole")
+    own = {"input": sound.model_dump(mode="json"), "per_second": sound.per_second}
+    outcome = run_batch_command("audio", asked, path, paths, own=own, options=options)
+    if isinstance(outcome, BatchOutcome):
+        if outcome.blank:
+            logger.warning("%d windows hold one value throughout: what is said of them means nothing", outcome.blank)
+        _tell_speed(options.out, sound)
+        if output is None:
+            print_last(f"{outcome.table}: {outcome.rows} rows")
+        else:
+            _keep(outcome.table, output)
+    return bool(outcome.skipped)
+
+
+def run_predict_alone(
+    path: Path,
+    given: Sequence[str],
+    *,
+    from_file: Path | None,
+    window: float | None,
+    stride: float | None,
+    output: str,
+    device: str | None,
+) -> bool:
+    """Classify sound files into one table, in a folder that is removed; returns whether anything was skipped."""
+    with tempfile.TemporaryDirectory(prefix="seqdomains-") as folder:
+        options = BatchOptions(out=Path(folder) / "batch", form="tsv", device=device)
+        return run_batch(
+            Asked("predict"),
+            path,
+            given,
+            from_file=from_file,
+            window=window,
+            stride=stride,
+            options=options,
+            output=output,
+        )
+
+
+def _task(data: ClipData, given: SoundInput) -> ClipTask:
+    if data.paths:
+        return ClipTask(data, given)
+    synthesis = data.synthesis or SynthesisConfig()
+    logger.info("no data given: working on SYNTHESIZED %s; for your own give --data", synthesis.kind)
+    manifest = synthesized_clips(synthesis) / "manifest.jsonl"
+    return ClipTask(data.model_copy(update={"paths": (manifest,)}), given, simulated=True)
+
+
+def _given(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:
+    given: dict[str, tuple[Any, str]] = {}
+    if data:
+        given["data.paths"] = ([str(path.absolute()) for path in data], "--data")
+    if label_from is not None:
+        given["data.label_from"] = (label_from, "--label-from")
+    if labels is not None:
+        given["data.labels"] = (str(labels.absolute()), "--labels")
+    return given
+
+
+def _positions(seconds: float | None, given: SoundInput, option: str) -> int | None:
+    if seconds is None:
+        return None
+    if not 0 < seconds < 1e6:
+        raise ConfigError(f"{option} {seconds:g}: expected seconds, above 0")
+    return max(1, round(seconds * given.per_second))
+
+
+def _tell_speed(out: Path, given: SoundInput) -> None:
+    """Log how long computing took beside how long the sound is."""
+    session: Mapping[str, Any] = parse_json(BatchFolder(out).run.read_bytes())["last_session"]
+    heard = session["tokens"] / given.per_second
+    if heard:
+        taken = session["seconds"]
+        logger.info("%s of sound in %s: RTF %.4f", duration(heard), duration(taken), taken / heard)
+
+
+def _there(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if Path(path).exists()]
+
+
+def _keep(table: Path, output: str) -> None:
+    if output == "-":
+        print_last(table.read_text(encoding="utf-8").removesuffix("\n"))
+        return
+    try:
+        with atomic_file(Path(output)) as partial_file:
+            shutil.copyfile(table, partial_file)
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror or error}; choose another -o") from error

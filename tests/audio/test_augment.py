@@ -1,0 +1,32 @@
+"""Augmentation changes what it says, by what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from seqdomains.audio.augment import louder, played_faster, with_noise
+
+
+def test_a_faster_tone_is_higher_and_shorter():
+    tone = np.sin(2 * np.pi * 400 * np.arange(8000) / 8000).astype(np.float32)
+    faster = played_faster(tone, 1.25)
+    assert len(faster) == 6400
+    peak = np.argmax(np.abs(np.fft.rfft(faster * np.hanning(len(faster))))) * 8000 / len(faster)
+    assert peak == pytest.approx(500, abs=2)
+    assert played_faster(tone, 1.0) is tone
+
+
+def test_level():
+    assert louder(np.array([0.5], np.float32), -6.0206)[0] == pytest.approx(0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize("snr", [0.0, 20.0])
+def test_noise_has_its_ratio_and_its_name(snr):
+    tone = np.sin(np.arange(100_000) / 7).astype(np.float32)
+    noisy = with_noise(tone, snr, key=(3, 4))
+    ratio = 10 * np.log10(np.mean(tone**2) / np.mean((noisy - tone) ** 2))
+    assert ratio == pytest.approx(snr, abs=0.1)
+    np.testing.assert_array_equal(noisy, with_noise(tone, snr, key=(3, 4)))
+    assert not np.array_equal(noisy, with_noise(tone, snr, key=(3, 5)))
+    np.testing.assert_array_equal(with_noise(np.zeros(5, np.float32), snr, key=(0, 0)), np.zeros(5))

@@ -1,0 +1,286 @@
+"""The audio commands end to end on synthesized words, and 200 files of mixed formats of which five are bad."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+QUICK = [
+    *("--set", "train.steps=4", "--set", "train.batch=4", "--set", "model.d_model=16", "--set", "model.n_layer=1"),
+    *("--set", "data.synthesis={kind: words, clips: 6, rate: 8000, speakers: 3}", "--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(seqdomains, tmp_path_factory):
+    """A run on a few synthesized words: it has learned nothing, and has every file that a run has."""
+    folder = tmp_path_factory.mktemp("runs") / "words"
+    outcome = seqdomains("audio", "train", *QUICK, "--out", folder)
+    assert outcome.code == 0, outcome.err
+    return folder, outcome
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return trained[0]
+
+
+@pytest.fixture(scope="module")
+def coder(tmp_path_factory):
+    """An untrained classifier of mu-law codes at 8 kHz with answers that differ."""
+    import torch
+
+    from seqdomains.audio.front_end import SoundInput
+    from seqdomains.backbone import MambaConfig, SequenceClassifier
+
+    config = MambaConfig(d_model=16, n_layer=2, vocab_size=256)
+    generator = torch.Generator().manual_seed(0)
+    model = SequenceClassifier(config, classes=("a", "b", "c"), pooling="both", generator=generator)
+    with torch.no_grad():
+        model.head.weight.mul_(30)
+    folder = tmp_path_factory.mktemp("artefacts") / "coder"
+    model.save_pretrained(folder, signature={**SoundInput(rate=8000).signature(), "window": 8000})
+    return folder
+
+
+def sound(frames, seed, channels=1):
+    random = np.random.default_rng(seed)
+    tones = [np.sin(np.arange(frames) * random.uniform(0.02, 0.5)) for _ in range(channels)]
+    return (np.stack(tones) * 0.3 + random.normal(size=(channels, frames)) * 0.01).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """200 files of mixed formats, rates, depths and channels, five of them bad; and which."""
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("mixed")
+    forms = [
+        ("wav", "PCM_16", 8000, 1),
+        ("flac", "PCM_24", 44_100, 2),
+        ("ogg", "VORBIS", 16_000, 1),
+        ("wav", "FLOAT", 22_050, 1),
+        ("mp3", "MPEG_LAYER_III", 32_000, 2),
+        ("wav", "PCM_24", 96_000, 1),
+        ("wav", "PCM_U8", 8000, 8),
+        ("wav", "ULAW", 8000, 1),
+    ]
+    for number in range(200):
+        kind, subtype, rate, channels = forms[number % len(forms)]
+        frames = rate // 10 + 37 * number
+        soundfile.write(
+            folder / f"{number:03}.{kind}", sound(frames, number, channels).T, rate, format=kind, subtype=subtype
+        )
+    (folder / "000.wav").write_bytes(b"")
+    (folder / "008.wav").write_bytes((folder / "016.wav").read_bytes()[:44])
+    whole = (folder / "040.wav").read_bytes()
+    (folder / "040.wav").write_bytes(whole[: len(whole) // 2])
+    (folder / "065.flac").write_text("this is no sound at all, but a text that somebody renamed\n")
+    nothing = np.full((800, 1), np.nan)
+    soundfile.write(folder / "075.wav", nothing, 8000, subtype="FLOAT")
+    return folder, ["000.wav", "008.wav", "040.wav", "065.flac", "075.wav"]
+
+
+def table(path):
+    return pq.read_table(path).to_pylist()
+
+
+def test_training_without_data_says_that_the_sound_is_synthesized(trained):
+    folder, outcome = trained
+    assert "SYNTHESIZED" in outcome.err
+    assert "SIMULATED data" in outcome.out
+    assert "MFCC baseline" in outcome.out
+    result = json.loads((folder / "evaluation.json").read_text())
+    assert result["simulated"] is True
+    assert result["baseline"]["name"] == "MFCC + SVM"
+    assert (folder / "test_clips.jsonl").exists()
+    assert json.loads((folder / "model" / "config.json").read_text())["signature"]["domain"] == "audio"
+
+
+def test_a_repeated_command_computes_nothing_anew(seqdomains, trained):
+    folder, outcome = trained
+    again = seqdomains("audio", "train", *QUICK, "--out", folder)
+    assert again.code == 0
+    assert again.out == outcome.out
+
+
+def test_evaluate_a_run_and_other_clips(seqdomains, trained, tmp_path):
+    folder, outcome = trained
+    again = seqdomains("audio", "evaluate", folder)
+    assert again.code == 0, again.err
+    assert again.out.splitlines()[1] == outcome.out.splitlines()[1]
+    made = seqdomains("audio", "synthesize", "--kind", "words", "--out", tmp_path / "w", "--set",
+                      "data.synthesis={clips: 2, rate: 8000}")  # fmt: skip
+    assert made.code == 0, made.err
+    other = seqdomains("audio", "evaluate", folder, "--data", tmp_path / "w")
+    assert other.code == 0, other.err
+    assert "20 test clips" in other.out
+
+
+def test_report_of_a_run(seqdomains, run):
+    outcome = seqdomains("report", run)
+    assert outcome.code == 0, outcome.err
+
+
+def test_dry_run(seqdomains):
+    outcome = seqdomains("audio", "train", *QUICK, "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert "parameters" in outcome.out
+
+
+def test_200_files_of_mixed_formats_with_five_bad_ones(seqdomains, coder, mixed, tmp_path):
+    folder, bad = mixed
+    outcome = seqdomains("audio", "predict", coder, folder, "--out", tmp_path / "all", "--device", "cpu")
+    assert outcome.code == 3, outcome.err
+    assert "RTF" in outcome.err
+    rows = table(tmp_path / "all" / "predictions.parquet")
+    names = [row["file"].rsplit("/", 1)[1] for row in rows]
+    assert names == sorted(path.name for path in folder.iterdir() if path.name not in bad)
+    errors = [json.loads(line) for line in (tmp_path / "all" / "errors.jsonl").read_text().splitlines()]
+    assert [error["input"].rsplit("/", 1)[1] for error in errors] == bad
+    assert {row["channel"] for row in rows} == {"mean"}
+    shares = np.array([[row["p_a"], row["p_b"], row["p_c"]] for row in rows])
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
+    assert np.ptp(shares, axis=0).max() > 0.01
+    number = {name: place for place, name in enumerate(names)}
+    assert rows[number["005.wav"]]["end"] == pytest.approx((9600 + 37 * 5) / 96_000, abs=2e-4)
+    report = seqdomains("report", tmp_path / "all")
+    assert report.code == 0, report.err
+
+
+def test_each_file_alone_gives_the_same(seqdomains, coder, mixed, tmp_path):
+    folder, _ = mixed
+    names = ["001.flac", "004.mp3", "006.wav", "195.wav"]
+    outcome = seqdomains("audio", "predict", coder, *(folder / name for name in names), "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    together = [line.split("\t") for line in outcome.out.splitlines()[1:]]
+    for name, row in zip(names, together, strict=True):
+        alone = seqdomains("audio", "predict", coder, folder / name, "-o", tmp_path / "one.tsv", "--device", "cpu")
+        assert alone.code == 0
+        own = (tmp_path / "one.tsv").read_text().splitlines()[1].split("\t")
+        assert own[:5] == row[:5]
+        np.testing.assert_allclose([float(one) for one in own[5:]], [float(one) for one in row[5:]], atol=1e-4)
+
+
+def test_two_workers_give_the_same_bytes(seqdomains, coder, mixed, tmp_path):
+    folder, _ = mixed
+    paths = sorted(folder.glob("*.wav"))[:40]
+    for workers in (1, 2):
+        outcome = seqdomains(
+            "audio", "predict", coder, *paths, "--out", tmp_path / str(workers), "--workers", workers, "--threads", 1,
+            "--device", "cpu", "--shard-size", 20_000, "--format", "tsv",
+        )  # fmt: skip
+        assert outcome.code == 3, outcome.err
+    one, two = (tmp_path / name / "predictions.tsv" for name in ("1", "2"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("seconds", [0.4, 30])
+def test_a_long_file_with_carried_state_is_the_whole_file(seqdomains, coder, tmp_path, seconds):
+    import soundfile
+    import torch
+
+    from seqdomains.audio.files import read
+    from seqdomains.audio.front_end import SoundInput
+    from seqdomains.backbone import SequenceClassifier
+
+    soundfile.write(tmp_path / "long.wav", sound(int(44_100 * seconds), 1, 2).T, 44_100)
+    outcome = seqdomains("audio", "predict", coder, tmp_path / "long.wav", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    row = outcome.out.splitlines()[1].split("\t")
+    codes = SoundInput(rate=8000).encode(read(tmp_path / "long.wav", rate=8000)[0])
+    model = SequenceClassifier.from_pretrained(coder).eval()
+    with torch.no_grad():
+        whole = model(torch.from_numpy(codes)[None]).softmax(-1)[0]
+    np.testing.assert_allclose([float(one) for one in row[5:]], whole.numpy(), atol=1e-4)
+    assert float(row[3]) == pytest.approx(seconds, abs=1e-3)
+
+
+def test_windows(seqdomains, coder, tmp_path):
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", sound(20_000, 1).T, 8000)
+    outcome = seqdomains("audio", "predict", coder, tmp_path / "a.wav", "--window", 1, "--stride", 0.5)
+    assert outcome.code == 0, outcome.err
+    places = [tuple(map(float, line.split("\t")[2:4])) for line in outcome.out.splitlines()[1:]]
+    assert places == [(0, 1), (0.5, 1.5), (1, 2), (1.5, 2.5)]
+    assert outcome.out.splitlines()[0].split("\t")[:5] == ["#file", "channel", "start", "end", "predicted"]
+
+
+@pytest.mark.parametrize("pool", ["mean", "max", "last"])
+@pytest.mark.parametrize("layer", [None, 1])
+def test_embeddings_of_files_and_of_one_window_agree(seqdomains, coder, mixed, tmp_path, pool, layer):
+    folder, _ = mixed
+    paths = [folder / "001.flac", folder / "003.wav"]
+    more = () if layer is None else ("--layer", layer)
+    for name, options in (("whole", ()), ("window", ("--window", 100))):
+        outcome = seqdomains(
+            "audio", "embed", coder, *paths, "--out", tmp_path / name, "--pool", pool, "--device", "cpu",
+            *options, *more,
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+    whole, window = (table(tmp_path / name / "embeddings.parquet") for name in ("whole", "window"))
+    for one, other in zip(whole, window, strict=True):
+        np.testing.assert_allclose(one["embedding"], other["embedding"], atol=1e-4)
+
+
+def test_a_position_each(seqdomains, coder, mixed, tmp_path):
+    folder, _ = mixed
+    given = ("audio", "embed", coder, folder / "016.wav", "--pool", "position", "--device", "cpu")
+    refused = seqdomains(*given, "--out", tmp_path / "no")
+    assert refused.code == 2
+    assert "--window" in refused.error
+    outcome = seqdomains(*given, "--out", tmp_path / "yes", "--window", 0.1)
+    assert outcome.code == 0, outcome.err
+    rows = table(tmp_path / "yes" / "embeddings.parquet")
+    assert len(rows) == 800 + 37 * 16
+    assert rows[1]["start"] == pytest.approx(1 / 8000)
+
+
+def test_models_of_another_domain_are_refused(seqdomains, coder, artefact, mixed, tmp_path):
+    folder, _ = mixed
+    outcome = seqdomains("audio", "predict", artefact, folder / "016.wav")
+    assert outcome.code == 1
+    assert "'genomics'" in outcome.error
+    (tmp_path / "a.fa").write_text(">a\nACGT\n")
+    outcome = seqdomains("genomics", "predict", coder, tmp_path / "a.fa")
+    assert outcome.code == 1
+    assert "'audio'" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "no input"),
+        (("-",), "read from files"),
+        (("x.wav", "--stride", "1"), "--stride"),
+        (("x.wav", "--window", "-1"), "--window"),
+        (("x.wav", "--workers", "2"), "--workers: goes with --out"),
+    ],
+)
+def test_what_cannot_be_is_refused(seqdomains, coder, options, words):
+    outcome = seqdomains("audio", "predict", coder, *options)
+    assert outcome.code == 2, outcome.err
+    assert words in outcome.error
+
+
+def test_an_input_is_never_written_over(seqdomains, coder, tmp_path):
+    import soundfile
+
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sound(800, 1).T, 8000)
+    before = path.read_bytes()
+    outcome = seqdomains("audio", "predict", coder, path, "-o", path)
+    assert outcome.code == 2
+    assert path.read_bytes() == before
+
+
+def test_no_readable_file_is_an_error(seqdomains, coder, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"")
+    outcome = seqdomains("audio", "predict", coder, tmp_path / "a.wav")
+    assert outcome.code == 1
+    assert "a.wav" in outcome.error
