@@ -39,7 +39,7 @@ from seqdomains.task import ClassificationTask
 logger = logging.getLogger(__name__)
 
 DEFAULT_PRESET = "words"
-_as_text = partial(as_text, units="clips", baseline="MFCC baseline")
+_as_text = partial(as_text, units="clips", baseline="MFCC baseline", ranks=True)
 
 
 def run_synthesize(out: Path, *, kind: str | None, preset: str | None, settings: Sequence[str]) -> None:

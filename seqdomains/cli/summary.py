@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def as_text(result: Mapping[str, Any], *, units: str = "windows", baseline: str = "k-mer baseline") -> str:
+def as_text(
+    result: Mapping[str, Any], *, units: str = "windows", baseline: str = "k-mer baseline", ranks: bool = False
+) -> str:
     r"""Write an evaluation as text.
 
     Parameters
@@ -15,6 +17,8 @@ def as_text(result: Mapping[str, Any], *, units: str = "windows", baseline: str 
         What `seqdomains.pipelines.evaluate.evaluate` returns.
     units, baseline : str
         What was scored, and what the simple reference is called.
+    ranks : bool
+        Whether to say how scores rank.
 
     Returns
     -------
@@ -50,6 +54,9 @@ def as_text(result: Mapping[str, Any], *, units: str = "windows", baseline: str 
         low, high = result["baseline"]["interval"]
         name = f"{result['baseline']['name']}, {low:.3f} to {high:.3f}"
         lines.append(f"{baseline:16}  {result['baseline']['accuracy']:.3f}   {name}")
+    if ranks and result["d_prime"] is not None:
+        scores = (result[key] for key in ("macro_f1", "mean_average_precision", "d_prime"))
+        lines.append("macro F1 {:.3f}, mean average precision {:.3f}, d' {:.2f}".format(*scores))
     if result["ceiling"] is not None:
         lines.append(f"marker oracle     {result['ceiling']:.3f}   best possible on these windows")
     if result["share_of_the_way"] is not None:

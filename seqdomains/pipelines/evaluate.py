@@ -18,6 +18,7 @@ from seqdomains.pipelines.batch_tensors import as_tensors
 from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.inference import Classifier
 from seqdomains.pipelines.progress import progress_display
+from seqdomains.pipelines.ranking import ranking
 from seqdomains.pipelines.run_folder import RunFolder, write_json
 from seqdomains.task import ClassificationTask
 
@@ -71,7 +72,8 @@ def evaluate(
     -------
     dict
         JSON-ready: ``accuracy`` and its Wilson 95 % ``interval``, ``macro_accuracy`` (mean of the classes' recalls),
-        ``chance`` (1 / classes), ``majority`` (share of the commonest class), ``ceiling``, ``share_of_the_way`` =
+        ``macro_f1``, ``mean_average_precision``, ``mean_auc`` and ``d_prime`` (see `ranking`), ``chance``
+        (1 / classes), ``majority`` (share of the commonest class), ``ceiling``, ``share_of_the_way`` =
         (accuracy - chance) / (ceiling - chance), ``baseline``, ``cross_entropy`` (nats), ``classes``, ``confusion``
         (row: true class, column: predicted), ``per_class``, ``windows``, ``simulated``, ``notes``.
 
@@ -107,6 +109,8 @@ def evaluate(
         raise InputError(f"the model knows the classes {', '.join(names)}, the data has {', '.join(classes)}")
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
     surprise = 0.0
+    truths: list[NDArray[np.int64]] = []
+    scores: list[NDArray[np.float64]] = []
     with (
         deterministic(),
         borrowed(model, device=device, training=False),
@@ -116,6 +120,8 @@ def evaluate(
         for targets, probabilities in _answers(classifier, task, config.batch_size):
             np.add.at(confusion, (targets, probabilities.argmax(axis=1)), 1)
             true_class = probabilities[np.arange(len(targets)), targets]
+            truths.append(targets)
+            scores.append(probabilities)
             surprise -= float(np.log(np.maximum(true_class, np.finfo(np.float64).tiny)).sum())
             show(int(confusion.sum()), f"accuracy {np.trace(confusion) / confusion.sum():.3f}", False)
     if not confusion.any():
@@ -130,6 +136,8 @@ def evaluate(
         simulated=task.simulated,
         notes=task.notes(),
     )
+    labels = np.concatenate(truths)[:, None] == np.arange(len(classes))
+    result |= ranking(labels, np.concatenate(scores))
     if run is not None:
         task.write_test_windows(run.path)
         write_json(run.evaluation, result)
@@ -177,6 +185,7 @@ def summarise(
     accuracy, chance = correct / windows, 1 / len(classes)
     per_class = {name: _of_class(confusion, index) for index, name in enumerate(classes)}
     recalls = [facts["recall"] for facts in per_class.values() if facts["recall"] is not None]
+    f1 = [facts["f1"] for facts in per_class.values() if facts["f1"] is not None]
     scored = None
     if baseline is not None:
         trials = baseline.get("windows", windows)
@@ -185,6 +194,7 @@ def summarise(
         "accuracy": accuracy,
         "interval": list(wilson_interval(correct, windows)),
         "macro_accuracy": sum(recalls) / len(recalls),
+        "macro_f1": sum(f1) / len(f1),
         "chance": chance,
         "majority": int(confusion.sum(axis=1).max()) / windows,
         "ceiling": ceiling,
