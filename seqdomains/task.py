@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,22 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """Windows of one shape, of which each token is asked given those before it.
+
+    Parameters
+    ----------
+    tokens : ndarray of uint8 or int64, shape (B, L)
+        Codes; the first of each window is given. Positions at and after `lengths` hold the domain's pad code.
+    lengths : ndarray of int64, shape (B,)
+        Number of real positions of each window, the first one included.
+    """
+
+    tokens: NDArray[Any]
+    lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Span:
     """A window of a user's record on its way through prediction; `start` and `end` are 0-based half-open."""
 
@@ -40,12 +56,8 @@ class Span:
     tokens: NDArray[Any]
 
 
-class ClassificationTask(Protocol):
-    """Labelled windows: training windows at random by counter, test windows fixed."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the targets."""
+class WindowTask(Protocol):
+    """Windows to learn from: training windows at random by counter, test windows fixed."""
 
     @property
     def vocab_size(self) -> int:
@@ -62,17 +74,31 @@ class ClassificationTask(Protocol):
     def signature(self) -> Mapping[str, Any]:
         """JSON-ready facts that an artefact carries and that an input must match (domain, alphabet, unit)."""
 
-    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch:
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch | Windows:
         """Draw samples `first` to `first + count` of the stream that `seed` names; a pure function of its arguments.
 
         `window` is their length in tokens: the task's own by default, or shorter.
         """
 
-    def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the fixed test windows in order."""
-
     def write_test_windows(self, folder: Path) -> None:
         """Write the test windows in the domain's own format, so that anybody can score them again."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that must stand beside the results, such as "evaluated on the training loci"."""
+
+
+class ClassificationTask(WindowTask, Protocol):
+    """Labelled windows."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the targets."""
+
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch:
+        """See `WindowTask`."""
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the fixed test windows in order."""
 
     def ceiling(self) -> float | None:
         """Best accuracy reachable on the test windows where the truth behind the data is known, else None."""
@@ -80,5 +106,19 @@ class ClassificationTask(Protocol):
     def baseline(self) -> Mapping[str, Any] | None:
         """Fit a simple reference and score it on the test windows: {"name": ..., "accuracy": ..., ...}, or None."""
 
-    def notes(self) -> tuple[str, ...]:
-        """Sentences that must stand beside the results, such as "evaluated on the training loci"."""
+
+class PretrainingTask(WindowTask, Protocol):
+    """Windows of which each token is asked; their rows are one token longer than `window`, the first being given."""
+
+    @property
+    def ignored(self) -> int | None:
+        """A code whose positions are not asked, such as an unknown base; None where all are."""
+
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Windows:
+        """See `WindowTask`."""
+
+    def test_batches(self, batch_size: int) -> Iterator[Windows]:
+        """Yield the fixed test windows in order, of whatever lengths."""
+
+    def baselines(self) -> Sequence[Mapping[str, Any]]:
+        """Fit simple references and score them on the test windows: {"name": ..., "bits": per position, ...} each."""

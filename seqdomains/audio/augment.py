@@ -36,6 +36,38 @@ def louder(samples: NDArray[np.float32], decibels: float) -> NDArray[np.float32]
     return samples * np.float32(10 ** (decibels / 20))
 
 
+def masked(
+    spectra: NDArray[np.float32], *, times: tuple[float, float], bands: tuple[float, float], most: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Set a stretch of time and a band of frequencies to 0, the mean of normalised spectra, as SpecAugment does.
+
+    Parameters
+    ----------
+    spectra : ndarray of float32, shape (L, mels)
+    times, bands : pair of float in [0, 1)
+        How much of the largest mask is masked, and where.
+    most : pair of int
+        Largest mask, in positions and in bands; a mask takes at most half of what there is.
+
+    References
+    ----------
+    Park et al., arXiv:1904.08779.
+
+    Examples
+    --------
+    >>> masked(np.ones((4, 3), np.float32), times=(0.9, 0.0), bands=(0.9, 0.9), most=(1, 1)).tolist()
+    [[0.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+    """
+    changed = spectra.copy()
+    for axis, (width, place) in enumerate((times, bands)):
+        length = spectra.shape[axis]
+        taken = int(width * (min(most[axis], length // 2) + 1))
+        start = int(place * (length - taken + 1))
+        part = slice(start, start + taken)
+        changed[(part, slice(None)) if axis == 0 else (slice(None), part)] = 0
+    return changed
+
+
 def with_noise(samples: NDArray[np.float32], snr: float, *, key: tuple[int, int]) -> NDArray[np.float32]:
     """Add white noise at a signal-to-noise ratio over the whole sound; digital silence stays silent.
 

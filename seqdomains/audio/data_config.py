@@ -44,6 +44,10 @@ class ClipData(BaseModel):
         Training clips are played faster or slower by up to this share, as a tape is: 0.1 is 0.9 to 1.1.
     gain : float
         Training clips are made louder or softer by up to so many dB.
+    time_mask : float
+        Of log-mel spectra up to so many s are set to their mean in training.
+    frequency_mask : int
+        Likewise up to so many bands.
     noise : pair of float or None
         White noise is added to training windows at a signal-to-noise ratio drawn from this range, dB.
     on_error : {"stop", "skip"}
@@ -74,6 +78,8 @@ class ClipData(BaseModel):
     balanced: bool = True
     speed: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     gain: Annotated[float, Field(ge=0, le=40)] = 0.0
+    time_mask: Annotated[float, Field(ge=0)] = 0.0
+    frequency_mask: Annotated[int, Field(ge=0)] = 0
     noise: tuple[Decibels, Decibels] | None = None
     on_error: Literal["stop", "skip"] = "stop"
     memory_mb: Annotated[int, Field(ge=0)] = 1024

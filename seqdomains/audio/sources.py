@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,9 +16,13 @@ from seqdomains.audio.front_end import Encoder, SoundInput
 from seqdomains.errors import InputError
 from seqdomains.task import Span
 
+logger = logging.getLogger(__name__)
+
+_told: set[tuple[int, int]] = set()
+
 
 def measure(path: str, given: SoundInput) -> list[int]:
-    """Return how many positions each channel of a file has.
+    """Return how many positions each channel of a file has; the first file of a rate below the model's is logged.
 
     Raises
     ------
@@ -28,6 +33,16 @@ def measure(path: str, given: SoundInput) -> list[int]:
     frames = resampled_frames(facts.frames, facts.rate, given.rate)
     if not frames:
         raise InputError(f"{path}: {facts.frames} frames at {facts.rate} Hz are none at the model's {given.rate} Hz")
+    if facts.rate < given.rate and (facts.rate, given.rate) not in _told:
+        _told.add((facts.rate, given.rate))
+        logger.warning(
+            "%s has %d Hz and the model reads %d Hz: resampling adds no band that was not recorded; other files of %d "
+            "Hz are not named",
+            path,
+            facts.rate,
+            given.rate,
+            facts.rate,
+        )
     return [given.positions(frames)] * len(channel_names(facts, given.channels))
 
 

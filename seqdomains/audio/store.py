@@ -140,8 +140,8 @@ def _frames_of(clip: Clip, facts: SoundFacts, rate: int) -> int:
     first = round(clip.start * rate)
     if first >= total:
         raise InputError(
-            f"{clip.path}: the clip begins at {clip.start:g} s and the file ends at {facts.seconds:.6g} s, which leaves "
-            f"no sample at {rate} Hz"
+            f"{clip.path}: the clip begins at {clip.start:g} s and the file ends at {facts.seconds:.6g} s: no sample "
+            f"is left at {rate} Hz"
         )
     if clip.seconds is None:
         return total - first

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.initialisation import initialise
+from seqdomains.backbone.lengths import check_lengths, counted_positions
 from seqdomains.backbone.model import MambaBackbone
 from seqdomains.backbone.parameters import unset
 from seqdomains.backbone.precision import full_precision
@@ -118,26 +119,30 @@ class MambaLM(Artefact):
         self,
         tokens: Tensor,
         *,
+        lengths: Tensor | None = None,
         ignored: int | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
         time_chunk: int | None = None,
         shard: SequenceShard | None = None,
         recompute: bool = False,
     ) -> Tensor:
-        """Compute the mean negative log-likelihood of each token given those before it, in nats.
+        """Compute the negative log-likelihood of the tokens, each given those before it, in nats.
 
         Parameters
         ----------
         tokens : Tensor of any integer dtype, shape (B, L)
             L at least 2.
-        ignored : int, optional
-            A code whose positions do not count, such as one that stands for an unknown token.
+        lengths, ignored
+            Which positions count; see `counted_positions`.
+        reduction : {"mean", "sum"}
+            Over the positions that count.
         time_chunk, shard, recompute
             See `SequenceClassifier.forward`. The logits are made chunk by chunk too.
 
         Returns
         -------
         loss : Tensor, shape (), fp32
-            NaN where no position counts.
+            The mean is NaN where no position counts.
 
         Examples
         --------
@@ -150,18 +155,15 @@ class MambaLM(Artefact):
             raise ValueError(
                 f"sequences of {tokens.shape[1]} tokens: the first has none before it, expected at least 2"
             )
-        targets = tokens[:, 1:].long()
-        read = tokens[:, :-1]
-        nothing = -100
-        if ignored is not None:
-            targets = targets.masked_fill(targets == ignored, nothing)
+        read, nothing = tokens[:, :-1], -100
+        counted = counted_positions(tokens, lengths, ignored)
+        targets = tokens[:, 1:].long().masked_fill(~counted, nothing)
 
         def part(hidden: Tensor, first: int) -> Tensor:
             logits = full_precision(self.lm_head(hidden))
             own = targets[:, first : first + hidden.shape[1]]
             return cross_entropy(logits.flatten(0, 1), own.flatten(), ignore_index=nothing, reduction="sum")
 
-        count = (targets != nothing).sum()
         if time_chunk is not None and time_chunk < read.shape[1]:
             of_head = (self.lm_head.weight,) if not self.config.tie_embeddings else ()
             total = sum_over_chunks(
@@ -172,7 +174,7 @@ class MambaLM(Artefact):
             total = shard.sum(part(self.backbone(read[:, first:end], shard=shard), first))
         else:
             total = part(self.backbone(read, recompute=recompute), 0)
-        return total / count
+        return total if reduction == "sum" else total / counted.sum()
 
 
 class SequenceClassifier(Artefact):
@@ -262,7 +264,7 @@ class SequenceClassifier(Artefact):
         if tokens.dim() > 1 and tokens.shape[1] == 0:
             raise ValueError("a window of 0 tokens has no class: expected at least one token")
         if lengths is not None:
-            _check_lengths(lengths, tokens)
+            check_lengths(lengths, tokens)
             lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
         if time_chunk is not None and time_chunk < tokens.shape[1]:
             share = self._share(tokens, lengths)
@@ -367,15 +369,3 @@ def _sum(hidden: Tensor, lengths: Tensor | None) -> Tensor:
         hidden = hidden.masked_fill(~real[:, :, None], 0)
     # A bf16 sum of a million terms stops growing after a few hundred.
     return hidden.sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
-
-
-def _check_lengths(lengths: Tensor, tokens: Tensor) -> None:
-    if lengths.shape != tokens.shape[:1] or lengths.is_floating_point():
-        raise ValueError(
-            f"lengths of shape {tuple(lengths.shape)} and dtype {lengths.dtype}: expected {tokens.shape[0]} integers"
-        )
-    # On an accelerator the check would wait for the device; there `gather` refuses a bad index by itself.
-    if lengths.device.type == "cpu" and lengths.numel():
-        shortest, longest = int(lengths.min()), int(lengths.max())
-        if shortest < 1 or longest > tokens.shape[1]:
-            raise ValueError(f"lengths {shortest} to {longest}: expected 1 to {tokens.shape[1]}, the window")

@@ -32,7 +32,7 @@ from seqdomains.errors import ConfigError
 if TYPE_CHECKING:
     from seqdomains.cli.batch import Asked
 
-app = typer.Typer(help="Tell classes of sound.", no_args_is_help=True)
+app = typer.Typer(help="Tell classes of sound, or learn what comes next in it.", no_args_is_help=True)
 
 DATA = typer.Option(
     "--data",
@@ -44,6 +44,10 @@ LABEL_FROM = typer.Option(
     help="folder, field:KEY of a manifest, or name:PATTERN, such as 'name:{label}_{speaker}_{take}'.",
     metavar="SOURCE",
 )
+RUN_OUT = typer.Option(
+    "--out", help="Run folder; runs/PRESET-DATE-TIME if not given. An unfinished run there goes on.", metavar="DIR"
+)
+DRY_RUN = typer.Option("--dry-run", help="Only print what it would take: parameters, tokens a step, memory, time.")
 LABELS = typer.Option("--labels", help="Table of file<TAB>class.", metavar="TSV")
 SOUNDS = typer.Argument(help="Sound files, folders, patterns.", metavar="SOUND...")
 FROM_FILE = typer.Option("--from-file", help="A list of more of these, one on each line.", metavar="LIST")
@@ -90,18 +94,9 @@ def train(
     labels: Annotated[Path | None, LABELS] = None,
     preset: Annotated[str | None, PRESET] = None,
     settings: Annotated[list[str] | None, SET] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="Run folder; runs/PRESET-DATE-TIME if not given. An unfinished run there goes on.",
-            metavar="DIR",
-        ),
-    ] = None,
+    out: Annotated[Path | None, RUN_OUT] = None,
     device: Annotated[str | None, DEVICE] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print what it would take: parameters, tokens a step, memory, time.")
-    ] = False,
+    dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
     """Train on your own labelled clips (on SYNTHESIZED words unless --data gives them), and evaluate.
 
@@ -121,12 +116,75 @@ def train(
     )
 
 
+@app.command(short_help="Train a language model of samples and score it.")
+def pretrain(
+    data: Annotated[list[Path] | None, DATA] = None,
+    label_from: Annotated[str | None, LABEL_FROM] = None,
+    preset: Annotated[str | None, PRESET] = None,
+    settings: Annotated[list[str] | None, SET] = None,
+    out: Annotated[Path | None, RUN_OUT] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    dry_run: Annotated[bool, DRY_RUN] = False,
+) -> None:
+    """Train on your own clips (on SYNTHESIZED words unless --data gives them) to predict each next sample.
+
+    The result is in bits per sample of held-out clips. No label is needed; --label-from names what clips are held out
+    by. Repeat the command with the same --out to go on with a run that was stopped.
+    """
+    from seqdomains.cli.sounds import run_pretrain
+
+    run_pretrain(
+        data=data or [],
+        label_from=label_from,
+        preset=preset,
+        settings=settings or [],
+        out=out,
+        device=device,
+        only_estimate=dry_run,
+    )
+
+
+@app.command(short_help="Train a classifier on the backbone of a model.")
+def finetune(
+    model: Annotated[Path, typer.Argument(help="A run folder or an artefact, such as of pretrain.", metavar="MODEL")],
+    data: Annotated[list[Path] | None, DATA] = None,
+    label_from: Annotated[str | None, LABEL_FROM] = None,
+    labels: Annotated[Path | None, LABELS] = None,
+    head_only: Annotated[bool, typer.Option("--head-only", help="Leave the backbone as it is.")] = False,
+    preset: Annotated[str | None, PRESET] = None,
+    settings: Annotated[list[str] | None, SET] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Run folder; an unfinished run there goes on.", metavar="DIR"),
+    ] = None,
+    device: Annotated[str | None, DEVICE] = None,
+) -> None:
+    """Train on labelled clips as `train` does, from a model's weights, sizes and input, with a new head."""
+    from seqdomains.cli.sounds import run_finetune
+
+    run_finetune(
+        model,
+        data=data or [],
+        label_from=label_from,
+        labels=labels,
+        head_only=head_only,
+        preset=preset,
+        settings=settings or [],
+        out=out,
+        device=device,
+    )
+
+
 @app.command(short_help="Score a trained model on labelled clips.")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, or with --data an artefact.", metavar="RUN")],
     data: Annotated[list[Path] | None, DATA] = None,
     label_from: Annotated[str | None, LABEL_FROM] = None,
     labels: Annotated[Path | None, LABELS] = None,
+    rate: Annotated[
+        int | None,
+        typer.Option("--rate", help="Read sound at another rate than the model's, with steps as long.", metavar="HZ"),
+    ] = None,
     settings: Annotated[list[str] | None, SET] = None,
     out: Annotated[
         Path | None,
@@ -138,7 +196,14 @@ def evaluate(
     from seqdomains.cli.sounds import run_evaluate
 
     run_evaluate(
-        run, data=data or [], label_from=label_from, labels=labels, settings=settings or [], out=out, device=device
+        run,
+        data=data or [],
+        label_from=label_from,
+        labels=labels,
+        rate=rate,
+        settings=settings or [],
+        out=out,
+        device=device,
     )
 
 

@@ -43,6 +43,21 @@ class SpeciesSet(StrEnum):
     GREAT_APES = "great-apes"
 
 
+class OnMismatch(StrEnum):
+    """What is done where a VCF's REF is not what the reference has."""
+
+    ERROR = "error"
+    SKIP = "skip"
+    SWAP = "swap"
+
+
+class Strand(StrEnum):
+    """Which strands variants are read on."""
+
+    BOTH = "both"
+    FORWARD = "forward"
+
+
 DATA = typer.Option("--data", help="FASTA or GenBank file, or a folder of them. Repeatable.", metavar="FASTA|DIR")
 LABEL_FROM = typer.Option(
     "--label-from", help="header:KEY takes each record's class from KEY=value in its header.", metavar="header:KEY"
@@ -336,5 +351,48 @@ def stream(
 
     if run_stream(
         model, fasta or [], from_file=from_file, every=every, output=output, settings=settings or [], device=device
+    ):
+        raise typer.Exit(SKIPPED_INPUTS)
+
+
+@app.command(short_help="Score variants by a language model.")
+def score(
+    model: Annotated[Path, typer.Argument(help="A run folder or an artefact of a language model.", metavar="MODEL")],
+    vcf: Annotated[Path, typer.Option("--vcf", help="VCF, plain or bgzip, or BCF.", metavar="VCF")],
+    reference: Annotated[
+        Path, typer.Option("--reference", help="Genome that the VCF was made with, plain or bgzip.", metavar="FASTA")
+    ],
+    output: Annotated[
+        str,
+        typer.Option("-o", "--output", help=".vcf, .vcf.gz (indexed) or .tsv; - is TSV on stdout.", metavar="FILE"),
+    ] = "-",
+    window: Annotated[int | None, typer.Option("--window", min=1, help="bp; the model's own if not given.")] = None,
+    strand: Annotated[
+        Strand, typer.Option("--strand", help="Both are read and averaged, or the forward one alone.")
+    ] = Strand.BOTH,
+    on_mismatch: Annotated[
+        OnMismatch,
+        typer.Option("--on-mismatch", help="REF is not what the genome has: stop, skip, or swap with an ALT that is."),
+    ] = OnMismatch.ERROR,
+    precision: Annotated[Precision, PRECISION] = Precision.FLOAT32,
+    device: Annotated[str | None, DEVICE] = None,
+) -> None:
+    """Write log P(window with ALT) - log P(window with REF) of each variant, natural logarithms, without training.
+
+    Below 0 the model finds ALT less likely than REF. VCF gets INFO keys SDLLR, SDLLRF and SDLLRR (mean, forward and
+    reverse strand), one value for each ALT; TSV has a row for each. What is no sequence is passed through and counted.
+    """
+    from seqdomains.cli.variants import run_score
+
+    if run_score(
+        model,
+        vcf=vcf,
+        reference=reference,
+        output=output,
+        window=window,
+        strands=strand.value,
+        on_mismatch=on_mismatch.value,
+        precision=precision.value,
+        device=device,
     ):
         raise typer.Exit(SKIPPED_INPUTS)

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.front_end import LEVELS, SoundInput
 from seqdomains.backbone import MambaConfig, Pooling
 from seqdomains.cli.config import read_preset
+from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.run_config import ModelConfig, RunConfig
+from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.recipe import TrainConfig
 
 
-def schema_of(preset: str) -> type[RunConfig] | type[SoundRunConfig]:
-    """Return the tree that a preset is of: only one of sound says what a model reads.
+def schema_of(preset: str) -> type[RunConfig] | type[SoundRunConfig] | type[SoundPretrainConfig]:
+    """Return the tree that a preset is of: only one of sound says what a model reads, only a language model's why.
 
     Examples
     --------
-    >>> schema_of("words").__name__, schema_of("laptop").__name__
-    ('SoundRunConfig', 'RunConfig')
+    >>> [schema_of(name).__name__ for name in ("laptop", "words", "codes")]
+    ['RunConfig', 'SoundRunConfig', 'SoundPretrainConfig']
     """
-    return SoundRunConfig if "input" in read_preset(preset) else RunConfig
+    tree = read_preset(preset)
+    return RunConfig if "input" not in tree else SoundPretrainConfig if "objective" in tree else SoundRunConfig
 
 
 class SoundModelConfig(ModelConfig):
@@ -49,6 +52,7 @@ class SoundRunConfig(BaseModel):
     data: ClipData = ClipData()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    finetune: Origin | None = None
 
     @property
     def pooling(self) -> Pooling:
@@ -58,3 +62,36 @@ class SoundRunConfig(BaseModel):
     def backbone(self) -> MambaConfig:
         """Return the sizes of the backbone."""
         return self.model.backbone().model_copy(update={"features": self.input.features})
+
+
+class CodeModelConfig(MambaConfig):
+    """The backbone of a language model of sample codes."""
+
+    d_model: int = Field(64, ge=1)
+    n_layer: int = Field(3, ge=1)
+    vocab_size: Literal[256] = LEVELS
+    features: None = None
+
+
+class SoundPretrainConfig(BaseModel):
+    """Everything that `audio pretrain` may be told.
+
+    Examples
+    --------
+    >>> SoundPretrainConfig().backbone().vocab_size
+    256
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # A preset says it, so that one of a classifier is not taken for it.
+    objective: Literal["next-token"] = "next-token"
+    model: CodeModelConfig = CodeModelConfig()
+    input: SoundInput = SoundInput()
+    data: ClipData = ClipData()
+    train: TrainConfig = TrainConfig()
+    evaluate: BitsConfig = BitsConfig()
+
+    def backbone(self) -> MambaConfig:
+        """Return the sizes of the backbone."""
+        return MambaConfig(**self.model.model_dump())

@@ -12,19 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from seqdomains.audio.clip_task import ClipTask
+from seqdomains.audio.code_task import CodeTask, check_codes
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import is_sound_file
 from seqdomains.audio.front_end import SoundInput, input_of
 from seqdomains.audio.synthesis import SynthesisConfig, synthesize
+from seqdomains.backbone.rate import rescale_steps
 from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions
 from seqdomains.cli.config import resolve
+from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.given_data import GivenData
 from seqdomains.cli.models import choose_device, classifier_of, load_classifier, load_model
 from seqdomains.cli.simulated import synthesized_clips
-from seqdomains.cli.sound_config import SoundRunConfig
-from seqdomains.cli.summary import as_text
-from seqdomains.cli.training import print_estimate, train_and_evaluate
+from seqdomains.cli.sound_config import SoundPretrainConfig, SoundRunConfig
+from seqdomains.cli.summary import as_text, bits_as_text
+from seqdomains.cli.training import (
+    pretrain_and_evaluate,
+    print_estimate,
+    print_pretraining_estimate,
+    train_and_evaluate,
+)
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import atomic_file, parse_json
 from seqdomains.pipelines import evaluate as evaluation
@@ -83,12 +91,84 @@ def run_train(
     )
 
 
+def run_finetune(
+    path: Path,
+    *,
+    data: Sequence[Path],
+    label_from: str | None,
+    labels: Path | None,
+    head_only: bool,
+    preset: str | None,
+    settings: Sequence[str],
+    out: Path | None,
+    device: str | None,
+) -> None:
+    """Train a classifier on the backbone of a model; the rest is as `run_train` has it."""
+    where = choose_device(own_device(device))
+    origin = Origin.of(path, head_only=head_only)
+    loaded = origin.load(input_of)
+    given = _given(data, label_from, labels)
+    # What the model is and reads is not the user's to choose any more.
+    sizes = loaded.model.config.model_dump(exclude={"features"})
+    given |= {f"model.{key}": (value, "the artefact") for key, value in sizes.items()}
+    read = input_of(loaded.signature).model_dump()
+    given |= {f"input.{key}": (value, "the artefact") for key, value in read.items()}
+    given["finetune"] = (origin.model_dump(mode="json"), "the artefact")
+    fixed = [setting.partition("=")[0] for setting in settings]
+    if wrong := [key for key in fixed if key.partition(".")[0] in ("model", "input") and key != "model.pooling"]:
+        raise ConfigError([f"--set {key}: {key} is that of the model, which is fine-tuned" for key in wrong])
+    resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=given)
+    config = resolved.config
+    train_and_evaluate(
+        config,
+        resolved,
+        preset=preset or "finetune",
+        out=out,
+        device=where,
+        make_task=lambda: _task(config.data, config.input),
+        as_text=_as_text,
+        make_model=partial(origin.classifier, loaded, pooling=config.pooling),
+    )
+
+
+def run_pretrain(
+    *,
+    data: Sequence[Path],
+    label_from: str | None,
+    preset: str | None,
+    settings: Sequence[str],
+    out: Path | None,
+    device: str | None,
+    only_estimate: bool = False,
+) -> None:
+    """Train a language model, score it, and print the result; go on with the run in `out` if there is one."""
+    where = choose_device(own_device(device))
+    preset = preset or ("codes-small" if where.type == "cpu" else "codes")
+    resolved = resolve(SoundPretrainConfig, preset=preset, settings=settings, given=_given(data, label_from, None))
+    config = resolved.config
+    check_codes(config.input)
+    if only_estimate:
+        window = config.input.positions(round(config.data.seconds * config.input.rate))
+        print_pretraining_estimate(config, window=window, device=where)
+        return
+    pretrain_and_evaluate(
+        config,
+        resolved,
+        preset=preset,
+        out=out,
+        device=where,
+        make_task=lambda: _code_task(config.data, config.input),
+        as_text=partial(bits_as_text, units="clips", position="sample"),
+    )
+
+
 def run_evaluate(
     path: Path,
     *,
     data: Sequence[Path],
     label_from: str | None,
     labels: Path | None,
+    rate: int | None,
     settings: Sequence[str],
     out: Path | None,
     device: str | None,
@@ -96,12 +176,17 @@ def run_evaluate(
     """Score a run on its held-out clips, or a model on other labelled clips, and print the result."""
     where = choose_device(device)
     loaded = load_classifier(path, device=where, check=input_of)
+    trained = input_of(loaded.signature)
+    read = trained if rate is None else _at_rate(trained, rate)
+    rescale_steps(loaded.model, trained.rate / read.rate)
     run = RunFolder(path)
     if not data:
         if not run.config.exists():
             raise ConfigError(f"{path} is an artefact without test clips of its own: give --data with labels")
-        if out is not None or label_from or labels or settings:
-            raise ConfigError("--out, --label-from, --labels and --set go with --data; a run's own result is its own")
+        if out is not None or label_from or labels or settings or rate is not None:
+            raise ConfigError(
+                "--out, --label-from, --labels, --rate and --set go with --data; a run's own result is its own"
+            )
         run.read_config()
         config = resolve(SoundRunConfig, preset=str(run.config)).config
         result = evaluation.evaluate(loaded.model, _task(config.data, config.input), config.evaluate, run, device=where)
@@ -110,9 +195,11 @@ def run_evaluate(
         config = resolve(SoundRunConfig, settings=settings, given=given).config
         if out is not None and RunFolder(out).config.exists():
             raise ConfigError(f"--out {out}: is a run folder, which keeps its own result; choose another folder")
-        task = ClipTask(config.data, input_of(loaded.signature), least_classes=1)
+        task = ClipTask(config.data, read, least_classes=1)
         notes = [note for note in task.notes() if note not in task.split.notes]
         scored = f"Scored on {', '.join(str(one) for one in data)}."
+        if rate is not None:
+            notes.append(f"Read at {rate} Hz with steps {trained.rate / rate:g} times as long as at {trained.rate} Hz.")
         known: ClassificationTask = GivenData(task, classes=classifier_of(loaded).classes, notes=(scored, *notes))
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
@@ -192,13 +279,35 @@ def run_predict_alone(
         )
 
 
+def _at_rate(given: SoundInput, rate: int) -> SoundInput:
+    """Return the input at another rate, where a position is one sample."""
+    if given.codec == "log-mel" or given.patch != 1:
+        raise ConfigError(
+            f"--rate: needs a model that reads sample by sample; this one reads {given.codec} in steps of {given.patch}"
+        )
+    if not 100 <= rate <= 1_000_000:
+        raise ConfigError(f"--rate {rate}: expected 100 to 1,000,000 Hz")
+    return given.model_copy(update={"rate": rate})
+
+
 def _task(data: ClipData, given: SoundInput) -> ClipTask:
+    data, simulated = _data(data)
+    return ClipTask(data, given, simulated=simulated)
+
+
+def _code_task(data: ClipData, given: SoundInput) -> CodeTask:
+    data, simulated = _data(data)
+    return CodeTask(data, given, simulated=simulated)
+
+
+def _data(data: ClipData) -> tuple[ClipData, bool]:
+    """Return the data with paths, synthesized where none are given, and whether they were."""
     if data.paths:
-        return ClipTask(data, given)
+        return data, False
     synthesis = data.synthesis or SynthesisConfig()
     logger.info("no data given: working on SYNTHESIZED %s; for your own give --data", synthesis.kind)
     manifest = synthesized_clips(synthesis) / "manifest.jsonl"
-    return ClipTask(data.model_copy(update={"paths": (manifest,)}), given, simulated=True)
+    return data.model_copy(update={"paths": (manifest,)}), True
 
 
 def _given(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:

@@ -67,6 +67,49 @@ def as_text(
     return "\n".join(lines) + "\n"
 
 
+def bits_as_text(result: Mapping[str, Any], *, units: str = "windows", position: str = "position") -> str:
+    """Write an evaluation of a language model as text.
+
+    Parameters
+    ----------
+    result : mapping
+        What `seqdomains.pipelines.bits.evaluate_bits` returns.
+    units, position : str
+        What was scored, and what one position of it is.
+
+    Returns
+    -------
+    str
+        Lines that end with a newline.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from seqdomains.pipelines.bits import summarise_bits
+    >>> result = summarise_bits(
+    ...     np.array([100.0, 220.0]), np.array([100, 100]), vocab_size=256,
+    ...     baselines=[{"name": "order-1 Markov chain", "bits": 5.54}], simulated=False, notes=(),
+    ... )
+    >>> print(bits_as_text(result, units="clips", position="sample"), end="")
+    2 test clips, 200 samples
+    bits per sample       2.308 ± 0.866
+    order-1 Markov chain  5.540
+    all codes alike       8.000
+    """
+    heading = f"{result['windows']} test {units}, {result['positions']:,} {position}s"
+    error = result["standard_error"]
+    rows = [
+        (f"bits per {position}", result["bits"], "" if error is None else f" ± {error:.3f}"),
+        *((baseline["name"], baseline["bits"], "") for baseline in result["baselines"]),
+        ("all codes alike", result["uniform"], ""),
+    ]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [heading + (", SIMULATED data" if result["simulated"] else "")]
+    lines += [f"{name.ljust(width)}  {bits:.3f}{more}" for name, bits, more in rows]
+    lines += [f"note: {note}" for note in result["notes"]]
+    return "\n".join(lines) + "\n"
+
+
 def _confusion(classes: list[str], counts: list[list[int]]) -> list[str]:
     corner = "true \\ predicted"
     first = max(len(corner), *(len(name) for name in classes))

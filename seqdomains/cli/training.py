@@ -1,4 +1,4 @@
-"""What `train` of every domain does once its configuration is known: estimate, train, evaluate, print."""
+"""What `train` and `pretrain` of every domain do with a known configuration: estimate, train, evaluate, print."""
 
 from __future__ import annotations
 
@@ -7,33 +7,44 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
-from seqdomains.backbone import MambaConfig, Pooling, SequenceClassifier
+from seqdomains.backbone import MambaConfig, MambaLM, Pooling, SequenceClassifier
 from seqdomains.cli.config import Resolved
 from seqdomains.errors import ConfigError
+from seqdomains.pipelines import bits
 from seqdomains.pipelines import dry_run as estimation
 from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines import train as training
+from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.evaluate import EvaluateConfig
+from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective
 from seqdomains.pipelines.ranks import joined, started_by_torchrun
 from seqdomains.pipelines.recipe import TrainConfig
 from seqdomains.pipelines.run_folder import RunFolder
-from seqdomains.task import ClassificationTask
+from seqdomains.task import ClassificationTask, PretrainingTask, WindowTask
 
 logger = logging.getLogger(__name__)
 
 
 class Trained(Protocol):
-    """What a domain's configuration says of a classifier and its training."""
+    """What a domain's configuration says of a model and its training."""
 
     @property
     def train(self) -> TrainConfig:
         """How to train."""
+
+    def backbone(self) -> MambaConfig:
+        """Return the sizes of the backbone."""
+
+
+class TrainedClassifier(Trained, Protocol):
+    """What it says of a classifier."""
 
     @property
     def evaluate(self) -> EvaluateConfig:
@@ -43,33 +54,114 @@ class Trained(Protocol):
     def pooling(self) -> Pooling:
         """How positions become one answer."""
 
-    def backbone(self) -> MambaConfig:
-        """Return the sizes of the backbone."""
+
+class Pretrained(Trained, Protocol):
+    """What it says of a language model."""
+
+    @property
+    def evaluate(self) -> BitsConfig:
+        """How to score."""
 
 
-def print_estimate(config: Trained, *, window: int, classes: tuple[str, ...], device: torch.device) -> None:
-    """Print what a run would take; under torchrun the first process does."""
+Model = TypeVar("Model", SequenceClassifier, MambaLM)
+Task = TypeVar("Task", bound=WindowTask)
+AsText = Callable[[Mapping[str, Any]], str]
+
+
+def print_estimate(config: TrainedClassifier, *, window: int, classes: tuple[str, ...], device: torch.device) -> None:
+    """Print what training a classifier would take; under torchrun the first process does."""
     model = SequenceClassifier(config.backbone(), classes=classes, pooling=config.pooling)
-    size = max(int(os.environ.get("WORLD_SIZE", "1")), config.train.sequence_ranks)
-    found = estimation.dry_run(model, config.train, window=window, device=device, ranks=size)
+    _print_estimate(model, config.train, window=window, device=device, objective=CLASSIFICATION)
+
+
+def print_pretraining_estimate(config: Pretrained, *, window: int, device: torch.device) -> None:
+    """Print what training a language model would take; under torchrun the first process does."""
+    _print_estimate(MambaLM(config.backbone()), config.train, window=window, device=device, objective=NextToken())
+
+
+def _print_estimate(
+    model: SequenceClassifier | MambaLM,
+    config: TrainConfig,
+    *,
+    window: int,
+    device: torch.device,
+    objective: Objective,
+) -> None:
+    size = max(int(os.environ.get("WORLD_SIZE", "1")), config.sequence_ranks)
+    found = estimation.dry_run(model, config, window=window, device=device, objective=objective, ranks=size)
     if os.environ.get("RANK", "0") == "0":
         sys.stdout.write(found.as_text())
 
 
 def train_and_evaluate(
-    config: Trained,
+    config: TrainedClassifier,
     resolved: Resolved[Any],
     *,
     preset: str,
     out: Path | None,
     device: torch.device,
     make_task: Callable[[], ClassificationTask],
-    as_text: Callable[[Mapping[str, Any]], str],
+    as_text: AsText,
+    make_model: Callable[..., SequenceClassifier] | None = None,
 ) -> None:
-    """Train, evaluate, and print the result; go on with the run in `out` if there is one.
+    """Train a classifier, evaluate, and print the result; go on with the run in `out` if there is one.
 
-    Each process that torchrun starts makes this call; the first one writes and prints.
+    Each process that torchrun starts makes this call; the first one writes and prints. `make_model` takes the
+    classes and returns a model that knows something already, in place of a new one.
     """
+    fresh = make_model or partial(SequenceClassifier, config.backbone(), pooling=config.pooling)
+    _run(
+        config,
+        resolved,
+        preset=preset,
+        out=out,
+        device=device,
+        make_task=make_task,
+        make_model=lambda task: fresh(classes=task.classes),
+        objective_of=lambda task: CLASSIFICATION,
+        score=lambda model, task, run: evaluation.evaluate(model, task, config.evaluate, run, device=device),
+        as_text=as_text,
+    )
+
+
+def pretrain_and_evaluate(
+    config: Pretrained,
+    resolved: Resolved[Any],
+    *,
+    preset: str,
+    out: Path | None,
+    device: torch.device,
+    make_task: Callable[[], PretrainingTask],
+    as_text: AsText,
+) -> None:
+    """Train a language model as `train_and_evaluate` trains a classifier."""
+    _run(
+        config,
+        resolved,
+        preset=preset,
+        out=out,
+        device=device,
+        make_task=make_task,
+        make_model=lambda task: MambaLM(config.backbone()),
+        objective_of=lambda task: NextToken(task.ignored),
+        score=lambda model, task, run: bits.evaluate_bits(model, task, config.evaluate, run, device=device),
+        as_text=as_text,
+    )
+
+
+def _run(
+    config: Trained,
+    resolved: Resolved[Any],
+    *,
+    preset: str,
+    out: Path | None,
+    device: torch.device,
+    make_task: Callable[[], Task],
+    make_model: Callable[[Task], Model],
+    objective_of: Callable[[Task], Objective],
+    score: Callable[[Model, Task, RunFolder], Mapping[str, Any]],
+    as_text: AsText,
+) -> None:
     if out is None and started_by_torchrun():
         raise ConfigError("--out: name the run folder, which all processes of torchrun share")
     folder = out or Path("runs") / f"{Path(preset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -85,10 +177,10 @@ def train_and_evaluate(
             run = RunFolder.prepare(folder, tree) if ranks.first else RunFolder(folder)
         logger.info("preset %s, run folder %s: repeat with --out %s if it is stopped", preset, folder, folder)
         with seeded(config.train.seed, device=device):
-            model = SequenceClassifier(config.backbone(), classes=task.classes, pooling=config.pooling)
-        training.train(model, task, config.train, run, device=device, ranks=ranks)
+            model = make_model(task)
+        training.train(model, task, config.train, run, objective=objective_of(task), device=device, ranks=ranks)
     if not ranks.first:
         return
-    result = run.read_evaluation() or evaluation.evaluate(model, task, config.evaluate, run, device=device)
+    result = run.read_evaluation() or score(model, task, run)
     sys.stdout.write(as_text(result))
     sys.stdout.write(f"run folder: {run.path} (seqdomains report {run.path} makes a page of it)\n")

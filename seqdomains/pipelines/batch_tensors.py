@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqdomains.task import Batch
+from seqdomains.task import Batch, Windows
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class BatchTensors:
     ----------
     tokens : Tensor of any integer dtype, shape (B, L)
         Codes; uint8 stays uint8, which moves 8 times less than int64.
-    targets : Tensor of int64, shape (B,)
-        Class indices.
+    targets : Tensor of int64, shape (B,), or None
+        Class indices; None where each next token is what is asked.
     lengths : Tensor of int64, shape (B,), or None
         Real tokens of each window; None where every window is full. It stays on the CPU, where the model checks it
         without waiting for the device.
@@ -29,17 +29,17 @@ class BatchTensors:
     """
 
     tokens: Tensor
-    targets: Tensor
+    targets: Tensor | None
     lengths: Tensor | None
     real_tokens: int
 
 
-def as_tensors(batch: Batch, *, pin: bool = False) -> BatchTensors:
+def as_tensors(batch: Batch | Windows, *, pin: bool = False) -> BatchTensors:
     """Wrap a batch's arrays, without a copy where they are contiguous.
 
     Parameters
     ----------
-    batch : Batch
+    batch : Batch or Windows
         What the task gave.
     pin : bool
         Whether to copy tokens and targets to page-locked memory, from which a GPU reads while it computes.
@@ -53,9 +53,9 @@ def as_tensors(batch: Batch, *, pin: bool = False) -> BatchTensors:
     """
     # from_numpy takes no negative strides, which a flipped window has
     tokens = torch.from_numpy(np.ascontiguousarray(batch.tokens))
-    targets = torch.from_numpy(np.ascontiguousarray(batch.targets))
+    targets = torch.from_numpy(np.ascontiguousarray(batch.targets)) if isinstance(batch, Batch) else None
     if pin:
-        tokens, targets = tokens.pin_memory(), targets.pin_memory()
+        tokens, targets = tokens.pin_memory(), None if targets is None else targets.pin_memory()
     full = bool((batch.lengths == batch.tokens.shape[1]).all())
     lengths = None if full else torch.from_numpy(np.ascontiguousarray(batch.lengths))
     return BatchTensors(tokens, targets, lengths, int(batch.lengths.sum()))

@@ -7,14 +7,15 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
-from seqdomains.backbone.footprint import Footprint, footprint
-from seqdomains.backbone.heads import SequenceClassifier
+from seqdomains.backbone import MambaLM, SequenceClassifier
+from seqdomains.backbone.footprint import Footprint
+from seqdomains.pipelines.batch_tensors import BatchTensors
 from seqdomains.pipelines.borrowed import borrowed, thread_count
+from seqdomains.pipelines.memory import step_memory, uses_bf16
+from seqdomains.pipelines.objectives import CLASSIFICATION, Objective
 from seqdomains.pipelines.progress import duration
 from seqdomains.pipelines.recipe import TrainConfig, plan_steps
-from seqdomains.pipelines.train import uses_bf16
 
 # Tokens that the time of a step is read from.
 _TRIED = {"cpu": 1 << 13, "cuda": 1 << 18}
@@ -29,7 +30,7 @@ class DryRun:
     Parameters
     ----------
     parameters, classes : int
-        Of the model.
+        Of the model; a language model has 0 classes.
     windows, window : int
         That a step reads, and their length in tokens.
     at_once : int
@@ -66,7 +67,7 @@ class DryRun:
         parts = f"{_gib(memory.weights)} weights and AdamW, {_gib(memory.kept)} kept for the backward pass, "
         parts += f"{_gib(memory.working)} of its own"
         lines = [
-            f"parameters  {self.parameters:,} (with {self.classes} classes)",
+            f"parameters  {self.parameters:,}{f' (with {self.classes} classes)' if self.classes else ''}",
             f"a step      {self.windows} windows of {self.window:,}: {self.windows * self.window:,} tokens",
             f"at once     {self.at_once:,} tokens on each device, {'bf16' if self.bf16 else 'fp32'}",
             f"memory      about {_gib(memory.total)} of {_gib(self.room)} GiB: {parts}",
@@ -82,17 +83,25 @@ class DryRun:
 
 
 def dry_run(
-    model: SequenceClassifier, config: TrainConfig, *, window: int, device: torch.device, ranks: int = 1
+    model: SequenceClassifier | MambaLM,
+    config: TrainConfig,
+    *,
+    window: int,
+    device: torch.device,
+    objective: Objective = CLASSIFICATION,
+    ranks: int = 1,
 ) -> DryRun:
     """Estimate what a run would take; a short step is run for the time.
 
     Parameters
     ----------
-    model : SequenceClassifier
+    model : SequenceClassifier or MambaLM
     config : TrainConfig
     window : int
         Full length in tokens.
     device : torch.device
+    objective : Objective
+        What the run would make small.
     ranks : int
         Processes that would train together; time is that of this device's share.
 
@@ -114,25 +123,18 @@ def dry_run(
     bf16 = uses_bf16(config, device)
     per_sequence = config.sequence_ranks
     windows, length = plan.at_once, -(-min(plan.window, config.time_chunk or plan.window) // per_sequence)
-    parameters = sum(one.numel() for one in model.parameters())
-    memory = footprint(
-        model.config,
-        parameters=parameters,
-        tokens=windows * length,
-        precision="bf16" if bf16 else "fp32",
-        device=device.type,
-        recompute=config.recompute,
-        shared=per_sequence > 1,
-    )
+    memory = step_memory(model, model.config, config, tokens=windows * length, device=device)
     room = _room(device)
     with thread_count(config.threads), borrowed(model, device=device, training=True):
         # Half of the room is left to what else the device holds.
         most = min(_TRIED.get(device.type, 1 << 13), max(64, int(windows * length * room / (2 * memory.total))))
-        seconds, tried = _time(model, windows, length, device, most=most, bf16=bf16, recompute=config.recompute)
+        seconds, tried = _time(
+            model, objective, windows, length, device, most=most, bf16=bf16, recompute=config.recompute
+        )
     chunks = _OF_CHUNKS if config.time_chunk is not None and config.time_chunk < plan.window else 1.0
     return DryRun(
-        parameters=parameters,
-        classes=len(model.classes),
+        parameters=sum(one.numel() for one in model.parameters()),
+        classes=len(model.classes) if isinstance(model, SequenceClassifier) else 0,
         windows=plan.windows,
         window=plan.window,
         at_once=windows * length,
@@ -146,7 +148,8 @@ def dry_run(
 
 
 def _time(
-    model: SequenceClassifier,
+    model: SequenceClassifier | MambaLM,
+    objective: Objective,
     windows: int,
     length: int,
     device: torch.device,
@@ -157,8 +160,9 @@ def _time(
 ) -> tuple[float | None, int]:
     """Return the seconds of a step without the optimizer, and its tokens: `most`, or fewer."""
     windows = max(1, min(windows, most // min(length, most)))
-    tokens = model.backbone.blank(windows, min(length, most)).to(device)
-    targets = torch.zeros(windows, dtype=torch.int64, device=device)
+    # A language model is not asked for the first one.
+    tokens = model.backbone.blank(windows, max(2, min(length, most)))
+    part = BatchTensors(tokens, torch.zeros(windows, dtype=torch.int64), None, tokens.shape[0] * tokens.shape[1])
     times = []
     try:
         for _ in range(3):  # the first one compiles or loads kernels
@@ -166,14 +170,14 @@ def _time(
                 torch.cuda.synchronize(device)
             began = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = F.cross_entropy(model(tokens, recompute=recompute).float(), targets)
+                loss = objective.total(model, part, device=device, recompute=recompute)
             torch.autograd.grad(loss, list(model.parameters()))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - began)
     except torch.OutOfMemoryError:
-        return None, windows * tokens.shape[1]
-    return min(times[1:]), windows * tokens.shape[1]
+        return None, part.real_tokens
+    return min(times[1:]), part.real_tokens
 
 
 def _room(device: torch.device) -> int:

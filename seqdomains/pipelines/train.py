@@ -1,4 +1,4 @@
-"""Train a classifier on labelled windows; a killed run goes on to the very weights that it would have had."""
+"""Train a model on a task's windows; a killed run goes on to the very weights that it would have had."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ import math
 import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from seqdomains.backbone.config import MambaConfig
-from seqdomains.backbone.footprint import footprint
 from seqdomains.backbone.heads import Artefact
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines.batch_tensors import BatchTensors, as_tensors
@@ -26,7 +23,9 @@ from seqdomains.pipelines.borrowed import borrowed, deterministic, seeded, threa
 from seqdomains.pipelines.checkpoint import load_latest, save_checkpoint
 from seqdomains.pipelines.environment import decisive_changes, session_facts
 from seqdomains.pipelines.interrupts import StoppedError, StopRequest, stop_on_signals
+from seqdomains.pipelines.memory import out_of_memory, uses_bf16
 from seqdomains.pipelines.metrics import Meter, MetricsLog
+from seqdomains.pipelines.objectives import CLASSIFICATION, Objective
 from seqdomains.pipelines.optimizer import build_optimizer
 from seqdomains.pipelines.prefetch import prefetched
 from seqdomains.pipelines.progress import duration, progress_display
@@ -34,7 +33,7 @@ from seqdomains.pipelines.ranks import ALONE, Ranks
 from seqdomains.pipelines.recipe import StepPlan, TrainConfig, learning_rate, plan_steps
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.training_state import capture, restore
-from seqdomains.task import ClassificationTask
+from seqdomains.task import WindowTask
 
 _log = logging.getLogger(__name__)
 
@@ -69,10 +68,11 @@ class TrainOutcome:
 
 def train(
     model: Artefact,
-    task: ClassificationTask,
+    task: WindowTask,
     config: TrainConfig,
     run: RunFolder,
     *,
+    objective: Objective = CLASSIFICATION,
     device: torch.device | str = "cpu",
     ranks: Ranks = ALONE,
     progress: bool = True,
@@ -86,14 +86,16 @@ def train(
     Parameters
     ----------
     model : Artefact
-        Called as ``model(tokens, lengths)``, with ``time_chunk=`` and ``recompute=`` too where `config` has them and
-        ``shard=`` where ranks share windows; build it under `seeded` so that a repeated command begins alike.
-    task : ClassificationTask
+        Called by `objective`, with ``time_chunk=`` and ``recompute=`` too where `config` has them and ``shard=`` where
+        ranks share windows; build it under `seeded` so that a repeated command begins alike.
+    task : WindowTask
         The data.
     config : TrainConfig
         How to train.
     run : RunFolder
         A folder that `RunFolder.prepare` made.
+    objective : Objective
+        What is made small: `CLASSIFICATION`, or `NextToken` of a `PretrainingTask`.
     device : torch.device or str
         Where to train; the model is back where it was afterwards.
     ranks : Ranks
@@ -115,7 +117,8 @@ def train(
     ConfigError
         Another process works in the folder, or the batch does not fit into the memory.
     InputError
-        The data differs from that of the run, every checkpoint is damaged, or the folder cannot be written.
+        The data differs from that of the run, a batch has nothing that counts, every checkpoint is damaged, or the
+        folder cannot be written.
 
     Examples
     --------
@@ -152,12 +155,12 @@ def train(
             model.load_state_dict(type(model).from_pretrained(run.artefact).state_dict())
             _log.info("the run in %s is complete; nothing to train", run.path)
             return TrainOutcome(config.steps, resumed_from=None, already_complete=True, seconds=0.0)
-        session = _begin(model, task, config, run, device, ranks)
+        session = _begin(model, task, config, run, objective, device, ranks)
         try:
             with ranks.watched():
                 _steps(session, task, config, run, stop, progress=progress and ranks.first)
         except torch.OutOfMemoryError as error:
-            raise ConfigError(_out_of_memory(model, config, task, device)) from error
+            raise ConfigError(out_of_memory(model, config, window=task.window, device=device)) from error
         try:
             if ranks.first:
                 model.save_pretrained(run.artefact, signature=task.signature())
@@ -174,6 +177,7 @@ class _Session:
     """What the steps change and a checkpoint holds."""
 
     model: nn.Module
+    objective: Objective
     optimizer: torch.optim.AdamW
     meter: Meter
     device: torch.device
@@ -193,9 +197,10 @@ class _Session:
 
 def _begin(
     model: nn.Module,
-    task: ClassificationTask,
+    task: WindowTask,
     config: TrainConfig,
     run: RunFolder,
+    objective: Objective,
     device: torch.device,
     ranks: Ranks,
 ) -> _Session:
@@ -204,7 +209,7 @@ def _begin(
     stream = _stream_digest(task, config)
     checkpoint = load_latest(run.checkpoints)
     if checkpoint is None:
-        session = _Session(model, optimizer, Meter(), device, stream, ranks, start=0, resumed_from=None)
+        session = _Session(model, objective, optimizer, Meter(), device, stream, ranks, start=0, resumed_from=None)
     else:
         if checkpoint.state.get("stream") != stream:
             raise InputError(
@@ -213,7 +218,7 @@ def _begin(
             )
         restore(checkpoint, model, optimizer, device=device)
         meter, step = Meter(**checkpoint.state["meter"]), checkpoint.step
-        session = _Session(model, optimizer, meter, device, stream, ranks, start=step, resumed_from=step)
+        session = _Session(model, objective, optimizer, meter, device, stream, ranks, start=step, resumed_from=step)
         _log.info("going on from the checkpoint of step %d in %s", step, run.path)
     ranks.agree(session.start, what="a checkpoint of step")
     ranks.begin_alike(model)
@@ -231,7 +236,7 @@ def _begin(
 
 def _steps(
     session: _Session,
-    task: ClassificationTask,
+    task: WindowTask,
     config: TrainConfig,
     run: RunFolder,
     stop: StopRequest,
@@ -286,9 +291,7 @@ def _steps(
                 )
 
 
-def _micro_batches(
-    task: ClassificationTask, seed: int, plans: list[StepPlan], ranks: Ranks, *, pin: bool
-) -> Iterator[_Part]:
+def _micro_batches(task: WindowTask, seed: int, plans: list[StepPlan], ranks: Ranks, *, pin: bool) -> Iterator[_Part]:
     """Yield index of the first sample and tensors of each part of this rank's batches, to be prefetched."""
     for plan in plans:
         for first, count in _own(plan, ranks).parts():
@@ -311,32 +314,39 @@ def _gradients(
 ) -> tuple[float, float, int, bool]:
     """Sum the gradients of one batch, part by part, and clip them.
 
-    Returns mean loss, gradient norm, tokens read and whether any rank is to stop. The loss of each part is its sum over
-    windows divided by the whole batch, so the parts add up to the mean.
+    Returns mean loss, gradient norm, tokens read and whether any rank is to stop. Each part's total is divided by what
+    may count in the whole batch, so the parts add up to the mean; where less has counted, all are scaled up alike.
     """
-    device, ranks = session.device, session.ranks
+    device, ranks, objective = session.device, session.ranks, session.objective
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config, device))
     options: dict[str, Any] = {} if config.time_chunk is None else {"time_chunk": config.time_chunk}
     options |= {} if ranks.shard is None else {"shard": ranks.shard}
     options |= {"recompute": True} if config.recompute else {}
     parts: list[tuple[int, int, Tensor]] = []
-    tokens = 0
+    most, counted, tokens = objective.most(plan), 0, 0
     for _ in _own(plan, ranks).parts():
         first, part = next(micro_batches)
         with autocast:
-            logits = session.model(part.tokens.to(device, non_blocking=True), part.lengths, **options)
-        targets = part.targets.to(device, non_blocking=True)
-        loss = F.cross_entropy(logits.float(), targets, reduction="sum") / plan.windows
+            loss = objective.total(session.model, part, device=device, **options) / most
         # Ranks that share a window have the same loss, and what ranks have is added.
         (loss / ranks.per_sequence).backward()  # type: ignore[no-untyped-call]
-        parts.append((first, len(targets), loss.detach()))
+        parts.append((first, len(part.tokens), loss.detach()))
+        counted += objective.count(part)
         tokens += part.real_tokens
     parameters = [parameter for group in session.optimizer.param_groups for parameter in group["params"]]
     stopping = stop.signum is not None
     if ranks.size > 1:
-        loss, tokens, stopping = _added(ranks, parameters, [one for _, _, one in parts], tokens, stopping)
+        loss, counted, tokens, stopping = _added(
+            ranks, parameters, [one for _, _, one in parts], counted, tokens, stopping
+        )
         parts = [(plan.first, plan.windows, loss)]
-    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if not counted:
+        whole = f"samples {plan.first} to {plan.first + plan.windows - 1} of seed {config.seed}"
+        raise InputError(f"step {step + 1}: {whole} hold padding and ignored codes alone; look at the data")
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for gradient in gradients if counted < most else ():
+        gradient *= most / counted
+    norm = get_total_norm(gradients)
     # one wait for the device per step: losses and norm come over together, before the weights absorb them
     *losses, norm_value = torch.stack([*(loss for _, _, loss in parts), norm]).tolist()
     for (first, count, _), loss_value in zip(parts, losses, strict=True):
@@ -348,13 +358,13 @@ def _gradients(
         raise NonFiniteError(_non_finite(found, step, plan.first, plan.windows, config))
     if config.clip:
         clip_grads_with_norm_(parameters, config.clip, norm)
-    return sum(losses), norm_value, tokens, stopping
+    return sum(losses) * (most / counted), norm_value, tokens, stopping
 
 
 def _added(
-    ranks: Ranks, parameters: list[nn.Parameter], losses: list[Tensor], tokens: int, stopping: bool
-) -> tuple[Tensor, int, bool]:
-    """Add gradients, losses and tokens of all ranks; a rank whose share of a small batch is nothing adds zeros."""
+    ranks: Ranks, parameters: list[nn.Parameter], losses: list[Tensor], counted: int, tokens: int, stopping: bool
+) -> tuple[Tensor, int, int, bool]:
+    """Add gradients, losses and counts of all ranks; a rank whose share of a small batch is nothing adds zeros."""
     gradients = []
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -365,23 +375,10 @@ def _added(
     # What ranks that share a window have counted alike counts once.
     loss /= ranks.per_sequence
     ranks.add([*gradients, loss])
-    counts = torch.tensor([tokens, ranks.per_sequence * stopping], dtype=torch.float64) / ranks.per_sequence
+    counts = torch.tensor([counted, tokens, ranks.per_sequence * stopping], dtype=torch.float64) / ranks.per_sequence
     ranks.add([counts])
-    return loss[0], round(counts[0].item()), counts[1].item() > 0
-
-
-def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
-    """Tell whether a run computes in bf16 on a device.
-
-    Raises
-    ------
-    ConfigError
-        It is asked for, and the device has none.
-    """
-    able = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
-    if config.precision == "bf16" and not able:
-        raise ConfigError("train.precision: this device has no bf16; choose fp32 or auto")
-    return config.precision == "bf16" or (config.precision == "auto" and able and device.type == "cuda")
+    counted, tokens = (round(count) for count in counts[:2].tolist())
+    return loss[0], counted, tokens, counts[2].item() > 0
 
 
 def _non_finite(found: str, step: int, first: int, count: int, config: TrainConfig) -> str:
@@ -391,34 +388,11 @@ def _non_finite(found: str, step: int, first: int, count: int, config: TrainConf
     )
 
 
-def _out_of_memory(model: nn.Module, config: TrainConfig, task: ClassificationTask, device: torch.device) -> list[str]:
-    room = f" of {torch.cuda.mem_get_info(device)[1] / 2**30:.0f} GiB" if device.type == "cuda" else ""
-    length, at_once = min(task.window, config.time_chunk or task.window), config.windows_at_once(task.window)
-    problems = [
-        f"train.micro_batch: {at_once} windows of {task.window} tokens at once do not fit into the "
-        f"memory{room}; lower train.micro_batch or train.time_chunk (the result stays), the window or the model's width"
-    ]
-    if isinstance(sizes := getattr(model, "config", None), MambaConfig):
-        if not config.recompute:
-            problems.append("train.recompute=true keeps a third of what follows")
-        for chunk in sorted({length, *(length >> shift for shift in range(1, 8))} - {0}, reverse=True):
-            need = footprint(
-                sizes,
-                parameters=sum(one.numel() for one in model.parameters()),
-                tokens=at_once * chunk // config.sequence_ranks,
-                precision="bf16" if uses_bf16(config, device) else "fp32",
-                device=device.type,
-                recompute=config.recompute,
-                shared=config.sequence_ranks > 1,
-            )
-            problems.append(f"train.time_chunk={chunk}: about {need.total / 2**30:.3g} GiB")
-    return problems
-
-
-def _stream_digest(task: ClassificationTask, config: TrainConfig) -> str:
+def _stream_digest(task: WindowTask, config: TrainConfig) -> str:
     """Fingerprint the data by its classes, its signature and its first window: a resumed run must read the same."""
     batch = task.training_batch(config.seed, 0, 1)
-    digest = hashlib.sha256(json.dumps([list(task.classes), dict(task.signature())], sort_keys=True).encode())
-    for array in (batch.tokens, batch.targets, batch.lengths):
-        digest.update(array.tobytes())
+    facts = [list(getattr(task, "classes", ())), dict(task.signature())]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for field in fields(batch):
+        digest.update(getattr(batch, field.name).tobytes())
     return digest.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seqdomains.audio.augment import louder, played_faster, with_noise
+from seqdomains.audio.augment import louder, masked, played_faster, with_noise
 
 
 def test_a_faster_tone_is_higher_and_shorter():
@@ -15,6 +15,15 @@ def test_a_faster_tone_is_higher_and_shorter():
     peak = np.argmax(np.abs(np.fft.rfft(faster * np.hanning(len(faster))))) * 8000 / len(faster)
     assert peak == pytest.approx(500, abs=2)
     assert played_faster(tone, 1.0) is tone
+
+
+def test_masks_are_where_they_are_drawn_and_take_at_most_half():
+    spectra = np.ones((10, 8), np.float32)
+    found = masked(spectra, times=(0.99, 0.5), bands=(0.0, 0.5), most=(100, 100))
+    assert (found == 0).all(1).sum() == 5
+    assert (found[(found != 0).any(1)] == 1).all()
+    assert (spectra == 1).all()
+    np.testing.assert_array_equal(masked(spectra, times=(0.99, 0.0), bands=(0.99, 0.0), most=(0, 0)), spectra)
 
 
 def test_level():

@@ -189,6 +189,20 @@ def test_what_cannot_be_is_refused(folder, tmp_path):
         ClipTask(ClipData(paths=(folder / "low_ann_0.wav",), label_from=PATTERN, split="none"), CODES)
 
 
+def test_spectra_are_masked_in_training_alone(folder):
+    spectra = SoundInput(rate=8000, codec="log-mel", patch=80, span=256, mels=16)
+    found = task(folder, spectra, time_mask=0.1, frequency_mask=4)
+    batch = found.training_batch(0, 0, 40)
+    real = [row[:length] for row, length in zip(batch.tokens, batch.lengths, strict=True)]
+    assert any((row == 0).all(1).any() for row in real)
+    assert any((row == 0).all(0).any() for row in real)
+    for test in found.test_batches(8):
+        for row, length in zip(test.tokens, test.lengths, strict=True):
+            assert not (row[:length] == 0).all(1).any()
+    with pytest.raises(ConfigError, match="log-mel"):
+        task(folder, CODES, frequency_mask=4)
+
+
 def test_real_digits_beside_the_yardstick():
     data = os.environ.get("SEQDOMAINS_DATA")
     if not data:

@@ -54,14 +54,21 @@ def classifier_cases(shard):
 
 def language_cases(shard):
     tokens = torch.randint(5, (2, LENGTH), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
-    for chunk, dtype, tied in ((None, torch.float32, True), (29, torch.float32, False), (29, torch.float64, True)):
+    cases = (
+        (None, torch.float32, True, None),
+        (None, torch.float32, True, [LENGTH, 40]),
+        (29, torch.float32, False, [LENGTH, 40]),
+        (29, torch.float64, True, None),
+    )
+    for chunk, dtype, tied, lengths in cases:
         config = MambaConfig(d_model=16, n_layer=2, tie_embeddings=tied)
         model = MambaLM(config, generator=torch.Generator().manual_seed(0)).to(dtype)
 
-        def loss(shard, model=model, chunk=chunk):
-            return model.loss(tokens, ignored=4, time_chunk=chunk, shard=shard)
+        def loss(shard, model=model, chunk=chunk, lengths=lengths):
+            real = None if lengths is None else torch.tensor(lengths)
+            return model.loss(tokens, lengths=real, ignored=4, time_chunk=chunk, shard=shard)
 
-        yield f"language model, chunk {chunk}, {dtype}, tied {tied}", compare(model, loss, shard)
+        yield f"language model, chunk {chunk}, {dtype}, tied {tied}, lengths {lengths}", compare(model, loss, shard)
 
 
 def bfloat16_case(shard):

@@ -34,7 +34,7 @@ def by_rank(request, tmp_path_factory):
 
 def test_all_ranks_together_have_the_gradients_of_the_whole_sequence(by_rank):
     cases = [name for name in by_rank[0] if name != "refused"]
-    assert len(cases) == 12 + 3 + 1
+    assert len(cases) == 12 + 4 + 1
     for found in by_rank:
         for name in cases:
             tolerance = 1e-12 if "float64" in name else 3e-2 if name == "bfloat16" else 1e-5

@@ -132,6 +132,41 @@ def test_dry_run(seqdomains):
     assert "parameters" in outcome.out
 
 
+def test_pretraining_needs_no_data_and_no_label(seqdomains, tmp_path):
+    given = ("audio", "pretrain", *QUICK, "--set", "data.seconds=0.1")
+    estimate = seqdomains(*given, "--dry-run")
+    assert estimate.code == 0, estimate.err
+    assert "windows of 800: 3,200 tokens" in estimate.out
+    outcome = seqdomains(*given, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "SYNTHESIZED" in outcome.err
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    first, bits, *references = outcome.out.splitlines()
+    assert first == f"{result['windows']} test clips, {result['positions']:,} samples, SIMULATED data"
+    assert bits.startswith("bits per sample ")
+    assert [line.split("  ")[0] for line in references[:2]] == ["order-1 Markov chain", "adaptive LPC-32"]
+    again = seqdomains(*given, "--out", tmp_path / "run")
+    assert again.out == outcome.out
+    report = seqdomains("report", tmp_path / "run")
+    assert report.code == 0, report.err
+    refused = seqdomains("audio", "train", *QUICK, "--out", tmp_path / "run")
+    assert refused.code == 2
+    assert "objective: (unset) differs from" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--set", "input.codec=waveform"), "input.codec: waveform gives real numbers"),
+        (("--preset", "words"), "model.pooling: unknown key"),
+    ],
+)
+def test_what_is_no_language_model_is_refused(seqdomains, options, words):
+    outcome = seqdomains("audio", "pretrain", *options, "--device", "cpu", "--dry-run")
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
 def test_200_files_of_mixed_formats_with_five_bad_ones(seqdomains, coder, mixed, tmp_path):
     folder, bad = mixed
     outcome = seqdomains("audio", "predict", coder, folder, "--out", tmp_path / "all", "--device", "cpu")
@@ -284,3 +319,68 @@ def test_no_readable_file_is_an_error(seqdomains, coder, tmp_path):
     outcome = seqdomains("audio", "predict", coder, tmp_path / "a.wav")
     assert outcome.code == 1
     assert "a.wav" in outcome.error
+
+
+QUICK_DATA = ("--set", "data.synthesis={kind: words, clips: 6, rate: 8000, speakers: 3}", "--device", "cpu")
+
+
+@pytest.mark.parametrize("head_only", [False, True], ids=["all of it", "its head"])
+def test_a_classifier_is_fine_tuned(seqdomains, run, tmp_path, head_only):
+    from safetensors.torch import load_file
+
+    more = ("--head-only",) if head_only else ()
+    given = ("audio", "finetune", run, *QUICK_DATA, "--set", "train.steps=3", "--set", "train.batch=4", *more)
+    outcome = seqdomains(*given, "--out", tmp_path / "tuned")
+    assert outcome.code == 0, outcome.err
+    before, after = (load_file(folder / "model" / "model.safetensors") for folder in (run, tmp_path / "tuned"))
+    backbone = [name for name in before if name.startswith("backbone.")]
+    assert backbone
+    assert all((before[name] == after[name]).all() for name in backbone) == head_only
+    again = seqdomains(*given, "--out", tmp_path / "tuned")
+    assert again.code == 0, again.err
+    assert again.out == outcome.out
+
+
+def test_what_a_model_is_and_reads_is_fixed(seqdomains, run, tmp_path):
+    given = ("audio", "finetune", run, *QUICK_DATA, "--out", tmp_path / "tuned")
+    outcome = seqdomains(*given, "--set", "model.d_model=8", "--set", "input.rate=16000")
+    assert outcome.code == 2
+    assert "model.d_model is that of the model" in outcome.err
+
+
+def test_a_model_that_changed_is_not_gone_on_from(seqdomains, run, tmp_path):
+    import shutil
+
+    shutil.copytree(run / "model", tmp_path / "model")
+    given = ("audio", "finetune", tmp_path / "model", *QUICK_DATA, "--set", "train.steps=2", "--set", "train.batch=2")
+    outcome = seqdomains(*given, "--out", tmp_path / "tuned")
+    assert outcome.code == 0, outcome.err
+    path = tmp_path / "model" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    again = seqdomains(*given, "--out", tmp_path / "tuned")
+    assert again.code == 2, again.err
+    assert "finetune" in again.error
+
+
+def test_a_model_of_samples_is_scored_at_half_the_rate(seqdomains, run, coder, tmp_path):
+    made = seqdomains("audio", "synthesize", "--out", tmp_path / "w", "--set",
+                      "data.synthesis={kind: words, clips: 2, rate: 8000}")  # fmt: skip
+    assert made.code == 0, made.err
+    for path in (tmp_path / "w").iterdir():  # the classes of the model
+        if path.is_dir() and path.name not in ("one", "two", "three"):
+            for one in path.iterdir():
+                one.unlink()
+            path.rmdir()
+    for name, label in (("one", "a"), ("two", "b"), ("three", "c")):
+        (tmp_path / "w" / name).rename(tmp_path / "w" / label)
+    (tmp_path / "w" / "manifest.jsonl").unlink()
+    given = ("audio", "evaluate", coder, "--data", tmp_path / "w", "--device", "cpu")
+    whole, half = seqdomains(*given), seqdomains(*given, "--rate", 4000)
+    assert half.code == 0, half.err
+    assert "Read at 4000 Hz with steps 2 times as long" in half.out
+    assert whole.out.splitlines()[0] == half.out.splitlines()[0] == "6 test clips"
+    refused = seqdomains("audio", "evaluate", run, "--data", tmp_path / "w", "--rate", 4000)
+    assert refused.code == 2
+    assert "sample by sample" in refused.error

@@ -339,8 +339,9 @@ class Runner:
 
     def _parts(self, chunks: Iterable[NDArray[Any]]) -> Iterator[Tensor]:
         for chunk in chunks:
-            tokens = torch.from_numpy(np.ascontiguousarray(chunk))
-            yield from tokens.split(_ON_CPU if self._device.type == "cpu" else len(tokens))
+            at_once = _ON_CPU if self._device.type == "cpu" else len(chunk)
+            for first in range(0, len(chunk), at_once):
+                yield torch.from_numpy(np.ascontiguousarray(chunk[first : first + at_once]))
 
     def _answer(self, windows: Sequence[NDArray[Any]]) -> Tensor:
         counts = [len(window) for window in windows]

@@ -30,6 +30,7 @@ class _Read:
 
     record: str
     length: int
+    blank: bool
     tokens: NDArray[Any] | None
     found: NDArray[Any] | None = None
 
@@ -71,6 +72,7 @@ class Whole:
             waiting += item[1].length if item[1].found is None else 0
             tally.units += 1
             tally.tokens += item[1].length
+            tally.blank += item[1].blank
             if waiting >= _POOLED * self._tokens:
                 yield self._columns(held)
                 held, waiting = [], 0
@@ -81,21 +83,19 @@ class Whole:
     def _read(self, given: Pieces) -> _Read:
         record, pieces = given
         held: list[NDArray[Any]] = []
-        length = 0
-        rest = iter(reading(pieces))
+        counted = _Counted(reading(pieces))
+        rest = iter(counted)
         for piece in rest:
             held.append(piece)
-            length += len(piece)
-            if length > CHUNK:
+            if counted.length > CHUNK:
                 break
         else:
-            if not length:
+            if not counted.length:
                 raise BadInputError(InputError(f"{record} holds nothing, of which nothing can be said"))
-            return _Read(record, length, np.concatenate(held))
-        counted = _Counted(chain(held, rest))
-        with prefetched(in_chunks([(record, counted)]), depth=2) as chunks:
+            return _Read(record, counted.length, counted.blank, np.concatenate(held))
+        with prefetched(in_chunks([(record, chain(held, rest))]), depth=2) as chunks:
             found = self._runner.along(tokens for _, tokens, _ in chunks)[0]
-        return _Read(record, counted.length, None, found)
+        return _Read(record, counted.length, counted.blank, None, found)
 
     def _columns(self, held: list[tuple[int, _Read]]) -> list[pa.Array]:
         found: list[NDArray[Any] | None] = [one.found for _, one in held]
@@ -123,13 +123,18 @@ class Whole:
 
 
 class _Counted:
-    """Pieces, and how many tokens they were."""
+    """Pieces, how many tokens they were, and whether these were the same throughout."""
 
     def __init__(self, pieces: Iterable[NDArray[Any]]) -> None:
         self._pieces = pieces
         self.length = 0
+        self.blank = True
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
+        first: NDArray[Any] | None = None
         for piece in self._pieces:
+            if len(piece) and self.blank:
+                first = piece[:1] if first is None else first
+                self.blank = bool((piece == first).all())
             self.length += len(piece)
             yield piece

@@ -1,0 +1,140 @@
+"""What the next sample is: the task that language models of sound are pretrained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqdomains.audio.clip_windows import CLIP, ClipWindows, clips_of
+from seqdomains.audio.code_baselines import CodeModel, Codes, LinearPrediction, MarkovChain
+from seqdomains.audio.data_config import ClipData
+from seqdomains.audio.front_end import SoundInput
+from seqdomains.errors import ConfigError
+from seqdomains.sampling import below
+from seqdomains.task import Windows
+
+# Samples of training clips that the baselines are fitted on, and of a piece of a clip that they are given at once.
+_FITTED = 1 << 22
+_PIECE = 1 << 20
+
+
+class CodeTask(ClipWindows):
+    """Codes of sounds, each asked given those before it: a `seqdomains.task.PretrainingTask`.
+
+    The code of silence (128) is put in front of each training window and each test clip, wherever in its sound a window
+    begins, so that the first sample is predicted too and all samples count, as in the experiments of arXiv:2312.00752,
+    section 4.4.1. A training sample takes a clip in proportion to the windows that it fills, a part of that clip, and
+    its speed, level and noise; all of it is a function of the seed and the sample's index. Test clips are whole. The
+    labels of the clips, `classes` and `balanced` are not read.
+
+    Parameters
+    ----------
+    data : ClipData
+        What to read and how to draw; `paths` must be set.
+    given : SoundInput
+        Rate and codec, mu-law or linear.
+    simulated : bool
+        Whether the clips are synthesized.
+
+    Raises
+    ------
+    InputError
+        Bad data.
+    ConfigError
+        No paths, a split that the data cannot serve, or an input that is no code.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from seqdomains.audio.files import write_wav
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for take in range(5):
+    ...     write_wav(folder / f"{take}.wav", np.sin(np.arange(4000, dtype=np.float32)) / 2, 8000)
+    >>> task = CodeTask(ClipData(paths=(folder,), seconds=0.25), SoundInput(rate=8000))
+    >>> batch = task.training_batch(seed=1, first=0, count=4)
+    >>> task.window, batch.tokens.shape, batch.tokens[:, 0].tolist()
+    (2000, (4, 2001), [128, 128, 128, 128])
+    >>> [(test.tokens.shape, test.lengths.tolist()) for test in task.test_batches(4)]
+    [((1, 4001), [4001])]
+    """
+
+    ignored = None
+
+    def __init__(self, data: ClipData, given: SoundInput, *, simulated: bool = False) -> None:
+        check_codes(given)
+        # Without its labels, a class of a single file is a file like any other.
+        clips = [replace(clip, label=None) for clip in clips_of(data)]
+        super().__init__(clips, data, given, simulated=simulated)
+        frames = np.array([self._sounds[number].frames for number in self._train], np.int64)
+        self._windows_until = np.cumsum(-(-frames // self.window))
+
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Windows:
+        """Draw samples `first` to `first + count` of the stream that `seed` names, of `window` samples and a silence.
+
+        Raises
+        ------
+        InputError
+            A file is not as it was.
+        """
+        window = window or self.window
+        draws = self._draws(seed, first, count)
+        places = below(draws[:, CLIP], int(self._windows_until[-1]))
+        numbers = self._train[np.searchsorted(self._windows_until, places, side="right")]
+        return Windows(*self._filled(self._windows(seed, first, draws, numbers, window), window, before=1))
+
+    def test_batches(self, batch_size: int) -> Iterator[Windows]:
+        """Yield the held-out clips, whole, in their order."""
+        for numbers in self._held_groups(batch_size):
+            rows = self._whole(numbers)
+            yield Windows(*self._filled(rows, max(map(len, rows)), before=1))
+
+    def baselines(self) -> Sequence[Mapping[str, Any]]:
+        """Fit an order-1 Markov chain and linear prediction to training clips and score them on the held-out ones.
+
+        They are fitted to at most 2^22 samples, and a clip of more than 2^20 is given to them in pieces.
+        """
+        fitted = list(self._pieces(self._shuffled(0), most=_FITTED))
+        models: tuple[CodeModel, ...] = (MarkovChain(self.input), LinearPrediction(self.input))
+        for model in models:
+            model.fit(fitted)
+        bits, positions = np.zeros(len(models)), 0
+        for codes in self._pieces(self._held.tolist()):
+            bits += [model.bits(codes) for model in models]
+            positions += len(codes)
+        return [{"name": model.name, "bits": float(own) / positions} for model, own in zip(models, bits, strict=True)]
+
+    def _pieces(self, numbers: Iterable[int], *, most: int | None = None) -> Iterator[Codes]:
+        """Yield the codes of sounds, `most` of them in all."""
+        for number in numbers:
+            for start in range(0, self._sounds[number].frames, _PIECE):
+                codes: NDArray[np.uint8] = self.input.encode(self._store.samples(number, start, _PIECE))[:most]
+                if not len(codes):
+                    return
+                yield codes
+                most = None if most is None else most - len(codes)
+
+
+def check_codes(given: SoundInput) -> None:
+    """Refuse an input that is no code.
+
+    Raises
+    ------
+    ConfigError
+        It is real numbers.
+
+    Examples
+    --------
+    >>> check_codes(SoundInput(codec="waveform", patch=8))
+    Traceback (most recent call last):
+        ...
+    seqdomains.errors.ConfigError: input.codec: waveform gives real numbers, and what is predicted are codes; choose ...
+    """
+    if not given.codes:
+        raise ConfigError(
+            f"input.codec: {given.codec} gives real numbers, and what is predicted are codes; choose mu-law or linear"
+        )

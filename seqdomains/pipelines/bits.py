@@ -1,0 +1,207 @@
+"""Score a language model on the fixed test windows: bits per position, beside simple references."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from seqdomains.backbone import InferenceState, MambaLM
+from seqdomains.backbone.lengths import counted_positions
+from seqdomains.errors import InputError
+from seqdomains.pipelines.batch_tensors import as_tensors
+from seqdomains.pipelines.borrowed import borrowed, deterministic
+from seqdomains.pipelines.progress import progress_display
+from seqdomains.pipelines.run_folder import RunFolder, write_json
+from seqdomains.task import PretrainingTask
+
+_log = logging.getLogger(__name__)
+
+
+class BitsConfig(BaseModel):
+    """How to score a language model; nothing here changes the result beyond rounding.
+
+    Examples
+    --------
+    >>> BitsConfig().batch_size
+    32
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: int = Field(32, ge=1, description="Windows on the device at once.")
+    tokens_at_once: int = Field(
+        1 << 14, ge=1, description="Tokens on the device at once; what is left of the windows follows with the state."
+    )
+
+
+def evaluate_bits(
+    model: MambaLM,
+    task: PretrainingTask,
+    config: BitsConfig,
+    run: RunFolder | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score `model` on the test windows of `task`, in fp32; the memory does not grow with their length.
+
+    Parameters
+    ----------
+    model : MambaLM
+    task : PretrainingTask
+        Gives test windows and references.
+    config : BitsConfig
+        How much at once.
+    run : RunFolder, optional
+        Where to write evaluation.json and the test windows; none writes nothing.
+    device : torch.device or str
+        Where to compute; the model is back where it was afterwards.
+    progress : bool
+        Whether to tell the user how far it is.
+
+    Returns
+    -------
+    dict
+        What `summarise_bits` returns.
+
+    Raises
+    ------
+    InputError
+        No position of the test windows counts, or the logits are not finite.
+
+    Examples
+    --------
+    >>> from seqdomains.backbone import MambaConfig
+    >>> from seqdomains.task import Windows
+    >>> class Dice:
+    ...     ignored, vocab_size, simulated = None, 8, True
+    ...     def test_batches(self, batch_size):
+    ...         yield Windows(np.random.default_rng(0).integers(8, size=(2, 1000)), np.array([1000, 500]))
+    ...     def baselines(self):
+    ...         return [{"name": "a fair die", "bits": 3.0}]
+    ...     def notes(self):
+    ...         return ()
+    >>> model = MambaLM(MambaConfig(d_model=8, n_layer=1, vocab_size=8))
+    >>> result = evaluate_bits(model, Dice(), BitsConfig(), progress=False)
+    >>> result["positions"], round(result["bits"], 1), result["uniform"]
+    (1498, 3.0, 3.0)
+    """
+    device = torch.device(device)
+    nats: list[NDArray[np.float64]] = []
+    counts: list[NDArray[np.int64]] = []
+    with (
+        deterministic(),
+        borrowed(model, device=device, training=False),
+        progress_display("evaluate", total=None, enabled=progress) as show,
+    ):
+        for batch in task.test_batches(config.batch_size):
+            part = as_tensors(batch)
+            counted = counted_positions(part.tokens, part.lengths, task.ignored)
+            nats.append(_nats(model, part.tokens, counted, device, at_once=config.tokens_at_once))
+            counts.append(counted.sum(1).numpy())
+            show(sum(map(len, nats)), "windows", False)
+    if not any(count.any() for count in counts):
+        raise InputError("no position of the test windows counts: there is nothing to evaluate on")
+    _log.info("scored %d windows; now the references on the same windows", sum(map(len, nats)))
+    result = summarise_bits(
+        np.concatenate(nats),
+        np.concatenate(counts),
+        vocab_size=task.vocab_size,
+        baselines=task.baselines(),
+        simulated=task.simulated,
+        notes=task.notes(),
+    )
+    if run is not None:
+        task.write_test_windows(run.path)
+        write_json(run.evaluation, result)
+        _log.info("wrote %s", run.evaluation)
+    return result
+
+
+def summarise_bits(
+    nats: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    *,
+    vocab_size: int,
+    baselines: Sequence[Mapping[str, Any]],
+    simulated: bool,
+    notes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Turn what each window costs into a result.
+
+    Parameters
+    ----------
+    nats : ndarray of float64, shape (n,)
+        Sum of -log(probability) over the positions of each window that count.
+    counts : ndarray of int64, shape (n,)
+        How many these are, at least one in all.
+    vocab_size : int
+        Number of codes.
+    baselines : sequence of mapping
+        ``name`` and ``bits`` of each, and what else it says of itself.
+    simulated : bool
+        Whether any of the data is simulated.
+    notes : tuple of str
+        Sentences that must stand beside the result.
+
+    Returns
+    -------
+    dict
+        JSON-ready: ``kind`` ("bits"), ``bits`` per position over all windows, its ``standard_error`` from how windows
+        differ (None for a single one), ``uniform`` (of codes that are all alike), ``baselines``, ``positions``,
+        ``windows``, ``simulated``, ``notes``.
+
+    Examples
+    --------
+    >>> nats = np.array([100.0, 220.0]) * np.log(2)
+    >>> counts = np.array([100, 100])
+    >>> result = summarise_bits(nats, counts, vocab_size=4, baselines=(), simulated=False, notes=())
+    >>> round(result["bits"], 9), round(result["standard_error"], 9)
+    (1.6, 0.6)
+    """
+    bits, positions, windows = nats / math.log(2), int(counts.sum()), int((counts > 0).sum())
+    mean = float(bits.sum()) / positions
+    error = None
+    if windows > 1:
+        # Of a ratio of two sums (Cochran 1977, Sampling Techniques, 2.11): longer windows weigh more.
+        spread = float(np.square(bits - mean * counts).sum())
+        error = math.sqrt(windows / (windows - 1) * spread) / positions
+    return {
+        "kind": "bits",
+        "bits": mean,
+        "standard_error": error,
+        "uniform": math.log2(vocab_size),
+        "baselines": [dict(one) for one in baselines],
+        "positions": positions,
+        "windows": windows,
+        "simulated": simulated,
+        "notes": list(notes),
+    }
+
+
+def _nats(
+    model: MambaLM, tokens: Tensor, counted: Tensor, device: torch.device, *, at_once: int
+) -> NDArray[np.float64]:
+    """Return what each window costs, read in pieces with the state carried along."""
+    total = np.zeros(len(tokens))
+    step = max(1, at_once // len(tokens))
+    state: InferenceState | None = None
+    for first in range(0, tokens.shape[1] - 1, step):
+        piece = tokens[:, first : first + step + 1].to(device)
+        with torch.inference_mode():
+            logits, state = model(piece[:, :-1], state=state, return_state=True)
+            lost = cross_entropy(logits.flatten(0, 1), piece[:, 1:].flatten().long(), reduction="none")
+        lost = lost.view(len(piece), -1).to("cpu", torch.float64).masked_fill(~counted[:, first : first + step], 0)
+        if not bool(lost.isfinite().all()):
+            raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
+        total += lost.sum(1).numpy()
+    return total

@@ -1,0 +1,95 @@
+"""What training makes small: the mean loss over what counts in a batch, whatever parts and ranks it is cut into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqdomains.backbone import MambaLM
+from seqdomains.backbone.lengths import counted_positions
+from seqdomains.pipelines.batch_tensors import BatchTensors
+from seqdomains.pipelines.recipe import StepPlan
+
+
+class Objective(Protocol):
+    """A mean over what counts in a batch, which is the sum of its parts' totals divided by the sum of their counts."""
+
+    def most(self, plan: StepPlan) -> int:
+        """Return how many may count in a batch: what its parts are divided by before all of it is counted."""
+
+    def count(self, part: BatchTensors) -> int:
+        """Return how many count in a part."""
+
+    def total(self, model: nn.Module, part: BatchTensors, *, device: torch.device, **options: Any) -> Tensor:
+        """Return the sum of the losses of a part, shape (), fp32; `options` are of the model's own call."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Cross-entropy of the windows' classes.
+
+    Examples
+    --------
+    >>> part = BatchTensors(torch.zeros(2, 3), torch.tensor([0, 1]), None, 6)
+    >>> CLASSIFICATION.total(lambda tokens, lengths: torch.zeros(2, 4), part, device=torch.device("cpu")).exp().item()
+    16.0
+    """
+
+    def most(self, plan: StepPlan) -> int:
+        """Return the number of windows; all of them count."""
+        return plan.windows
+
+    def count(self, part: BatchTensors) -> int:
+        """Return the number of windows."""
+        return len(part.tokens)
+
+    def total(self, model: nn.Module, part: BatchTensors, *, device: torch.device, **options: Any) -> Tensor:
+        """See `Objective`.
+
+        Raises
+        ------
+        ValueError
+            The windows have no classes.
+        """
+        if part.targets is None:
+            raise ValueError("windows without targets: train on them with NextToken, or give a ClassificationTask")
+        logits = model(part.tokens.to(device, non_blocking=True), part.lengths, **options)
+        return F.cross_entropy(logits.float(), part.targets.to(device, non_blocking=True), reduction="sum")
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Negative log-likelihood of each token given those before it, under a `MambaLM`.
+
+    Parameters
+    ----------
+    ignored : int or None
+        A code whose positions do not count.
+
+    Examples
+    --------
+    >>> NextToken(ignored=4).count(BatchTensors(torch.tensor([[0, 4, 1, 2, 2]]), None, torch.tensor([4]), 4))
+    2
+    """
+
+    ignored: int | None = None
+
+    def most(self, plan: StepPlan) -> int:
+        """Return the number of positions; padding and ignored codes among them do not count."""
+        return plan.windows * plan.window
+
+    def count(self, part: BatchTensors) -> int:
+        """Return the number of positions that count."""
+        return int(counted_positions(part.tokens, part.lengths, self.ignored).sum())
+
+    def total(self, model: nn.Module, part: BatchTensors, *, device: torch.device, **options: Any) -> Tensor:
+        """See `Objective`."""
+        tokens = part.tokens.to(device, non_blocking=True)
+        return cast(MambaLM, model).loss(tokens, lengths=part.lengths, ignored=self.ignored, reduction="sum", **options)
+
+
+CLASSIFICATION: Final = Classification()
