@@ -179,6 +179,6 @@ def _check_name(sound: Decoder, path: Path) -> None:
 
 def advise(path: Path, about: str, words: str) -> None:
     """Log a warning once for each file and thing to warn about."""
-    if (path, about) not in _advised:
-        _advised.add((path, about))
+    if (path.absolute(), about) not in _advised:
+        _advised.add((path.absolute(), about))
         logger.warning("%s %s", path, words)

@@ -32,7 +32,10 @@ def measure(path: str, given: SoundInput) -> list[int]:
     facts = examine(path)
     frames = resampled_frames(facts.frames, facts.rate, given.rate)
     if not frames:
-        raise InputError(f"{path}: {facts.frames} frames at {facts.rate} Hz are none at the model's {given.rate} Hz")
+        raise InputError(
+            f"{path}: {facts.frames} frames at {facts.rate} Hz are no sample at the model's {given.rate} Hz; leave it "
+            "out"
+        )
     if facts.rate < given.rate and (facts.rate, given.rate) not in _told:
         _told.add((facts.rate, given.rate))
         logger.warning(
@@ -47,14 +50,19 @@ def measure(path: str, given: SoundInput) -> list[int]:
 
 
 def count_windows(length: int, *, window: int, stride: int) -> int:
-    """Return how many windows a sound of `length` positions has; the last one may be shorter.
+    """Return how many windows a sound of `length` positions has; the last one may be shorter, down to half of one.
 
     Examples
     --------
-    >>> [count_windows(length, window=4, stride=2) for length in (1, 4, 5, 6, 7)]
-    [1, 1, 2, 2, 3]
+    >>> [count_windows(length, window=4, stride=4) for length in (1, 4, 5, 6, 8)]
+    [1, 1, 1, 2, 2]
     """
-    return 1 + max(0, -(-(length - max(window, stride)) // stride))
+    return 1 + max(0, min(-(-(length - window) // stride), (length - _least(window)) // stride))
+
+
+def _least(window: int) -> int:
+    """Return how short a window that ends a sound may be, unless it is the only one."""
+    return -(-window // 2)
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,6 @@ class SoundWindows:
                 while len(held) > max(self.window, self.stride):
                     yield Span(name, start, start + self.window, held[: self.window])
                     held, start = held[self.stride :], start + self.stride
-            if held is not None and len(held):
+            if held is not None and len(held) and (not start or len(held) >= _least(self.window)):
                 last = held[: self.window]
                 yield Span(name, start, start + len(last), last)

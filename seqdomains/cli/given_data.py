@@ -35,7 +35,7 @@ class GivenData:
         if unknown:
             raise InputError(
                 f"the data has the class {unknown[0]!r}, the model knows {', '.join(classes)}: "
-                "relabel or remove those records"
+                "relabel or remove what is of it"
             )
         self._task = task
         self._notes = notes

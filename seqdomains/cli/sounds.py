@@ -33,11 +33,12 @@ from seqdomains.cli.training import (
     print_pretraining_estimate,
     train_and_evaluate,
 )
-from seqdomains.errors import ConfigError, InputError
+from seqdomains.errors import MOST_PROBLEMS, ConfigError, InputError
 from seqdomains.files import atomic_file, parse_json
 from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome
+from seqdomains.pipelines.batch.run import NAMED
 from seqdomains.pipelines.inputs import find_inputs
 from seqdomains.pipelines.progress import duration, progress_display
 from seqdomains.pipelines.ranks import own_device
@@ -46,7 +47,6 @@ from seqdomains.task import ClassificationTask
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PRESET = "words"
 _as_text = partial(as_text, units="clips", baseline="MFCC baseline", ranks=True)
 
 
@@ -73,7 +73,7 @@ def run_train(
 ) -> None:
     """Train, evaluate, and print the result; go on with the run in `out` if there is one."""
     where = choose_device(own_device(device))
-    preset = preset or DEFAULT_PRESET
+    preset = preset or ("digits" if data else "words")
     resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=_given(data, label_from, labels))
     config = resolved.config
     if only_estimate:
@@ -245,7 +245,9 @@ def run_batch(
     outcome = run_batch_command("audio", asked, path, paths, own=own, options=options)
     if isinstance(outcome, BatchOutcome):
         if outcome.blank:
-            logger.warning("%d windows hold one value throughout: what is said of them means nothing", outcome.blank)
+            logger.warning(
+                "%d windows or files hold one value throughout: what is said of them means nothing", outcome.blank
+            )
         _tell_speed(options.out, sound)
         if output is None:
             print_last(f"{outcome.table}: {outcome.rows} rows")
@@ -266,17 +268,27 @@ def run_predict_alone(
 ) -> bool:
     """Classify sound files into one table, in a folder that is removed; returns whether anything was skipped."""
     with tempfile.TemporaryDirectory(prefix="seqdomains-") as folder:
-        options = BatchOptions(out=Path(folder) / "batch", form="tsv", device=device)
-        return run_batch(
-            Asked("predict"),
-            path,
-            given,
-            from_file=from_file,
-            window=window,
-            stride=stride,
-            options=options,
-            output=output,
-        )
+        batch = BatchFolder(Path(folder) / "batch")
+        options = BatchOptions(out=batch.path, form="tsv", device=device)
+        ask = partial(run_batch, Asked("predict"), path, given, from_file=from_file, window=window, stride=stride)
+        try:
+            skipped = ask(options=options, output=output)
+        except InputError as error:
+            # What the batch says of its folder is of no use when that is gone.
+            if reasons := _reasons(batch)[:MOST_PROBLEMS]:
+                text = "\n".join(reasons) if len(reasons) == 1 else "no input could be read:\n" + "\n".join(reasons)
+                raise InputError(text) from error
+            raise
+        for reason in _reasons(batch)[NAMED:]:
+            logger.warning("skipped: %s", reason)
+        return skipped
+
+
+def _reasons(batch: BatchFolder) -> list[str]:
+    """Return why inputs of a batch were left out."""
+    if not batch.errors.exists():
+        return []
+    return [str(parse_json(line)["reason"]) for line in batch.errors.read_bytes().splitlines()]
 
 
 def _at_rate(given: SoundInput, rate: int) -> SoundInput:

@@ -384,3 +384,30 @@ def test_a_model_of_samples_is_scored_at_half_the_rate(seqdomains, run, coder, t
     refused = seqdomains("audio", "evaluate", run, "--data", tmp_path / "w", "--rate", 4000)
     assert refused.code == 2
     assert "sample by sample" in refused.error
+
+
+def test_own_data_need_no_speaker(seqdomains, tmp_path):
+    made = seqdomains("audio", "synthesize", "--out", tmp_path / "w", "--set",
+                      "data.synthesis={clips: 3, rate: 8000}")  # fmt: skip
+    assert made.code == 0, made.err
+    (tmp_path / "w" / "manifest.jsonl").unlink()
+    outcome = seqdomains(
+        "audio", "train", "--data", tmp_path / "w", *QUICK[:8], "--device", "cpu", "--out", tmp_path / "r"
+    )
+    assert outcome.code == 0, outcome.err
+    assert "preset digits" in outcome.err
+
+
+def test_without_a_folder_all_reasons_are_told(seqdomains, coder, tmp_path):
+    import soundfile
+
+    for number in range(8):
+        (tmp_path / f"{number}.wav").write_bytes(b"")
+    nothing = seqdomains("audio", "predict", coder, tmp_path)
+    assert nothing.code == 1
+    assert all(f"{number}.wav is empty" in nothing.err for number in range(8))
+    assert "errors.jsonl" not in nothing.err
+    soundfile.write(tmp_path / "good.wav", sound(800, 1).T, 8000)
+    some = seqdomains("audio", "predict", coder, tmp_path)
+    assert some.code == 3
+    assert all(f"{number}.wav is empty" in some.err for number in range(8))

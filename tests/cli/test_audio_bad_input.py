@@ -183,7 +183,7 @@ def test_what_is_odd_is_told(start, coder, sounds, tmp_path):
     assert len(out.splitlines()) == 5
     assert "8-kHz.wav has 8000 Hz and the model reads 16000 Hz" in err
     assert "flac-by-another-name.wav is FLAC, though its name says WAV" in err
-    assert "2 windows hold one value throughout" in err
+    assert "2 windows or files hold one value throughout" in err
 
 
 @pytest.fixture(scope="module")

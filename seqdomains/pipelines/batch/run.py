@@ -21,7 +21,7 @@ from seqdomains.pipelines.progress import duration, progress_display
 from seqdomains.pipelines.run_folder import write_json
 
 _log = logging.getLogger(__name__)
-_NAMED = 5
+NAMED = 5
 # A shard that ends so many workers ends the batch: it would end every one.
 ATTEMPTS = 3
 
@@ -221,10 +221,10 @@ def _plan(
     if problems := differences(plan, {**parameters, **own}, paths):
         raise ConfigError([f"--out {folder.path} holds another batch: choose another folder for this one", *problems])
     changed = [f"{one.path} {change}" for one in plan.inputs if one.size >= 0 and (change := one.change())]
-    for text in changed[:_NAMED]:
+    for text in changed[:NAMED]:
         _log.warning("%s: rows of it that are done stand, and nothing more of it is read", text)
-    if len(changed) > _NAMED:
-        _log.warning("and %d more inputs have changed or are gone", len(changed) - _NAMED)
+    if len(changed) > NAMED:
+        _log.warning("and %d more inputs have changed or are gone", len(changed) - NAMED)
     folder.shards.mkdir(exist_ok=True)
     return plan
 
@@ -316,9 +316,9 @@ def _write_run(
 
 def _tell(folder: BatchFolder, outcome: BatchOutcome) -> None:
     if outcome.skipped:
-        for line in folder.errors.read_text(encoding="utf-8").splitlines()[:_NAMED]:
+        for line in folder.errors.read_text(encoding="utf-8").splitlines()[:NAMED]:
             _log.warning("skipped: %s", json.loads(line)["reason"])
-        if outcome.skipped > _NAMED:
-            _log.warning("and %d more; %s lists all", outcome.skipped - _NAMED, folder.errors)
+        if outcome.skipped > NAMED:
+            _log.warning("and %d more; %s lists all", outcome.skipped - NAMED, folder.errors)
     if outcome.halved:
         _log.warning("memory ran out: %d times a batch was halved, which changes results by rounding", outcome.halved)

@@ -19,7 +19,7 @@ from seqdomains.errors import ConfigError, InputError
 EmbeddingPooling = Literal["mean", "last", "max", "position"]
 # Who a row speaks of, before what is said.
 PLACE: Final = [("file", pa.string()), ("record", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
-# Tokens of a long window at once on a CPU: at 96 x 4 chunks of 2^16 take 10 times the memory and 1.3 times the
+# Tokens of a long window at once on a CPU: at 96 x 4 chunks of 2^16 take 5 to 8 times the memory and no less of the
 # processor's time, since they leave its caches.
 _ON_CPU: Final = 1 << 13
 
