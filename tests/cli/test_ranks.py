@@ -107,7 +107,10 @@ def workers(torchrun):
     """Return the processes of torchrun by rank."""
     found = {}
     for pid in map(int, Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()):
-        values = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+        try:
+            values = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+        except OSError:  # it may be gone since it was listed
+            continue
         if (rank := re.search(r"(?:^|\0)RANK=(\d+)\0", values)) is not None:
             found[int(rank[1])] = pid
     return found
