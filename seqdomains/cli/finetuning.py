@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
-from seqdomains.backbone import LoadedModel, MambaConfig, Pooling, SequenceClassifier
+from seqdomains.backbone import LoadedModel, Pooling, SequenceClassifier
 from seqdomains.cli.batch_plan import hash_of
-from seqdomains.cli.models import artefact_of, load_model
-from seqdomains.errors import InputError
+from seqdomains.cli.models import artefact_of
 
 
 class Origin(BaseModel):
@@ -40,23 +36,9 @@ class Origin(BaseModel):
         artefact = artefact_of(path).absolute()
         return cls(artefact=artefact, sha256=hash_of(artefact / "model.safetensors"), head_only=head_only)
 
-    def load(self, check: Callable[[Mapping[str, Any]], object]) -> LoadedModel:
-        """Read it.
-
-        Raises
-        ------
-        InputError
-            It is not what it was, or of another domain.
-        """
-        if hash_of(self.artefact / "model.safetensors") != self.sha256:
-            raise InputError(f"{self.artefact} has changed since the run began; put it back, or choose another --out")
-        return load_model(self.artefact, device=torch.device("cpu"), check=check)
-
     def classifier(self, loaded: LoadedModel, *, classes: tuple[str, ...], pooling: Pooling) -> SequenceClassifier:
         """Return a classifier with this backbone and a new head."""
-        config: MambaConfig = loaded.model.config
-        model = SequenceClassifier(config, classes=classes, pooling=pooling)
-        backbone = loaded.model if not hasattr(loaded.model, "backbone") else loaded.model.backbone
-        model.backbone.load_state_dict(backbone.state_dict())
+        model = SequenceClassifier(loaded.model.config, classes=classes, pooling=pooling)
+        model.backbone.load_state_dict(loaded.model.backbone.state_dict())
         model.backbone.requires_grad_(not self.head_only)
         return model

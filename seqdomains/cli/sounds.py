@@ -28,6 +28,7 @@ from seqdomains.cli.simulated import synthesized_clips
 from seqdomains.cli.sound_config import SoundPretrainConfig, SoundRunConfig
 from seqdomains.cli.summary import as_text, bits_as_text
 from seqdomains.cli.training import (
+    made,
     pretrain_and_evaluate,
     print_estimate,
     print_pretraining_estimate,
@@ -106,7 +107,7 @@ def run_finetune(
     """Train a classifier on the backbone of a model; the rest is as `run_train` has it."""
     where = choose_device(own_device(device))
     origin = Origin.of(path, head_only=head_only)
-    loaded = origin.load(input_of)
+    loaded = load_model(origin.artefact, device=choose_device("cpu"), check=input_of)
     given = _given(data, label_from, labels)
     # What the model is and reads is not the user's to choose any more.
     sizes = loaded.model.config.model_dump(exclude={"features"})
@@ -201,9 +202,7 @@ def run_evaluate(
         if rate is not None:
             notes.append(f"Read at {rate} Hz with steps {trained.rate / rate:g} times as long as at {trained.rate} Hz.")
         known: ClassificationTask = GivenData(task, classes=classifier_of(loaded).classes, notes=(scored, *notes))
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-        target = RunFolder(out) if out is not None else None
+        target = RunFolder(made(out)) if out is not None else None
         result = evaluation.evaluate(loaded.model, known, config.evaluate, target, device=where)
     sys.stdout.write(_as_text(result))
 

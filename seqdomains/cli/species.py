@@ -27,7 +27,7 @@ from seqdomains.cli.models import (
 from seqdomains.cli.run_config import PredictConfig, RunConfig
 from seqdomains.cli.simulated import simulated_genomes
 from seqdomains.cli.summary import as_text
-from seqdomains.cli.training import print_estimate, train_and_evaluate
+from seqdomains.cli.training import made, print_estimate, train_and_evaluate
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import VOCAB_SIZE, GapPolicy
 from seqdomains.genomics.data_config import SpeciesData
@@ -148,7 +148,7 @@ def run_evaluate(
         notes = (note for note in given_task.notes() if note not in given_task.split.notes)
         known = classifier_of(loaded).classes
         task = GivenData(given_task, classes=known, notes=(f"Scored on {files}.", *notes))
-        target = RunFolder(_made(out)) if out is not None else None
+        target = RunFolder(made(out)) if out is not None else None
         result = evaluation.evaluate(loaded.model, task, config.evaluate, target, device=where)
     sys.stdout.write(as_text(result))
 
@@ -307,14 +307,6 @@ def choose_preset(*, great_apes: bool, gpu: bool) -> str:
     if not great_apes:
         return "barcode"
     return "great-apes-gpu" if gpu else "laptop"
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from error
-    return folder
 
 
 def _given(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:

@@ -15,7 +15,7 @@ import torch
 
 from seqdomains.backbone import MambaConfig, MambaLM, Pooling, SequenceClassifier
 from seqdomains.cli.config import Resolved
-from seqdomains.errors import ConfigError
+from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines import bits
 from seqdomains.pipelines import dry_run as estimation
 from seqdomains.pipelines import evaluate as evaluation
@@ -91,6 +91,15 @@ def _print_estimate(
     found = estimation.dry_run(model, config, window=window, device=device, objective=objective, ranks=size)
     if os.environ.get("RANK", "0") == "0":
         sys.stdout.write(found.as_text())
+
+
+def made(folder: Path) -> Path:
+    """Make the folder that --out names, and return it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from error
+    return folder
 
 
 def train_and_evaluate(

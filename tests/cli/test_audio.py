@@ -411,3 +411,13 @@ def test_without_a_folder_all_reasons_are_told(seqdomains, coder, tmp_path):
     some = seqdomains("audio", "predict", coder, tmp_path)
     assert some.code == 3
     assert all(f"{number}.wav is empty" in some.err for number in range(8))
+
+
+def test_an_out_that_cannot_be_made_is_said(seqdomains, run, tmp_path):
+    made = seqdomains("audio", "synthesize", "--out", tmp_path / "w", "--set",
+                      "data.synthesis={clips: 1, rate: 8000}")  # fmt: skip
+    assert made.code == 0, made.err
+    (tmp_path / "file").touch()
+    outcome = seqdomains("audio", "evaluate", run, "--data", tmp_path / "w", "--out", tmp_path / "file" / "below")
+    assert outcome.code == 1
+    assert "choose another --out" in outcome.error

@@ -24,7 +24,7 @@ from seqdomains.pipelines.batch.shard import SHARD_PLACE
 from seqdomains.pipelines.tracks import Stretches, open_track
 
 Format = Literal["parquet", "tsv", "h5ad", "bedgraph", "bigwig"]
-# Of rows that speak of sound, s.
+# Of rows whose place is a time, s.
 _PLACE_IN_TIME: Final = [
     ("file", pa.string()),
     ("channel", pa.string()),
@@ -195,7 +195,7 @@ class _Rows:
 
 
 def _per_second(plan: Plan) -> float | None:
-    """Return how many tokens are a second, where tokens are of sound."""
+    """Return how many tokens are a second, where places are times; None where they count tokens."""
     found = plan.parameters.get("per_second")
     if found is None:
         return None
