@@ -24,8 +24,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seqdomains.backbone import MambaConfig, SequenceClassifier, from_pretrained
-from seqdomains.cli.batch import Asked, run_batch_command
+from seqdomains.cli.batch import Asked
 from seqdomains.cli.batch_plan import BatchOptions
+from seqdomains.cli.species import run_batch
 from seqdomains.genomics.alphabet import SIGNATURE, encode, reverse_complement
 from seqdomains.genomics.faidx import FastaFile
 from seqdomains.genomics.fasta import stream_fasta
@@ -67,11 +68,12 @@ def write_model(folder: Path, window: int, width: int, blocks: int) -> None:
 def batch(model: Path, *fasta: Path, out: Path, **options: object) -> tuple[float, dict]:
     """Run the command; returns its seconds and run.json."""
     began = time.perf_counter()
-    run_batch_command(
+    run_batch(
         Asked("predict"),
         model,
         [str(path) for path in fasta],
         from_file=None,
+        regions=None,
         settings=(),
         options=BatchOptions(out=out, **options),
     )

@@ -48,21 +48,20 @@ class Case(NamedTuple):
 
 CASES = (
     Case(128, 12, 1, 1 << 20),
-    Case(128, 12, 1, 1 << 20, 1 << 18),
-    Case(128, 12, 1, 1 << 20, 1 << 17),
-    Case(128, 12, 1, 1 << 20, 1 << 16),
+    Case(128, 12, 1, 1 << 20, 174_848),
     Case(128, 12, 1, 1 << 20, None, recompute=True),
     Case(128, 12, 1, 1 << 20, 1 << 19, recompute=True),
     Case(128, 12, 1, 1 << 20, 1 << 18, recompute=True),
     Case(128, 12, 8, 1 << 17),
-    Case(128, 12, 8, 1 << 17, 1 << 14),
+    Case(128, 12, 8, 1 << 17, None, recompute=True),
     Case(128, 12, 1, 1 << 23, 1 << 17),
+    Case(128, 12, 1, 1 << 23, 1 << 19, recompute=True),
     Case(768, 24, 1, 1 << 17),
     Case(768, 24, 1, 1 << 17, 1 << 15),
-    Case(768, 24, 1, 1 << 17, 1 << 14),
     Case(768, 24, 1, 1 << 17, None, recompute=True),
     Case(768, 24, 1, 1 << 17, 1 << 16, recompute=True),
     Case(128, 12, 1024, 1 << 10),
+    Case(128, 12, 1024, 1 << 10, None, recompute=True),
 )
 
 

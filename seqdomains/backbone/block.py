@@ -83,8 +83,8 @@ class Block(nn.Module):
         return_state, shard
             See `MambaMixer.forward`.
         recompute : bool
-            Whether to keep a third of the memory for the backward pass and compute the rest again; see `lean`. Not with
-            `shard`, nor where something traces.
+            Whether to keep little for the backward pass and compute the rest again; see `lean`. Not with `shard`, nor
+            where something traces.
 
         Returns
         -------

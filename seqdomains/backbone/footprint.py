@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seqdomains.backbone.config import MambaConfig
+from seqdomains.kernels.selective_scan.fast_path import STATES
 
 # Steps between two states that the scan keeps: 32 on a CPU, 384 to 1,536 on a GPU.
 _STEPS_A_STATE = {"cpu": 32, "cuda": 512}
@@ -64,7 +65,8 @@ def footprint(
     device : str
         Its type.
     recompute : bool
-        Whether blocks keep the gated output, the normed input and the residual stream alone; see `lean`.
+        Whether blocks keep the residual stream alone, and the gated output where the fast kernels don't run; see
+        `lean`.
     shared : bool
         Whether ranks share each sequence: the scan is run twice then, and its states are kept twice.
 
@@ -76,11 +78,12 @@ def footprint(
     """
     d, D, N = config.d_model, config.d_inner, config.d_state
     width = 2 if precision == "bf16" else 4
-    numbers = D + d if recompute else 5 * D + d + (config.rank + 2 * N) + 2 * N
+    repeated = device == "cuda" and N in STATES and D % 16 == 0
+    numbers = (0 if repeated else D) if recompute else 5 * D + d + (config.rank + 2 * N) + 2 * N
     block = width * numbers + 4 * (d + 1) + 4 * (1 + shared) * N * D // _STEPS_A_STATE.get(device, 512)
     # Gradients of the scan's input, step and gate and of the convolution's input, scratch of about half a tensor, and
     # the residual stream's gradient.
     working = width * 9 * D // 2 + 4 * d
     if recompute:
-        working += width * (4 * D + config.rank + 2 * N)
+        working += width * ((5 if repeated else 4) * D + d + config.rank + 2 * N)
     return Footprint(16 * parameters, tokens * config.n_layer * block, tokens * working)

@@ -1,9 +1,10 @@
 """One residual block as a single autograd function that keeps little and computes the rest again.
 
-Kept of each token are the normed input, the residual stream and the scan's output, and the scan's states at the borders
-of its chunks: a third of what a block built of ops keeps. What lies between is computed again in the backward pass, all
-but the scan: a projection, the convolution and two small projections. Gradients that meet are added by the products
-that make them.
+Kept of each token is the residual stream, and the scan's states at the borders of its chunks: a fifth of what a block
+built of ops keeps. What lies between is computed again in the backward pass: the norm, a projection, the convolution
+and two small projections. The scan is not run again: the fast kernels go through all states in the backward pass
+anyway, and write its output on the way; where other kernels run, the output is kept too. Gradients that meet are added
+by the products that make them.
 """
 
 from __future__ import annotations
@@ -145,8 +146,9 @@ class _LeanBlock(torch.autograd.Function):
         out = y @ weights.out.t()
         if weights.out_bias is not None:
             out += weights.out_bias
-        ctx.save_for_backward(normed, total, rstd, y, states, conv, h0, *given)
-        ctx.dtype, ctx.hidden_dtype, ctx.has_residual = dtype, hidden.dtype, residual is not None
+        repeated = raw.scan_repeats_output(inner.u, A, inner.B, inner.C, inner.z)
+        ctx.save_for_backward(total, rstd, None if repeated else y, states, conv, h0, *given)
+        ctx.eps, ctx.dtype, ctx.hidden_dtype, ctx.has_residual = eps, dtype, hidden.dtype, residual is not None
         ctx.set_materialize_grads(False)
         return out, total, inner.last, h_last
 
@@ -155,27 +157,31 @@ class _LeanBlock(torch.autograd.Function):
     def backward(
         ctx: Any, dout: Tensor | None, dtotal: Tensor | None, dlast: Tensor | None, dh_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        normed, total, rstd, y, states, conv, h0, *parameters = ctx.saved_tensors
+        total, rstd, y, states, conv, h0, *parameters = ctx.saved_tensors
         given = _Weights(*parameters)
         weights = _cast(given, ctx.dtype)
-        dout = y.new_zeros(normed.shape) if dout is None else dout
-        wide = normed.to(ctx.dtype)
-        inner = _inner(wide, conv, weights)
+        dout = total.new_zeros(total.shape, dtype=ctx.dtype) if dout is None else dout
+        wide = raw.normalise_again(total, weights.norm, ctx.eps, ctx.dtype)
+        x, z, u, low, dt, B, C, _ = _inner(wide, conv, weights)
         A = -torch.exp(full_precision(given.A_log))
-        dy, out = dout @ weights.out, _over_tokens(dout, y)
-        del y
-        du, ddt, dA, dB, dC, dD, dz, dbias, dh0 = raw.scan_backward(
-            dy, dh_last, inner.u, inner.dt, A, inner.B, inner.C, given.D, inner.z, given.step_bias, h0, None, states,
-            True, False,
+        dy = dout @ weights.out
+        arguments = (
+            dy, dh_last, u, dt, A, B, C, given.D, z, given.step_bias, h0, None, states, True, False,
         )  # fmt: skip
-        del dy
-        to_step, dlow = _over_tokens(ddt, inner.low), ddt @ weights.to_step
+        if y is None:
+            *gradients, y = raw.scan_backward_with_output(*arguments)
+        else:
+            gradients = list(raw.scan_backward(*arguments))
+        du, ddt, dA, dB, dC, dD, dz, dbias, dh0 = gradients
+        out = _over_tokens(dout, y)
+        del y, z, dt, dy, arguments, gradients
+        to_step, dlow = _over_tokens(ddt, low), ddt @ weights.to_step
         del ddt
         projected = torch.cat([dlow, dB, dC], dim=-1)
-        to_scan = _over_tokens(projected, inner.u)
+        to_scan = _over_tokens(projected, u)
         _add_product(du, projected, weights.to_scan)
         dx, dconv, dconv_bias, dstate = raw.convolve_backward(
-            du, dlast, inner.x, weights.conv.squeeze(1), weights.conv_bias, conv, True, False, None
+            du, dlast, x, weights.conv.squeeze(1), weights.conv_bias, conv, True, False, None
         )
         del du
         to_x, to_z = weights.to_inner.chunk(2)
@@ -185,7 +191,7 @@ class _LeanBlock(torch.autograd.Function):
         biased = given.to_inner_bias is not None
         to_inner_bias = torch.cat([dx.sum((0, 1)), dz.sum((0, 1))]) if biased else None
         dhidden, dresidual, dnorm = raw.normalise_backward(
-            dnormed.to(normed.dtype), dtotal, total, given.norm, rstd, ctx.hidden_dtype, ctx.has_residual
+            dnormed.to(ctx.hidden_dtype), dtotal, total, given.norm, rstd, ctx.hidden_dtype, ctx.has_residual
         )
         if ctx.has_residual and ctx.hidden_dtype == total.dtype:
             dresidual = dhidden

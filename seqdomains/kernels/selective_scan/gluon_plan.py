@@ -157,8 +157,11 @@ def _places(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
 
 
 @lru_cache(PLANS)
-def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
-    """Lay out the backward for a cotangent of this dtype; `carried` says whether h_last has one too."""
+def plan_backward(call: Call, dy: torch.dtype, carried: bool, output: bool = False) -> BackwardPlan:
+    """Lay out the backward for a cotangent of this dtype.
+
+    `carried` says whether h_last has one too, `output` whether y is wanted again.
+    """
     batch, length, channels, N = call.batch, call.length, call.channels, call.N
     chunk = gpu_chunk(batch, length, channels, N)
     chunks, strides = _cdiv(length, chunk), _cdiv(chunk, STRIDE)
@@ -181,12 +184,12 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
     })  # fmt: skip
 
     wide_ea = call.dtype("dt").itemsize == 4 or call.dtype("u").itemsize == 4
-    dtypes = {name: call.dtype(name) for name in INPUTS} | {"dy": dy}
+    dtypes = {name: call.dtype(name) for name in INPUTS} | {"dy": dy, "y": call.dtype("u")}
     dtypes |= {f"d{name}": call.dtype(name) for name in INPUTS[:-1]}
     dtypes |= dict.fromkeys(("states", "dh_last", "scratch", "carry"), torch.float32)
     dtypes |= dict.fromkeys(("high", "low"), torch.float32 if wide_ea else torch.int16)
     launches = Launches(call.device, dtypes)
-    per_row = dict.fromkeys(("u", "dt", "z", "dy", "du", "ddt", "dz", "high", "low"), length * channels)
+    per_row = dict.fromkeys(("u", "dt", "z", "dy", "y", "du", "ddt", "dz", "high", "low"), length * channels)
     per_row |= dict.fromkeys(("B", "C", "dB", "dC"), length * N)
     per_row |= dict.fromkeys(("h0", "carry", "dh_last", "rows of dA"), state)
     per_row |= {"states": (chunks - 1) * state}
@@ -211,10 +214,10 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
         adders = flat * _cdiv(chunk * N, 128)
         sizes, block_sizes = (length, channels, chunk, chunks), (first, segment, flat)
         inputs = at((*INPUTS, "dy", "states"), row)
+        written = ("dz", "y", "high", "low", "kept", "part", "q", "reached", "added", "sums", "rows of dD")
         launches.add(
-            sweep_forward, flat * narrow,
-            [*inputs, *at(("dz", "high", "low", "kept", "part", "q", "reached", "added", "sums", "rows of dD"), row)],
-            (*sizes, narrow, first, segment), {**shape, "T": 16, "EXACT": call.dtype("C") != bfloat16}, num_warps=warps,
+            sweep_forward, flat * narrow, [*inputs, *at(written, row)], (*sizes, narrow, first, segment),
+            {**shape, "T": 16, "EXACT": call.dtype("C") != bfloat16, "OUTPUT": output}, num_warps=warps,
         )  # fmt: skip
         last_in_time = first + segment == chunks
         passed = ("A", "dh_last" if last_in_time else "carry", "carry", "sums", "q", "reached", "added", "rows of dA")
