@@ -7,6 +7,7 @@ from typing import Literal
 
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.kernels.selective_scan.fast_path import STATES
+from seqdomains.kernels.selective_scan.plan import GLUON_SCRATCH, STRIDE
 
 # Steps between two states that the scan keeps: 32 on a CPU, 384 to 1,536 on a GPU.
 _STEPS_A_STATE = {"cpu": 32, "cuda": 512}
@@ -74,16 +75,23 @@ def footprint(
     --------
     >>> found = footprint(MambaConfig(d_model=128, n_layer=12), parameters=1_401_472, tokens=2**20, precision="bf16")
     >>> round(found.total / 2**30, 1)
-    43.9
+    44.3
     """
     d, D, N = config.d_model, config.d_inner, config.d_state
     width = 2 if precision == "bf16" else 4
     repeated = device == "cuda" and N in STATES and D % 16 == 0
     numbers = (0 if repeated else D) if recompute else 5 * D + d + (config.rank + 2 * N) + 2 * N
     block = width * numbers + 4 * (d + 1) + 4 * (1 + shared) * N * D // _STEPS_A_STATE.get(device, 512)
-    # Gradients of the scan's input, step and gate and of the convolution's input, scratch of about half a tensor, and
-    # the residual stream's gradient.
-    working = width * 9 * D // 2 + 4 * d
+    # Gradients of the scan's input, step and gate and of the convolution's input, and the residual stream's gradient.
+    working = width * 4 * D + 4 * d
     if recompute:
         working += width * ((5 if repeated else 4) * D + d + config.rank + 2 * N)
-    return Footprint(16 * parameters, tokens * config.n_layer * block, tokens * working)
+    return Footprint(16 * parameters, tokens * config.n_layer * block, tokens * working + _scratch(tokens, D, N, width))
+
+
+def _scratch(tokens: int, D: int, N: int, width: int) -> int:
+    """Return what the scan's backward takes for itself: a state every `STRIDE` steps and sums over 32 channels.
+
+    Where that is too much, slabs are taken, of a bit more than a tensor of the inner width; see `gluon_plan`.
+    """
+    return min(4 * N * (D // STRIDE + D // 32) * tokens, max(GLUON_SCRATCH, width * D * tokens + D * tokens // 2))

@@ -16,6 +16,7 @@ import torch
 from seqdomains.kernels.selective_scan.gluon_backward import sweep_backward, sweep_forward
 from seqdomains.kernels.selective_scan.gluon_forward import chunk_ends, outputs
 from seqdomains.kernels.selective_scan.gluon_spread import spread_outputs
+from seqdomains.kernels.selective_scan.plan import GLUON_SCRATCH as SCRATCH
 from seqdomains.kernels.selective_scan.plan import STRIDE, gpu_chunk, slabs
 from seqdomains.kernels.selective_scan.triton_chunks import add_all, add_blocks, pass_and_add, pass_forward
 from seqdomains.kernels.triton_launch import Launches
@@ -26,9 +27,6 @@ INPUTS: Final = ("u", "dt", "A", "B", "C", "D", "z", "bias", "h0")
 PLANS: Final = 512
 # Channels a program of the forward sweeps owns, in one warp or with N = 64 in four.
 WIDTH: Final = 32
-# Scratch of the backward in bytes that is taken whole. Slabs of what the CUDA peer would take held fewer programs than
-# an H100 runs at once, up to 2^26 elements of u: at 1 x 2^15 x 1536 the backward took three times as long.
-SCRATCH: Final = 448 << 20
 # Registers a lane may have in the sweep back, by N: 200 leave room for 10 warps, which beat 11 at 178 and 12 at 168.
 REGISTERS: Final = {16: 200, 64: 128}
 # From so many channels of all batch rows on, one pass over all of time fills the GPU, and from so many with two
