@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -72,12 +72,17 @@ def run_fetch(
     )
 
 
-def real_assemblies(settings: Sequence[str]) -> tuple[Path, ...]:
+def real_assemblies(sources: Mapping[str, str]) -> tuple[Path, ...]:
     """Return the fetched genomes of all great apes, of the first set that is whole; else nothing.
 
-    Settings that speak of data.paths or data.simulation decide themselves.
+    Parameters
+    ----------
+    sources : mapping of str to str
+        Where the values of a configuration came from. Whoever says data.paths, or --set of the simulation, has chosen.
     """
-    if any(setting.startswith(("data.paths", "data.simulation")) for setting in settings):
+    if "data.paths" in sources or any(
+        key.startswith("data.simulation") and source == "--set" for key, source in sources.items()
+    ):
         return ()
     begun = []
     for name, found in read_registry().items():

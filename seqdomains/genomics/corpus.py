@@ -85,7 +85,9 @@ def read_corpus(data: SpeciesData, *, least_classes: int = 2) -> Corpus:
     """
     files = sequence_files(data.paths)
     species_of = None if data.label_from or data.labels else _species_of_files(files)
-    needs_headers = data.label_from is not None or data.group is not None
+    # Of simulated genomes only the header tells a gorilla's chromosome 5 from a real one's.
+    simulated = _simulated_folder(files)
+    needs_headers = data.label_from is not None or data.group is not None or simulated is not None
     headers, sequences = _load(files, data, needs_headers=needs_headers)
     labels = _labels(headers, data) if species_of is None else [species_of[header.file].name for header in headers]
     classes = _classes(labels, data, least_classes)
@@ -98,7 +100,7 @@ def read_corpus(data: SpeciesData, *, least_classes: int = 2) -> Corpus:
         homologues=tuple(homologues),
         groups=_groups(headers, data.group) if data.group else None,
         sequences=sequences,
-        simulated=_simulated_folder(files),
+        simulated=simulated,
     )
 
 

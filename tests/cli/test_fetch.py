@@ -10,6 +10,8 @@ import threading
 
 import pytest
 
+from seqdomains.cli import assemblies
+from seqdomains.genomics.registry import read_registry
 from seqdomains.genomics.simulate import SimulationConfig, simulate
 from seqdomains.genomics.species import SPECIES_NAMES
 from seqdomains.strict_yaml import dump_yaml
@@ -152,3 +154,66 @@ def test_interrupted_the_same_command_goes_on(start, seqdomains, registry, tmp_p
     assert seqdomains(*command).code == 0
     record = json.loads((tmp_path / "own" / "human.mini.json").read_text())
     assert record["download"]["size"] == len(site.files["human/x.fa.gz"])
+
+
+@pytest.fixture
+def fetched(seqdomains, registry, tmp_path):
+    """Return the registry, and a folder of what it names."""
+    _, path = registry()
+    outcome = seqdomains("genomics", "fetch", "--registry", path, "--out", tmp_path / "own")
+    assert outcome.code == 0, outcome.err
+    return path, tmp_path / "own"
+
+
+def test_fetch_then_train_then_predict(seqdomains, fetched, tmp_path):
+    """From a registry to classes; the assemblies are SIMULATED, their files are as real ones are."""
+    _, own = fetched
+    trained = seqdomains(
+        *("genomics", "train", "--species", "great-apes", "--preset", "tiny"), "--data", own, "--out", tmp_path / "run"
+    )
+    assert trained.code == 0, trained.err
+    assert "no assemblies given" not in trained.err
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert result["classes"] == list(SPECIES_NAMES)
+    assert f"Assemblies: {', '.join(sorted(f'{name}.mini.fa.gz' for name in SPECIES_NAMES))}." in result["notes"]
+    assert any(note.startswith("1 of 20 contigs are on neither side of the split") for note in result["notes"])
+    windows = [line.split("\t") for line in (tmp_path / "run" / "test_windows.bed").read_text().splitlines()[1:]]
+    assert {row[0] for row in windows} == {"chr5_pat_hsa5", "chr6_hap1_hsa7"}
+    predicted = seqdomains("genomics", "predict", tmp_path / "run", own / "gorilla.mini.fa.gz", "--stride", "5000")
+    assert predicted.code == 0, predicted.err
+    header, *rows = predicted.out.splitlines()
+    assert header.split("\t")[4:] == [f"p_{name}" for name in SPECIES_NAMES]
+    assert {row.split("\t")[0] for row in rows} == {
+        "chr3_hap1_hsa2", "chr4_hap1_hsa17x5", "chr5_pat_hsa5", "chr6_hap1_hsa7",
+    }  # fmt: skip
+
+
+def test_train_takes_what_was_fetched(seqdomains, fetched, monkeypatch):
+    path, own = fetched
+    sets, paths = read_registry(path), []
+    monkeypatch.setattr(assemblies, "read_registry", lambda: sets)
+    monkeypatch.setattr(assemblies, "assemblies_folder", lambda name: own)
+    monkeypatch.setattr(
+        "seqdomains.cli.species.train_and_evaluate",
+        lambda config, *words, **more: paths.append(list(config.data.paths)),
+    )
+
+    def train(*options):
+        outcome = seqdomains("genomics", "train", "--species", "great-apes", *options)
+        assert outcome.code == 0, outcome.err
+        return outcome.err, paths.pop()
+
+    genomes = [own / f"{name}.mini.fa.gz" for name in SPECIES_NAMES]
+    told, taken = train()
+    assert f"working on the REAL assemblies in {own}; --set data.paths=[] takes SIMULATED ones" in told
+    assert taken == genomes
+    for choice in (["--set", "data.paths=[]"], ["--set", "data.simulation.seed=3"], ["--data", own]):
+        told, taken = train(*choice)
+        assert "REAL" not in told
+        assert taken == choice[1:] * (choice[0] == "--data")
+    (own / "gorilla.mini.json").unlink()
+    told, taken = train()
+    assert (
+        f"{own} has bonobo, chimpanzee, human, orangutan: too few for great apes; `seqdomains genomics fetch`" in told
+    )
+    assert taken == []
