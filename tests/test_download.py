@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 
 import numpy as np
 import pytest
+import requests
 
 from seqdomains import download
 from seqdomains.download import Downloader
@@ -182,3 +184,15 @@ def test_the_note_says_where_a_part_is_from(serve, part, downloader):
     assert note["validator"].startswith('"')
     download.discard(part)
     assert not list(part.parent.iterdir())
+
+
+def test_no_way_leads_from_https_to_http(part, downloader, monkeypatch):
+    def answer(url, **options):
+        response = requests.Response()
+        response.status_code, response.url, response.raw = 200, "http://mirror.example/x.gz", io.BytesIO(b"x")
+        return response
+
+    monkeypatch.setattr(requests, "get", answer)
+    with pytest.raises(InputError, match=r"leads to http://mirror\.example/x\.gz, which is not encrypted"):
+        downloader.fetch("https://example.org/x.gz", part)
+    assert not part.exists()

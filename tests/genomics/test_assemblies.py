@@ -310,6 +310,22 @@ def test_killed_anywhere_the_next_fetch_goes_on(serve, tmp_path, stage, how):
     assert asked == ([None, f"bytes={BLOCK}-"] if stage == "fetch" else [None])
 
 
+def test_stopped_before_the_record_is_written_it_is_no_genome_yet(serve, tmp_path, monkeypatch):
+    def stop(record, indent):
+        raise KeyboardInterrupt
+
+    site = serve(files())
+    with monkeypatch.context() as patch:
+        patch.setattr(assemblies, "json", SimpleNamespace(dumps=stop))
+        with pytest.raises(KeyboardInterrupt):
+            shelf(site, tmp_path).fetch(mini())
+    assert (tmp_path / "chimpanzee.mMini.fa.gz").exists()
+    assert shelf(site, tmp_path).state(mini()).startswith("begun")
+    shelf(site, tmp_path).fetch(mini())
+    assert shelf(site, tmp_path).state(mini()) == "fetched"
+    assert [asked for path, asked in site.seen if path.endswith(GENOME)] == [None]
+
+
 def test_fetched_genomes_of_a_set(serve, tmp_path):
     site = serve(files())
     own = AssemblySet(base_url=site.url, assemblies=(mini(), mini(name="other", species="human", extra=True)))
