@@ -121,13 +121,16 @@ class _Stages:
         if stage != self._stage:
             self.close()
             self._stage, self._milestone = stage, -1
-            whole = None if total is None else total // _MEGABYTE
-            self._display = self._open.enter_context(
-                progress.progress_display(stage, total=whole, start=done // _MEGABYTE)
-            )
-        reached = done * _MILESTONES // total if total else 0
-        self._display(done // _MEGABYTE, "MB", reached != self._milestone)
-        self._milestone = reached
+            if total is None:
+                logger.info("%s", stage)
+            else:
+                self._display = self._open.enter_context(
+                    progress.progress_display(stage, total=total // _MEGABYTE, start=done // _MEGABYTE)
+                )
+        if total is not None:
+            reached = done * _MILESTONES // max(1, total)
+            self._display(done // _MEGABYTE, "MB", reached != self._milestone)
+            self._milestone = reached
 
     def close(self) -> None:
         """End the stage that is shown."""

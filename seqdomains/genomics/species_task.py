@@ -152,7 +152,7 @@ class SpeciesTask:
     @property
     def simulated(self) -> bool:
         """Whether the genomes are simulated."""
-        return self.corpus.simulated is not None
+        return self.corpus.marked or self.corpus.simulated is not None
 
     def signature(self) -> Mapping[str, Any]:
         """Return what an artefact carries: domain, alphabet and unit, which an input must match, and the window."""
@@ -243,7 +243,7 @@ class SpeciesTask:
     def notes(self) -> tuple[str, ...]:
         """Sentences that must stand beside the results."""
         notes = list(self.split.notes)
-        if self.split.kind == "chromosome" and not self.simulated:
+        if self.split.kind == "chromosome" and self.corpus.simulated is None:
             notes.insert(0, f"Assemblies: {', '.join(dict.fromkeys(path.name for path in self.corpus.files))}.")
         if self.split.kind == "record" and self.data.label_from is None and self.data.labels is None:
             notes.append("The human homologues of the contigs are not known: the same locus may be on both sides.")
