@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 _BLOCK = 1 << 18
 _LONGEST_WAIT = 60.0  # s between two attempts
 _MOST_TEXT = 64 << 20  # bytes of a file that is read whole
+# Of what never answered: there may be no network, and nothing is lost by giving up.
+_MOST_COLD_ATTEMPTS = 4
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _CONTENT_RANGE = re.compile(r"^bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)$")
@@ -43,6 +45,10 @@ class _TransferError(Exception):
         self.delay = delay
 
 
+class AbsentError(InputError):
+    """The server has no such file."""
+
+
 @dataclass(frozen=True)
 class Downloader:
     """How files are fetched.
@@ -50,7 +56,7 @@ class Downloader:
     Parameters
     ----------
     attempts : int
-        How often in a row a request may bring nothing new before it is given up.
+        How often in a row a request may bring nothing new before it is given up, once something came; 4 at most before.
     timeout : float
         Seconds without a byte.
     wait : callable
@@ -73,13 +79,15 @@ class Downloader:
 
         Raises
         ------
+        AbsentError
+            The server has no such file.
         InputError
             It cannot be had, or has over 64 MB.
         """
 
         def read() -> str:
             with self._answer(url, {}) as response:
-                content = b""
+                content = bytearray()
                 for block in _blocks(response):
                     content += block
                     if len(content) > _MOST_TEXT:
@@ -202,7 +210,7 @@ class Downloader:
             now = progress()
             failures = 1 if now > before else failures + 1
             before = now
-            if failures >= self.attempts:
+            if failures >= (self.attempts if now else min(self.attempts, _MOST_COLD_ATTEMPTS)):
                 raise InputError(
                     f"{url}: no answer ({reason}) in {failures} attempts; repeat the command, which goes on where it "
                     "stopped, or give a mirror with --base-url"
@@ -224,7 +232,7 @@ class Downloader:
             if code in _AGAIN:
                 raise _TransferError(f"the server says {code}", _seconds(response.headers.get("Retry-After")))
             if code >= 400 and not (code == 416 and "Range" in headers):
-                raise InputError(
+                raise (AbsentError if code in (404, 410) else InputError)(
                     f"{url}: the server says {code} {response.reason}; it may have moved: give a mirror with "
                     "--base-url, or a registry of your own with --registry"
                 )

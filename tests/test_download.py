@@ -127,6 +127,20 @@ def test_servers_that_stay_busy_are_given_up(serve, part, downloader, waits):
     assert len(waits) == 3
 
 
+def test_a_server_that_answered_once_is_asked_longer(serve, part, waits):
+    cold = Downloader(timeout=5, wait=waits.append)
+    site = serve({"x.gz": CONTENT}, statuses=[503] * 4)
+    with pytest.raises(InputError, match="in 4 attempts"):
+        cold.fetch(f"{site.url}/x.gz", part)
+    site.drop_after = [300_000]
+    site.statuses = []
+    with pytest.raises(InputError, match="in 1 attempts"):
+        Downloader(attempts=1).fetch(f"{site.url}/x.gz", part)
+    site.statuses = [503] * 7
+    cold.fetch(f"{site.url}/x.gz", part)
+    assert part.read_bytes() == CONTENT
+
+
 def test_what_is_not_there_is_not_asked_for_again(serve, part, downloader, waits):
     site = serve({})
     with pytest.raises(InputError, match="the server says 404 Not Found; it may have moved: give a mirror"):

@@ -11,8 +11,8 @@ from pathlib import Path
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import cache_folder
 from seqdomains.genomics.assemblies import Shelf, fetched_genomes
-from seqdomains.genomics.registry import AssemblySet, check_address, read_registry
-from seqdomains.genomics.species import SPECIES_NAMES
+from seqdomains.genomics.registry import Assembly, AssemblySet, check_address, read_registry
+from seqdomains.genomics.species import SPECIES_NAMES, find_species
 from seqdomains.pipelines import progress
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def run_fetch(
     if registry is not None and out is None:
         raise ConfigError("--registry goes with --out: name the folder of your own assemblies")
     chosen = found.chosen(only)
+    _refuse_other_species(chosen)
     try:
         address = check_address(base_url if base_url is not None else found.base_url)
     except ValueError as error:
@@ -96,6 +97,21 @@ def real_assemblies(sources: Mapping[str, str]) -> tuple[Path, ...]:
     if begun:
         logger.warning("%s: too few for great apes; `seqdomains genomics fetch` brings the others", "; ".join(begun))
     return ()
+
+
+def _refuse_other_species(chosen: Sequence[Assembly]) -> None:
+    """Refuse what `train` would not recognise by the name of its file."""
+    problems = []
+    for assembly in chosen:
+        try:
+            recognised = find_species(assembly.stem)
+        except InputError as error:
+            problems.append(f"--registry: {error}")
+            continue
+        if recognised is None or recognised.name != assembly.species:
+            problems.append(f"--registry: {assembly.species!r} is none of the species {', '.join(SPECIES_NAMES)}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _set(sets: dict[str, AssemblySet], chosen: str | None, registry: Path | None) -> tuple[str, AssemblySet]:

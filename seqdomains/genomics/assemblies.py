@@ -19,7 +19,7 @@ import pooch
 import pysam
 
 from seqdomains import __version__
-from seqdomains.download import Downloader, discard
+from seqdomains.download import AbsentError, Downloader, discard
 from seqdomains.errors import InputError
 from seqdomains.files import atomic_file, parse_json, read_bounded, sha256, sync
 from seqdomains.genomics.faidx import FastaFile
@@ -184,7 +184,13 @@ class Shelf:
         ):
             if template is None:
                 continue
-            text = self.downloader.text(f"{self.base_url}/{folder}/{_named(template, folder)}")
+            try:
+                text = self.downloader.text(f"{self.base_url}/{folder}/{_named(template, folder)}")
+            except AbsentError as error:
+                if kind != "aliases":
+                    raise
+                logger.warning("%s has no table of other names: %s", assembly.stem, error)
+                continue
             kept[kind] = _write(self.folder / name, text)
         if "report" in kept and "aliases" not in kept:
             contigs = read_contigs(kept["report"].read_text(encoding="utf-8"), url=str(kept["report"]))

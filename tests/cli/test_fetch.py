@@ -139,6 +139,15 @@ def test_a_registry_of_ones_own_needs_a_folder_and_a_choice(seqdomains, registry
     assert "has local, other; choose one of them" in outcome.error
 
 
+def test_species_that_train_would_not_recognise(seqdomains, registry, tmp_path):
+    _, path = registry(species=("human", "gorilla"))
+    path.write_text(path.read_text().replace("species: human", "species: gibbon").replace("name: mini", "name: hg38"))
+    outcome = seqdomains("genomics", "fetch", "--registry", path, "--out", tmp_path / "own")
+    assert outcome.code == 2
+    assert "'gibbon' is none of the species human, chimpanzee" in outcome.err
+    assert "'gorilla.hg38' names more than one species: human, gorilla" in outcome.err
+
+
 def test_interrupted_the_same_command_goes_on(start, seqdomains, registry, tmp_path):
     held = threading.Event()
     site, path = registry(species=("human",), drop_after=[12_000], held=held)

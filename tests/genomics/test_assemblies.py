@@ -149,6 +149,13 @@ def test_plain_and_bgzip_files(serve, tmp_path, form):
     assert form == "plain" or genome.read_bytes() == content
 
 
+def test_without_a_table_of_aliases(serve, tmp_path, caplog):
+    genome = shelf(serve(files()), tmp_path).fetch(mini(aliases="x.chromAlias.txt"))
+    assert gzip.decompress(genome.read_bytes()) == FASTA
+    assert "chimpanzee.mMini has no table of other names: " in caplog.text
+    assert (tmp_path / "chimpanzee.mMini.chromAlias.txt").exists()  # from the report
+
+
 def test_a_dropped_connection_goes_on(serve, tmp_path):
     site = serve(files(), drop_after=[300_000])
     genome = shelf(site, tmp_path).fetch(mini())
