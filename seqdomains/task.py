@@ -107,17 +107,6 @@ class ClassificationTask(WindowTask, Protocol):
         """Fit a simple reference and score it on the test windows: {"name": ..., "accuracy": ..., ...}, or None."""
 
 
-@runtime_checkable
-class ControlledTask(Protocol):
-    """What a `ClassificationTask` may say besides: parts of its test windows, and what should not be able to tell."""
-
-    def test_groups(self) -> Sequence[str] | None:
-        """Name the group of each test window, in order; accuracies are told group by group."""
-
-    def controls(self) -> Sequence[Mapping[str, Any]]:
-        """Fit and score references that see only what should not matter: like `baseline`, and expected near chance."""
-
-
 class PretrainingTask(WindowTask, Protocol):
     """Windows of which each token is asked; their rows are one token longer than `window`, the first being given."""
 
@@ -133,3 +122,14 @@ class PretrainingTask(WindowTask, Protocol):
 
     def baselines(self) -> Sequence[Mapping[str, Any]]:
         """Fit simple references and score them on the test windows: {"name": ..., "bits": per position, ...} each."""
+
+
+@runtime_checkable
+class ControlledTask(Protocol):
+    """What a `ClassificationTask` may say besides: parts of its test windows, and what should not be able to tell."""
+
+    def test_groups(self) -> Sequence[str] | None:
+        """Name the group of each test window, in order; accuracies are told group by group."""
+
+    def controls(self) -> Sequence[Mapping[str, Any]]:
+        """Fit and score references that see only what should not matter: like `baseline`, and expected near chance."""

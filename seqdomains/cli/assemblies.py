@@ -68,9 +68,9 @@ def run_fetch(
         raise failures[0]
     if failures:
         raise InputError(f"{len(failures)} of {len(chosen)} assemblies were not fetched; the first: {failures[0]}")
-    logger.info(
-        "train on them with `seqdomains genomics train --species %s%s`", species, f" --data {out}" if out else ""
-    )
+    if not only:
+        data = f" --data {out}" if out else ""
+        logger.info("train on them with `seqdomains genomics train --species %s%s`", species, data)
 
 
 def real_assemblies(sources: Mapping[str, str]) -> tuple[Path, ...]:
