@@ -22,6 +22,8 @@ from seqdomains.errors import InputError
 from seqdomains.genomics import assemblies
 from seqdomains.genomics.assemblies import Shelf, fetched_genomes, read_record
 from seqdomains.genomics.contigs import read_aliases
+from seqdomains.genomics.corpus import read_corpus
+from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.faidx import FastaFile
 from seqdomains.genomics.registry import Assembly, AssemblySet
 
@@ -94,6 +96,8 @@ def test_fetched_bgzipped_indexed_and_recorded(serve, tmp_path):
         *(f"chimpanzee.mMini.{end}" for end in ("json", "report.txt")),
     ]
     assert "chr4_hap1_hsa5" in read_aliases(tmp_path / "chimpanzee.mMini.chromAlias.txt")["NC_0.1"]
+    # RefSeq's names tell no homologue; the report's names do.
+    assert read_corpus(SpeciesData(paths=(genome,)), least_classes=1).homologues == ("5", "4")
     record = json.loads((tmp_path / "chimpanzee.mMini.json").read_text())
     assert record["url"].endswith(f"{FOLDER}/{GENOME}")
     assert record["download"] == {
