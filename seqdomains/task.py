@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,3 +122,14 @@ class PretrainingTask(WindowTask, Protocol):
 
     def baselines(self) -> Sequence[Mapping[str, Any]]:
         """Fit simple references and score them on the test windows: {"name": ..., "bits": per position, ...} each."""
+
+
+@runtime_checkable
+class ControlledTask(Protocol):
+    """What a `ClassificationTask` may say besides: parts of its test windows, and what should not be able to tell."""
+
+    def test_groups(self) -> Sequence[str] | None:
+        """Name the group of each test window, in order; accuracies are told group by group."""
+
+    def controls(self) -> Sequence[Mapping[str, Any]]:
+        """Fit and score references that see only what should not matter: like `baseline`, and expected near chance."""

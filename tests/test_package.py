@@ -166,6 +166,15 @@ def test_flags_are_the_ones_we_promise():
             "fasta",
             "model",
         ],
+        "genomics fetch": [
+            "--assemblies",
+            "--base-url",
+            "--dry-run",
+            "--only",
+            "--out",
+            "--registry",
+            "--species",
+        ],
         "genomics predict": [
             "--device",
             "--engine",

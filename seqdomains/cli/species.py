@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.backbone import MambaLM
+from seqdomains.cli.assemblies import real_assemblies
 from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions, hash_of
 from seqdomains.cli.config import resolve
@@ -87,6 +88,10 @@ def run_train(
     if great_apes and data:
         given["data.classes"] = (SPECIES_NAMES, "--species great-apes")
     resolved = resolve(RunConfig, preset=preset, settings=settings, given=given)
+    if great_apes and (real := real_assemblies(resolved.sources)):
+        given["data.paths"] = ([str(path) for path in real], "genomics fetch")
+        given["data.classes"] = (SPECIES_NAMES, "--species great-apes")
+        resolved = resolve(RunConfig, preset=preset, settings=settings, given=given)
     config = resolved.config
     if not config.data.paths and not great_apes:
         raise ConfigError(
@@ -326,8 +331,8 @@ def _with_genomes(data: SpeciesData) -> SpeciesData:
     if data.paths:
         return data
     logger.info(
-        "no assemblies given: working on SIMULATED great apes; for real ones give --data DIR, a folder with one FASTA "
-        "per species, named after the species or its assembly (human.fa, mPanTro3.fa.gz)"
+        "no assemblies given: working on SIMULATED great apes; for real ones run genomics fetch, or give --data DIR, a "
+        "folder with one FASTA per species, named after the species or its assembly (human.fa, mPanTro3.fa.gz)"
     )
     return data.model_copy(update={"paths": (simulated_genomes(data.simulation or SimulationConfig()),)})
 

@@ -54,6 +54,7 @@ def as_text(
         low, high = result["baseline"]["interval"]
         name = f"{result['baseline']['name']}, {low:.3f} to {high:.3f}"
         lines.append(f"{baseline:16}  {result['baseline']['accuracy']:.3f}   {name}")
+    lines += _beside(result)
     if ranks and result["d_prime"] is not None:
         scores = (result[key] for key in ("macro_f1", "mean_average_precision", "d_prime"))
         lines.append("macro F1 {:.3f}, mean average precision {:.3f}, d' {:.2f}".format(*scores))
@@ -65,6 +66,21 @@ def as_text(
     lines += ["", *_confusion(result["classes"], result["confusion"])]
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def _beside(result: Mapping[str, Any]) -> list[str]:
+    """Write the groups of test windows, and the controls, of which one above chance is told."""
+    lines = []
+    for name, part in result.get("groups", {}).items():
+        low, high = part["interval"]
+        lines.append(f"{name:16}  {part['accuracy']:.3f}   {low:.3f} to {high:.3f}, {part['windows']} windows")
+    for control in result.get("controls", ()):
+        low, high = control["interval"]
+        verdict = (
+            "as by chance" if low <= result["chance"] else "ABOVE CHANCE: the classes differ in more than sequence"
+        )
+        lines.append(f"{control['name']:16}  {control['accuracy']:.3f}   control, {low:.3f} to {high:.3f}: {verdict}")
+    return lines
 
 
 def bits_as_text(result: Mapping[str, Any], *, units: str = "windows", position: str = "position") -> str:
