@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from seqdomains.errors import InputError
+
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -41,6 +43,9 @@ class MambaConfig(BaseModel):
         Bias in the convolution.
     tie_embeddings : bool
         Whether the language-model head is the embedding matrix itself.
+    bidirectional : bool
+        Whether each block also runs from the last position to the first, with a convolution, projections and decays of
+        its own between the same outer projections: a position then knows both of its sides, and nothing is causal.
 
     Raises
     ------
@@ -75,12 +80,36 @@ class MambaConfig(BaseModel):
     bias: bool = False
     conv_bias: bool = True
     tie_embeddings: bool = True
+    bidirectional: bool = False
 
     @model_validator(mode="after")
     def _order_steps(self) -> Self:
         if self.dt_min > self.dt_max:
             raise ValueError(f"dt_min {self.dt_min} is above dt_max {self.dt_max}; swap them or widen the range")
         return self
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position knows only of those before it, so that a sequence can be read on from a state."""
+        return not self.bidirectional
+
+    def require_causal(self, what: str, *, instead: str) -> None:
+        """Refuse a model that reads both sides of a position where one must be read on from what came before.
+
+        Raises
+        ------
+        InputError
+            The model is not causal; `what` names what asks for one that is, `instead` says what the user can do.
+
+        Examples
+        --------
+        >>> MambaConfig(d_model=8, n_layer=1).require_causal("a stream", instead="Use predict.")
+        """
+        if not self.causal:
+            raise InputError(
+                f"the model reads both sides of a position, and {what} takes one that reads from the first position to "
+                f"the last alone. {instead}"
+            )
 
     @property
     def d_inner(self) -> int:

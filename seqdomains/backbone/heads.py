@@ -54,6 +54,8 @@ class Artefact(nn.Module):
 class MambaLM(Artefact):
     """Next-token model whose output matrix is its embedding, unless `config.tie_embeddings` is off.
 
+    With `config.bidirectional` it is a model of each token given both of its sides, to be trained on masked ones.
+
     Parameters
     ----------
     config : MambaConfig
@@ -82,38 +84,63 @@ class MambaLM(Artefact):
 
     @overload
     def forward(
-        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: Literal[False] = False
+        self,
+        tokens: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        state: InferenceState | None = None,
+        return_state: Literal[False] = False,
+        recompute: bool = False,
     ) -> Tensor: ...
 
     @overload
     def forward(
-        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: Literal[True]
+        self,
+        tokens: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        state: InferenceState | None = None,
+        return_state: Literal[True],
+        recompute: bool = False,
     ) -> tuple[Tensor, InferenceState]: ...
 
     def forward(
-        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: bool = False
+        self,
+        tokens: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        state: InferenceState | None = None,
+        return_state: bool = False,
+        recompute: bool = False,
     ) -> Tensor | tuple[Tensor, InferenceState]:
-        """Compute the logits of each next token.
+        """Compute the logits of each next token, or of each token itself where the model is not causal.
 
         Parameters
         ----------
         tokens : Tensor of any integer dtype, shape (B, L)
             Codes below `config.vocab_size`.
+        lengths
+            See `MambaBackbone.forward`.
         state : InferenceState, optional
             Memory of the tokens before.
         return_state : bool
             Whether to return the memory after the last token too.
+        recompute : bool
+            See `seqdomains.backbone.block.Block.forward`.
 
         Returns
         -------
         logits : Tensor, shape (B, L, vocab_size), fp32
-            Row t scores the token at t + 1.
+            Row t scores the token at t + 1; the one at t where the model is not causal, which has then read that too:
+            it says something where the token was masked.
         state : InferenceState
             Only with `return_state`.
         """
-        hidden, after = self.backbone(tokens, state=state, return_state=True)
-        logits = full_precision(self.lm_head(hidden))
-        return (logits, after) if return_state else logits
+        if not return_state:
+            hidden = self.backbone(tokens, lengths=lengths, state=state, recompute=recompute)
+            return full_precision(self.lm_head(hidden))
+        hidden, after = self.backbone(tokens, state=state, return_state=True, recompute=recompute)
+        return full_precision(self.lm_head(hidden)), after
 
     def loss(
         self,
@@ -144,6 +171,11 @@ class MambaLM(Artefact):
         loss : Tensor, shape (), fp32
             The mean is NaN where no position counts.
 
+        Raises
+        ------
+        ValueError
+            If there is no second token, or the model is not causal: it has read the token that it would be asked.
+
         Examples
         --------
         >>> model = MambaLM(MambaConfig(d_model=16, n_layer=1))
@@ -151,6 +183,10 @@ class MambaLM(Artefact):
         >>> torch.allclose(model.loss(tokens, time_chunk=20), model.loss(tokens), rtol=1e-5)
         True
         """
+        if not self.config.causal:
+            raise ValueError(
+                "a model that reads both sides of a position has seen the next token: train it on masked tokens"
+            )
         if tokens.shape[1] < 2:
             raise ValueError(
                 f"sequences of {tokens.shape[1]} tokens: the first has none before it, expected at least 2"
@@ -259,8 +295,11 @@ class SequenceClassifier(Artefact):
         Raises
         ------
         ValueError
-            If L is 0 or `lengths` does not fit `tokens`.
+            If L is 0, `lengths` does not fit `tokens`, or `time_chunk` or `shard` go with a model that is not causal.
         """
+        chunked = time_chunk is not None and time_chunk < tokens.shape[1]
+        if not self.config.causal and (shard is not None or chunked):
+            raise ValueError("a model that reads both sides of a position takes windows whole: no time_chunk, no shard")
         if tokens.dim() > 1 and tokens.shape[1] == 0:
             raise ValueError("a window of 0 tokens has no class: expected at least one token")
         if lengths is not None:
@@ -273,7 +312,8 @@ class SequenceClassifier(Artefact):
             first, end = shard.bounds(tokens.shape[1])
             pooled = shard.sum(self._share(tokens, lengths)(self.backbone(tokens[:, first:end], shard=shard), first))
         else:
-            pooled = pool(self.backbone(tokens, recompute=recompute), lengths, pooling=self.pooling)
+            hidden = self.backbone(tokens, lengths=lengths, recompute=recompute)
+            pooled = pool(hidden, lengths, pooling=self.pooling)
         # B rows only: bf16 would cost accuracy and save nothing.
         with torch.autocast(pooled.device.type, enabled=False):
             logits: Tensor = self.head(pooled)

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from seqdomains.backbone.block import Block, RMSNorm
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.initialisation import initialise
+from seqdomains.backbone.lengths import behind, check_lengths
 from seqdomains.backbone.parameters import unset
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState
 
 
 class MambaBackbone(nn.Module):
-    """Tokens to hidden vectors, causally: position t sees tokens 0 to t.
+    """Tokens to hidden vectors, causally: position t sees tokens 0 to t; all of them with `config.bidirectional`.
 
     Parameters
     ----------
@@ -48,10 +49,12 @@ class MambaBackbone(nn.Module):
         self,
         tokens: Tensor,
         *,
+        lengths: Tensor | None = None,
         state: InferenceState | None = None,
         return_state: Literal[False] = False,
         shard: SequenceShard | None = None,
         recompute: bool = False,
+        blocks: int | None = None,
     ) -> Tensor: ...
 
     @overload
@@ -59,20 +62,24 @@ class MambaBackbone(nn.Module):
         self,
         tokens: Tensor,
         *,
+        lengths: Tensor | None = None,
         state: InferenceState | None = None,
         return_state: Literal[True],
         shard: SequenceShard | None = None,
         recompute: bool = False,
+        blocks: int | None = None,
     ) -> tuple[Tensor, InferenceState]: ...
 
     def forward(
         self,
         tokens: Tensor,
         *,
+        lengths: Tensor | None = None,
         state: InferenceState | None = None,
         return_state: bool = False,
         shard: SequenceShard | None = None,
         recompute: bool = False,
+        blocks: int | None = None,
     ) -> Tensor | tuple[Tensor, InferenceState]:
         """Compute the hidden vectors of a window, or of its next chunk when `state` is given.
 
@@ -81,6 +88,9 @@ class MambaBackbone(nn.Module):
         tokens : Tensor of any integer dtype, shape (B, L)
             Codes below `config.vocab_size`; with `config.features` real numbers, shape (B, L, features). One token per
             call is the single step; L = 0 gives an empty result.
+        lengths : Tensor of any integer dtype, shape (B,), optional
+            Real tokens of each window, 1 to L: what stands at and after them changes nothing before them. A causal
+            model needs none for that.
         state : InferenceState, optional
             Memory of the tokens before.
         return_state : bool
@@ -90,30 +100,43 @@ class MambaBackbone(nn.Module):
             states are those before and after all of it.
         recompute : bool
             See `Block.forward`.
+        blocks : int, optional
+            Only so many blocks, from 0, and no final norm.
 
         Returns
         -------
         hidden : Tensor, shape (B, L, d_model)
-            After the final norm.
+            After the final norm, or the residual stream behind `blocks` blocks.
         state : InferenceState
             Only with `return_state`.
 
         Raises
         ------
         ValueError
-            If `tokens` is not what the model reads or `state` is of another model or batch.
+            If `tokens` is not what the model reads, `state` is of another model or batch, `lengths` do not fit, or a
+            model that is not causal is given a state or a shard, or asked for a state.
         """
-        self._check(tokens, state)
+        self._check(tokens, state, blocks)
+        if not self.config.causal and (state is not None or return_state or shard is not None):
+            raise ValueError("a model that reads both sides of a position has no state to begin with or to leave")
+        padding = None
+        if lengths is not None and not self.config.causal:
+            check_lengths(lengths, tokens)
+            lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
+            padding = behind(lengths, tokens.shape[1])
         hidden = self.embed(tokens)
         residual: Tensor | None = None
         layers = []
-        for index, block in enumerate(self.layers):
+        for index, block in enumerate(self.layers[:blocks]):
             before = None if state is None else state.layers[index]
             hidden, residual, after = block(
-                hidden, residual, before, return_state=return_state, shard=shard, recompute=recompute
+                hidden, residual, before, return_state=return_state, shard=shard, recompute=recompute, padding=padding
             )
             layers.append(after)
-        hidden, _ = self.norm_f(hidden, residual)
+        if blocks is None:
+            hidden, _ = self.norm_f(hidden, residual)
+        elif residual is not None:
+            hidden = hidden + residual
         return (hidden, InferenceState(tuple(layers))) if return_state else hidden
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -138,7 +161,7 @@ class MambaBackbone(nn.Module):
             return torch.zeros(windows, length, dtype=torch.uint8)
         return torch.zeros(windows, length, features)
 
-    def _check(self, tokens: Tensor, state: InferenceState | None) -> None:
+    def _check(self, tokens: Tensor, state: InferenceState | None, blocks: int | None) -> None:
         features = self.config.features
         if features is not None:
             if tokens.dim() != 3 or tokens.shape[2] != features or not tokens.is_floating_point():
@@ -152,9 +175,9 @@ class MambaBackbone(nn.Module):
             )
         if state is None:
             return
-        if len(state.layers) != len(self.layers):
+        if len(state.layers) != len(self.layers[:blocks]):
             raise ValueError(f"the state is of {len(state.layers)} blocks and this model has {len(self.layers)}")
-        if state.layers[0].ssm.shape[0] != tokens.shape[0]:
+        if state.layers and state.layers[0].ssm.shape[0] != tokens.shape[0]:
             raise ValueError(
                 f"the state is of {state.layers[0].ssm.shape[0]} sequences and tokens of {tokens.shape[0]}"
             )

@@ -88,6 +88,8 @@ def run_batch_command(
     artefact = artefact_of(model)
     # Looked at here; workers have it on their devices.
     loaded = domain.load(artefact, device=torch.device("cpu"))
+    if asked.verb == "stream":
+        loaded.model.config.require_causal("a stream", instead="Classify windows instead: predict reads them whole.")
     _check_form(options.form, asked.verb, likelihoods=isinstance(loaded.model, MambaLM))
     workers, threads = _workers(options, device)
     facts = session_facts(device)

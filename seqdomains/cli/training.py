@@ -25,7 +25,7 @@ from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective
 from seqdomains.pipelines.ranks import joined, started_by_torchrun
-from seqdomains.pipelines.recipe import TrainConfig
+from seqdomains.pipelines.recipe import TrainConfig, refuse_unfit
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.task import ClassificationTask, PretrainingTask, WindowTask
 
@@ -76,6 +76,7 @@ def print_estimate(config: TrainedClassifier, *, window: int, classes: tuple[str
 
 def print_pretraining_estimate(config: Pretrained, *, window: int, device: torch.device) -> None:
     """Print what training a language model would take; under torchrun the first process does."""
+    _refuse_both_sides(config)
     _print_estimate(MambaLM(config.backbone()), config.train, window=window, device=device, objective=NextToken())
 
 
@@ -87,6 +88,7 @@ def _print_estimate(
     device: torch.device,
     objective: Objective,
 ) -> None:
+    refuse_unfit(config, model.config)
     size = max(int(os.environ.get("WORLD_SIZE", "1")), config.sequence_ranks)
     found = estimation.dry_run(model, config, window=window, device=device, objective=objective, ranks=size)
     if os.environ.get("RANK", "0") == "0":
@@ -144,6 +146,7 @@ def pretrain_and_evaluate(
     as_text: AsText,
 ) -> None:
     """Train a language model as `train_and_evaluate` trains a classifier."""
+    _refuse_both_sides(config)
     _run(
         config,
         resolved,
@@ -156,6 +159,14 @@ def pretrain_and_evaluate(
         score=lambda model, task, run: bits.evaluate_bits(model, task, config.evaluate, run, device=device),
         as_text=as_text,
     )
+
+
+def _refuse_both_sides(config: Pretrained) -> None:
+    if not config.backbone().causal:
+        raise ConfigError(
+            "model.bidirectional: a model that reads both sides of a position has seen the next token, which it would "
+            "be asked; train it on masked tokens"
+        )
 
 
 def _run(
@@ -171,6 +182,7 @@ def _run(
     score: Callable[[Model, Task, RunFolder], Mapping[str, Any]],
     as_text: AsText,
 ) -> None:
+    refuse_unfit(config.train, config.backbone())
     if out is None and started_by_torchrun():
         raise ConfigError("--out: name the run folder, which all processes of torchrun share")
     folder = out or Path("runs") / f"{Path(preset).stem}-{datetime.now():%Y%m%d-%H%M%S}"

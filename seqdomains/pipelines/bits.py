@@ -95,6 +95,7 @@ def evaluate_bits(
     >>> result["positions"], round(result["bits"], 1), result["uniform"]
     (1498, 3.0, 3.0)
     """
+    model.config.require_causal("bits of each next token", instead="Score it on masked tokens.")
     device = torch.device(device)
     nats: list[NDArray[np.float64]] = []
     counts: list[NDArray[np.int64]] = []

@@ -35,6 +35,10 @@ class Verb(Protocol):
     def positions(self) -> bool:
         """Whether a window gives a row for each of its positions."""
 
+    @property
+    def causal(self) -> bool:
+        """Whether a window can be read in chunks."""
+
     def blank(self, windows: int, length: int) -> Tensor:
         """Return windows that say nothing, to try the model on; see `MambaBackbone.blank`."""
 
@@ -86,6 +90,11 @@ class Predict:
 
     def __init__(self, model: SequenceClassifier) -> None:
         self._model = model
+
+    @property
+    def causal(self) -> bool:
+        """See `Verb`."""
+        return self._model.config.causal
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -160,6 +169,11 @@ class Embed:
         self.width = self._backbone.config.d_model
 
     @property
+    def causal(self) -> bool:
+        """See `Verb`."""
+        return self._backbone.config.causal
+
+    @property
     def positions(self) -> bool:
         """See `Verb`."""
         return self._pooling == "position"
@@ -175,7 +189,7 @@ class Embed:
 
     def launch(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return vectors of shape (windows, width), or (windows, positions, width); see `Verb`."""
-        hidden = self.read(tokens, None)[0].float()
+        hidden: Tensor = self._backbone(tokens, lengths=lengths, blocks=self._layer).float()
         if self._pooling == "position":
             return hidden
         if lengths is not None and self._pooling == "max":
@@ -189,17 +203,10 @@ class Embed:
 
     def read(self, tokens: Tensor, state: InferenceState | None) -> tuple[Tensor, InferenceState]:
         """See `Verb`."""
-        if self._layer is None:
-            found: tuple[Tensor, InferenceState] = self._backbone(tokens, state=state, return_state=True)
-            return found
-        hidden = self._backbone.embed(tokens)
-        residual: Tensor | None = None
-        behind = []
-        for place, block in enumerate(self._backbone.layers[: self._layer]):
-            before = None if state is None else state.layers[place]
-            hidden, residual, after = block(hidden, residual, before, return_state=True)
-            behind.append(after)
-        return hidden if residual is None else hidden + residual, InferenceState(tuple(behind))
+        found: tuple[Tensor, InferenceState] = self._backbone(
+            tokens, state=state, return_state=True, blocks=self._layer
+        )
+        return found
 
     def of_whole(self, pooled: Pooled) -> Tensor:
         """See `Verb`."""
