@@ -91,6 +91,7 @@ def footprint(
         working += width * 2 * D
     if recompute:
         working += width * ((5 if repeated else 4) * D + d + config.rank + 2 * N)
+    tokens *= config.strands
     return Footprint(16 * parameters, tokens * config.n_layer * block, tokens * working + _scratch(tokens, D, N, width))
 
 

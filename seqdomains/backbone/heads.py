@@ -15,13 +15,12 @@ from seqdomains.backbone.initialisation import initialise
 from seqdomains.backbone.lengths import check_lengths, counted_positions
 from seqdomains.backbone.model import MambaBackbone
 from seqdomains.backbone.parameters import unset
+from seqdomains.backbone.pooling import POOLINGS, Pooling, last_position, pool, sum_of_positions
 from seqdomains.backbone.precision import full_precision
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState
+from seqdomains.backbone.strands import turned
 from seqdomains.backbone.time_chunks import Part, sum_over_chunks
-
-Pooling = Literal["last", "mean", "both"]
-POOLINGS: tuple[Pooling, ...] = ("last", "mean", "both")
 
 
 class Artefact(nn.Module):
@@ -54,7 +53,8 @@ class Artefact(nn.Module):
 class MambaLM(Artefact):
     """Next-token model whose output matrix is its embedding, unless `config.tie_embeddings` is off.
 
-    With `config.bidirectional` it is a model of each token given both of its sides, to be trained on masked ones.
+    With `config.bidirectional` or `config.complement` it is a model of each token given both of its sides, to be
+    trained on masked ones.
 
     Parameters
     ----------
@@ -136,6 +136,11 @@ class MambaLM(Artefact):
         state : InferenceState
             Only with `return_state`.
         """
+        if (partner := self.config.complement) is not None and state is None and not return_state:
+            hidden = self.backbone.both_strands(tokens, lengths=lengths, recompute=recompute)
+            given, other = full_precision(self.lm_head(hidden)).chunk(2)
+            lengths = None if lengths is None else lengths.to(other.device, torch.int64)
+            return given + turned(other[..., list(partner)], lengths)
         if not return_state:
             hidden = self.backbone(tokens, lengths=lengths, state=state, recompute=recompute)
             return full_precision(self.lm_head(hidden))
@@ -215,6 +220,9 @@ class MambaLM(Artefact):
 
 class SequenceClassifier(Artefact):
     """One class per window, from its last position, its mean, or both side by side.
+
+    With `config.complement` it reads both strands, and their mean goes to the head: a window and its reverse complement
+    have the same logits.
 
     Parameters
     ----------
@@ -312,8 +320,11 @@ class SequenceClassifier(Artefact):
             first, end = shard.bounds(tokens.shape[1])
             pooled = shard.sum(self._share(tokens, lengths)(self.backbone(tokens[:, first:end], shard=shard), first))
         else:
-            hidden = self.backbone(tokens, lengths=lengths, recompute=recompute)
-            pooled = pool(hidden, lengths, pooling=self.pooling)
+            hidden = self.backbone.both_strands(tokens, lengths=lengths, recompute=recompute)
+            strands = self.config.strands
+            pooled = pool(hidden, None if lengths is None else lengths.repeat(strands), pooling=self.pooling)
+            # The mean of both strands does not tell which of them was given.
+            pooled = pooled.view(strands, len(tokens), -1).mean(0) if strands > 1 else pooled
         # B rows only: bf16 would cost accuracy and save nothing.
         with torch.autocast(pooled.device.type, enabled=False):
             logits: Tensor = self.head(pooled)
@@ -333,11 +344,13 @@ class SequenceClassifier(Artefact):
                 else:
                     within = (lengths - first).clamp(1, hidden.shape[1])
                     elsewhere = (lengths <= first) | (lengths > end)
-                    last = _last(hidden, within).masked_fill(elsewhere[:, None], 0)
+                    last = last_position(hidden, within).masked_fill(elsewhere[:, None], 0)
                 parts.append(full_precision(last))
             if self.pooling in ("mean", "both"):
                 parts.append(
-                    _sum(hidden, None) / count if lengths is None else _sum(hidden, lengths - first) / lengths[:, None]
+                    sum_of_positions(hidden, None) / count
+                    if lengths is None
+                    else sum_of_positions(hidden, lengths - first) / lengths[:, None]
                 )
             return torch.cat(parts, dim=-1)
 
@@ -355,57 +368,3 @@ def check_classes(classes: Sequence[str]) -> None:
         raise ValueError(f"classes {list(classes)}: expected at least one name, each once")
     if unfit := [name for name in classes if not name or not name.isprintable()]:
         raise ValueError(f"class {unfit[0]!r}: expected a name without tabs and line ends")
-
-
-def pool(hidden: Tensor, lengths: Tensor | None, *, pooling: Pooling) -> Tensor:
-    """Reduce hidden vectors over time, reading only the first `lengths` of each window.
-
-    Parameters
-    ----------
-    hidden : Tensor, shape (B, L, d)
-        L at least 1.
-    lengths : Tensor of int64, shape (B,), or None
-        Positions to read, 1 to L, on the device of `hidden`; None means all.
-    pooling : "last", "mean" or "both"
-        The last of those positions, their mean, or [last, mean].
-
-    Returns
-    -------
-    pooled : Tensor, shape (B, d) or (B, 2 d), fp32
-
-    Examples
-    --------
-    >>> hidden = torch.tensor([[[1.0], [3.0], [100.0]]])
-    >>> pool(hidden, torch.tensor([2]), pooling="both").tolist()
-    [[3.0, 2.0]]
-    """
-    parts = []
-    if pooling in ("last", "both"):
-        parts.append(_last(hidden, lengths))
-    if pooling in ("mean", "both"):
-        parts.append(_mean(hidden, lengths))
-    return torch.cat([full_precision(part) for part in parts], dim=-1)
-
-
-def _last(hidden: Tensor, lengths: Tensor | None) -> Tensor:
-    if lengths is None:
-        return hidden[:, -1]
-    index = (lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
-    return hidden.gather(1, index).squeeze(1)
-
-
-def _mean(hidden: Tensor, lengths: Tensor | None) -> Tensor:
-    # Summed in fp32: a bf16 sum of a million terms stops growing after a few hundred.
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    if lengths is None:
-        return hidden.mean(1, dtype=dtype)
-    return _sum(hidden, lengths) / lengths[:, None]
-
-
-def _sum(hidden: Tensor, lengths: Tensor | None) -> Tensor:
-    """Add the first `lengths` positions of each window, none or all of them where that is out of its range."""
-    if lengths is not None:
-        real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-        hidden = hidden.masked_fill(~real[:, :, None], 0)
-    # A bf16 sum of a million terms stops growing after a few hundred.
-    return hidden.sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from seqdomains.backbone.lengths import behind, check_lengths
 from seqdomains.backbone.parameters import unset
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState
+from seqdomains.backbone.strands import beside, other_strand
 
 
 class MambaBackbone(nn.Module):
@@ -86,7 +87,8 @@ class MambaBackbone(nn.Module):
         Parameters
         ----------
         tokens : Tensor of any integer dtype, shape (B, L)
-            Codes below `config.vocab_size`; with `config.features` real numbers, shape (B, L, features). One token per
+            Codes below `config.vocab_size`, or mixtures of them, real numbers of shape (B, L, vocab_size), such as a
+            gradient is asked of; with `config.features` real numbers, shape (B, L, features). One token per
             call is the single step; L = 0 gives an empty result.
         lengths : Tensor of any integer dtype, shape (B,), optional
             Real tokens of each window, 1 to L: what stands at and after them changes nothing before them. A causal
@@ -105,7 +107,7 @@ class MambaBackbone(nn.Module):
 
         Returns
         -------
-        hidden : Tensor, shape (B, L, d_model)
+        hidden : Tensor, shape (B, L, d_hidden)
             After the final norm, or the residual stream behind `blocks` blocks.
         state : InferenceState
             Only with `return_state`.
@@ -116,11 +118,50 @@ class MambaBackbone(nn.Module):
             If `tokens` is not what the model reads, `state` is of another model or batch, `lengths` do not fit, or a
             model that is not causal is given a state or a shard, or asked for a state.
         """
-        self._check(tokens, state, blocks)
         if not self.config.causal and (state is not None or return_state or shard is not None):
             raise ValueError("a model that reads both sides of a position has no state to begin with or to leave")
+        if self.config.complement is not None:
+            hidden = self.both_strands(tokens, lengths=lengths, recompute=recompute, blocks=blocks)
+            return beside(hidden, None if lengths is None else lengths.to(tokens.device, torch.int64))
+        return self._run(tokens, lengths, state, return_state, shard, recompute, blocks)
+
+    def both_strands(
+        self, tokens: Tensor, *, lengths: Tensor | None = None, recompute: bool = False, blocks: int | None = None
+    ) -> Tensor:
+        """Compute the hidden vectors of windows, and where the model has a complement of their other strands too.
+
+        Parameters
+        ----------
+        tokens, lengths, recompute, blocks
+            See `forward`.
+
+        Returns
+        -------
+        hidden : Tensor, shape (config.strands * B, L, d_model)
+            Of all windows, then of their other strands, each from its own beginning.
+        """
+        if self.config.complement is not None:
+            if lengths is not None:
+                check_lengths(lengths, tokens)
+                lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
+            self._check(tokens, None, blocks)
+            tokens = torch.cat([tokens, other_strand(tokens, lengths, complement=self.config.complement)])
+            lengths = None if lengths is None else lengths.repeat(2)
+        return cast(Tensor, self._run(tokens, lengths, None, False, None, recompute, blocks))
+
+    def _run(
+        self,
+        tokens: Tensor,
+        lengths: Tensor | None,
+        state: InferenceState | None,
+        return_state: bool,
+        shard: SequenceShard | None,
+        recompute: bool,
+        blocks: int | None,
+    ) -> Tensor | tuple[Tensor, InferenceState]:
+        self._check(tokens, state, blocks)
         padding = None
-        if lengths is not None and not self.config.causal:
+        if lengths is not None and self.config.bidirectional:
             check_lengths(lengths, tokens)
             lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
             padding = behind(lengths, tokens.shape[1])
@@ -140,10 +181,12 @@ class MambaBackbone(nn.Module):
         return (hidden, InferenceState(tuple(layers))) if return_state else hidden
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Return the vectors that the first block takes, shape (B, L, d_model)."""
+        """Return the vectors that the first block takes, shape (B, L, d_model); see `forward` for `tokens`."""
         if self.config.features is not None:
             projected: Tensor = self.projection(tokens)
             return projected
+        if tokens.is_floating_point():
+            return tokens @ self.embedding.weight
         # Embedding kernels read 32- and 64-bit codes only; domains store one byte per token.
         embedded: Tensor = self.embedding(tokens if tokens.dtype == torch.int32 else tokens.long())
         return embedded
@@ -169,6 +212,8 @@ class MambaBackbone(nn.Module):
                     f"features of shape {tuple(tokens.shape)} and dtype {tokens.dtype}: expected real numbers of shape "
                     f"(B, L, {features})"
                 )
+        elif tokens.is_floating_point() and tokens.dim() == 3 and tokens.shape[2] == self.config.vocab_size:
+            pass
         elif tokens.dim() != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
             raise ValueError(
                 f"tokens of shape {tuple(tokens.shape)} and dtype {tokens.dtype}: expected integers of shape (B, L)"

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from seqdomains.backbone import MambaConfig, Pooling
-from seqdomains.genomics.alphabet import GapPolicy
+from seqdomains.genomics.alphabet import COMPLEMENT, GapPolicy
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.recipe import TrainConfig
+
+Strandedness = Literal["none", "equivariant"]
+"""Whether a model reads both strands with the same weights, so that the reverse complement has the same answer."""
+
+
+def complement_of(strandedness: Strandedness) -> tuple[int, ...] | None:
+    """Return the partners of the codes of DNA, for a backbone that is to know them.
+
+    Examples
+    --------
+    >>> complement_of("none"), complement_of("equivariant")[:4]
+    (None, (3, 2, 1, 0))
+    """
+    return None if strandedness == "none" else tuple(COMPLEMENT.tolist())
 
 
 class ModelConfig(MambaConfig):
@@ -23,10 +39,13 @@ class ModelConfig(MambaConfig):
     d_model: int = Field(64, ge=1)
     n_layer: int = Field(2, ge=1)
     pooling: Pooling = "mean"
+    reverse_complement: Strandedness = "none"
+    complement: None = None
 
     def backbone(self) -> MambaConfig:
         """Return the part that the backbone reads."""
-        return MambaConfig(**self.model_dump(exclude={"pooling"}))
+        own = self.model_dump(exclude={"pooling", "reverse_complement", "complement"})
+        return MambaConfig(**own, complement=complement_of(self.reverse_complement))
 
 
 class RunConfig(BaseModel):

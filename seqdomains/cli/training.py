@@ -164,8 +164,8 @@ def pretrain_and_evaluate(
 def _refuse_both_sides(config: Pretrained) -> None:
     if not config.backbone().causal:
         raise ConfigError(
-            "model.bidirectional: a model that reads both sides of a position has seen the next token, which it would "
-            "be asked; train it on masked tokens"
+            "model.bidirectional, model.reverse_complement: a model that reads both sides of a position has seen the "
+            "next token, which it would be asked; train it on masked tokens"
         )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqdomains.backbone import InferenceState, MambaBackbone, MambaLM, SequenceClassifier
-from seqdomains.backbone.heads import pool
+from seqdomains.backbone.pooling import pool
 from seqdomains.errors import ConfigError, InputError
 
 EmbeddingPooling = Literal["mean", "last", "max", "position"]
@@ -166,7 +166,7 @@ class Embed:
             raise ConfigError(f"--layer {layer}: the model has blocks 1 to {blocks}, and 0 is the tokens' embedding")
         self._pooling = pooling
         self._layer = layer
-        self.width = self._backbone.config.d_model
+        self.width = self._backbone.config.d_hidden
 
     @property
     def causal(self) -> bool:

@@ -1,0 +1,81 @@
+"""Models of both strands from the command line: trained, used, and refused where a stream needs one that is causal."""
+
+from __future__ import annotations
+
+import pytest
+
+BOTH = ("--set", "model.bidirectional=true", "--set", "model.reverse_complement=equivariant")
+
+
+@pytest.fixture(scope="session")
+def equivariant_run(seqdomains, tmp_path_factory):
+    """A run of the preset tiny with a model of both strands, of two steps."""
+    folder = tmp_path_factory.mktemp("runs") / "equivariant"
+    outcome = seqdomains(
+        "genomics", "train", "--species", "great-apes", "--preset", "tiny", "--set", "train.steps=2",
+        "--set", "data.test_windows=4", *BOTH, "--out", folder,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+@pytest.fixture
+def strands_of(tmp_path):
+    """A FASTA file of two records, each the reverse complement of the other."""
+    import numpy as np
+
+    letters = "".join(np.random.default_rng(0).choice(list("ACGTN"), 700, p=[0.3, 0.2, 0.2, 0.25, 0.05]))
+    other = letters[::-1].translate(str.maketrans("ACGT", "TGCA"))
+    path = tmp_path / "both.fa"
+    path.write_text(f">given\n{letters}\n>other\n{other}\n")
+    return path
+
+
+def test_a_trained_model_says_the_same_of_both_strands(seqdomains, equivariant_run, strands_of):
+    outcome = seqdomains("genomics", "predict", equivariant_run, strands_of, "--window", 700)
+    assert outcome.code == 0, outcome.err
+    given, other = (line.split("\t")[3:] for line in outcome.out.splitlines()[1:])
+    assert given == other
+
+
+def test_embeddings_have_both_strands_side_by_side(seqdomains, equivariant_run, strands_of, tmp_path):
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    outcome = seqdomains(
+        "genomics", "embed", equivariant_run, strands_of, "--window", 700, "--layer", 1, "--out", tmp_path / "e"
+    )
+    assert outcome.code == 0, outcome.err
+    given, other = np.stack(pq.read_table(tmp_path / "e" / "embeddings.parquet")["embedding"].to_numpy())
+    assert np.allclose(given, other[::-1], atol=1e-5)
+    assert len(given) % 2 == 0
+    assert not np.allclose(given[: len(given) // 2], given[len(given) // 2 :][::-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_stream_is_refused(seqdomains, equivariant_run, strands_of, tmp_path, batch):
+    outcome = seqdomains(
+        "genomics", "stream", equivariant_run, strands_of, *(["--out", tmp_path / "s"] if batch else [])
+    )
+    assert outcome.code == 1
+    assert "the model reads both sides of a position, and a stream takes one that reads" in outcome.error
+    assert outcome.error.endswith("Classify windows instead: predict reads them whole.")
+
+
+@pytest.mark.parametrize("extra", [[], ["--dry-run"]])
+def test_time_chunks_are_refused(seqdomains, tmp_path, extra):
+    outcome = seqdomains(
+        "genomics", "train", "--species", "great-apes", "--preset", "tiny", "--set", "train.time_chunk=64", *BOTH,
+        "--out", tmp_path / "run", *extra,
+    )  # fmt: skip
+    assert outcome.code == 2
+    assert "train.time_chunk: the model reads both sides of a position, so that windows stay whole" in outcome.err
+
+
+def test_a_complement_is_not_for_the_user_to_write_nor_sound_to_have(seqdomains):
+    outcome = seqdomains("config", "show", "tiny", "--set", "model.complement=[0]")
+    assert outcome.code == 2
+    assert "model.complement" in outcome.err
+    outcome = seqdomains("config", "show", "words", "--set", "model.reverse_complement=equivariant")
+    assert outcome.code == 2
+    assert "model.reverse_complement" in outcome.err
