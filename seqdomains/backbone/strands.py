@@ -8,10 +8,11 @@ mixes the halves, so that the strands go through it as rows of the batch, each f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def turned(values: Tensor, lengths: Tensor | None) -> Tensor:
@@ -80,3 +81,41 @@ def beside(hidden: Tensor, lengths: Tensor | None) -> Tensor:
     """
     given, other = hidden.chunk(2)
     return torch.cat([given, turned(other, lengths).flip(-1)], dim=-1)
+
+
+class MeanOfStrands(nn.Module):
+    """A classifier whose probabilities are the mean of what it says of a window and of its other strand.
+
+    Parameters
+    ----------
+    model : Module
+        Called as ``model(tokens, lengths)``; gives logits of shape (B, n_classes).
+    complement : sequence of int
+        The partner of each code.
+
+    Examples
+    --------
+    >>> class First(nn.Module):
+    ...     def forward(self, tokens, lengths=None):
+    ...         return torch.nn.functional.one_hot(tokens[:, 0], 4).float()
+    >>> both = MeanOfStrands(First(), complement=(3, 2, 1, 0))
+    >>> both(torch.tensor([[0, 0, 1]])).softmax(1)[0]
+    tensor([0.3252, 0.1748, 0.3252, 0.1748], dtype=torch.float64)
+    """
+
+    def __init__(self, model: nn.Module, *, complement: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.complement = tuple(complement)
+        if (classes := getattr(model, "classes", None)) is not None:
+            self.classes = classes
+
+    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the logarithms of the mean probabilities, shape (B, n_classes), float64.
+
+        The strands go through the model one after the other, and need no more memory than one.
+        """
+        on_device = None if lengths is None else lengths.to(tokens.device, torch.int64)
+        other = other_strand(tokens, on_device, complement=self.complement)
+        found = [self.model(one, lengths).double().log_softmax(-1) for one in (tokens, other)]
+        return torch.logaddexp(*found) - math.log(2)

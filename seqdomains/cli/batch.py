@@ -246,7 +246,7 @@ def _computation(domain: Domain, parameters: Any, loaded: LoadedModel, device: t
 
 def _runner(parameters: Any, loaded: LoadedModel, device: torch.device) -> verbs.Runner:
     verb = (
-        verbs.Predict(classifier_of(loaded))
+        verbs.Predict(classifier_of(loaded), complement=parameters.get("complement"))
         if parameters["verb"] == "predict"
         else verbs.Embed(loaded.model, pooling=parameters["pooling"], layer=parameters["layer"])
     )

@@ -16,6 +16,10 @@ Strandedness = Literal["none", "equivariant"]
 """Whether a model reads both strands with the same weights, so that the reverse complement has the same answer."""
 
 
+Strands = Literal["forward", "both"]
+"""Of which strand a classifier is asked; both: the mean of its probabilities."""
+
+
 def complement_of(strandedness: Strandedness) -> tuple[int, ...] | None:
     """Return the partners of the codes of DNA, for a backbone that is to know them.
 
@@ -63,6 +67,7 @@ class RunConfig(BaseModel):
     data: SpeciesData = SpeciesData()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    strands: Strands = "forward"
 
     @property
     def pooling(self) -> Pooling:
@@ -94,3 +99,4 @@ class PredictConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: PredictData = PredictData()
+    strands: Strands = "forward"

@@ -79,3 +79,57 @@ def test_a_complement_is_not_for_the_user_to_write_nor_sound_to_have(seqdomains)
     outcome = seqdomains("config", "show", "words", "--set", "model.reverse_complement=equivariant")
     assert outcome.code == 2
     assert "model.reverse_complement" in outcome.err
+
+
+def rows_of(text):
+    return [[float(cell) for cell in line.split("\t")[4:]] for line in text.splitlines()[1:]]
+
+
+def test_predictions_are_the_mean_of_both_strands(seqdomains, artefact, strands_of):
+    command = ("genomics", "predict", artefact, strands_of, "--window", 700)
+    given, other = rows_of(seqdomains(*command).out)
+    outcome = seqdomains(*command, "--set", "strands=both")
+    assert outcome.code == 0, outcome.err
+    found = rows_of(outcome.out)
+    assert found[0] == found[1]
+    assert found[0] == pytest.approx([(a + b) / 2 for a, b in zip(given, other, strict=True)], abs=1e-5)
+    assert given != pytest.approx(other, abs=1e-3)
+
+
+def test_a_batch_of_both_strands_is_the_same_however_it_is_shared(seqdomains, artefact, genomes, tmp_path):
+    tables = []
+    inputs = [genomes / f"{number:03}.fa" for number in range(6)]
+    for jobs in (["1/1"], ["1/2", "2/2"]):
+        out = tmp_path / str(len(jobs))
+        for job in jobs:
+            outcome = seqdomains(
+                "genomics", "predict", artefact, *inputs, "--threads", 1, "--shard-size", 40, "--format", "tsv",
+                "--set", "strands=both", "--out", out, "--shard", job,
+            )  # fmt: skip
+            assert outcome.code == 0, outcome.err
+        tables.append((out / "predictions.tsv").read_bytes())
+    assert tables[0] == tables[1]
+    found = rows_of(seqdomains("genomics", "predict", artefact, inputs[0], "--set", "strands=both").out)
+    rows = [[float(cell) for cell in line.split("\t")[5:]] for line in tables[0].decode().splitlines()[1:]]
+    assert rows[: len(found)] == [pytest.approx(row, abs=1e-5) for row in found]
+    again = seqdomains("genomics", "predict", artefact, *inputs, "--out", tmp_path / "1", "--format", "tsv")
+    assert again.code != 0  # of one strand is another table
+
+
+@pytest.mark.parametrize("verb", ["stream", "embed"])
+def test_what_reads_one_strand_says_so(seqdomains, artefact, strands_of, tmp_path, verb):
+    out = ["--out", tmp_path / "e"] if verb == "embed" else []
+    outcome = seqdomains("genomics", verb, artefact, strands_of, "--set", "strands=both", *out)
+    assert outcome.code == 2
+    assert f"strands: {verb} reads the strand that is given; both are for predict and evaluate" in outcome.error
+
+
+def test_an_evaluation_of_both_strands_says_so(seqdomains, run, tmp_path):
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    outcome = seqdomains("genomics", "evaluate", copy, "--set", "strands=both")
+    assert outcome.code == 0, outcome.err
+    assert "Probabilities are the mean of both strands." in outcome.out
+    assert "Probabilities are the mean of both strands." in (copy / "evaluation.json").read_text()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seqdomains.backbone import InferenceState, MambaBackbone, MambaLM, SequenceClassifier
 from seqdomains.backbone.pooling import pool
+from seqdomains.backbone.strands import MeanOfStrands
 from seqdomains.errors import ConfigError, InputError
 
 EmbeddingPooling = Literal["mean", "last", "max", "position"]
@@ -74,6 +75,8 @@ class Predict:
     ----------
     model : SequenceClassifier
         In evaluation mode.
+    complement : sequence of int, optional
+        The partner of each code: probabilities are then the mean over both strands; see `MeanOfStrands`.
 
     Examples
     --------
@@ -88,13 +91,14 @@ class Predict:
 
     positions = False
 
-    def __init__(self, model: SequenceClassifier) -> None:
+    def __init__(self, model: SequenceClassifier, *, complement: Sequence[int] | None = None) -> None:
         self._model = model
+        self._complement = complement
 
     @property
     def causal(self) -> bool:
         """See `Verb`."""
-        return self._model.config.causal
+        return self._complement is None and self._model.config.causal
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -107,7 +111,8 @@ class Predict:
 
     def launch(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return logits; see `Verb`."""
-        logits: Tensor = self._model(tokens, lengths)
+        model = self._model if self._complement is None else MeanOfStrands(self._model, complement=self._complement)
+        logits: Tensor = model(tokens, lengths)
         return logits.double()
 
     def read(self, tokens: Tensor, state: InferenceState | None) -> tuple[Tensor, InferenceState]:
