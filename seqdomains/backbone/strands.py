@@ -100,7 +100,7 @@ class MeanOfStrands(nn.Module):
     ...         return torch.nn.functional.one_hot(tokens[:, 0], 4).float()
     >>> both = MeanOfStrands(First(), complement=(3, 2, 1, 0))
     >>> both(torch.tensor([[0, 0, 1]])).softmax(1)[0]
-    tensor([0.3252, 0.1748, 0.3252, 0.1748], dtype=torch.float64)
+    tensor([0.3251, 0.1749, 0.3251, 0.1749], dtype=torch.float64)
     """
 
     def __init__(self, model: nn.Module, *, complement: Sequence[int]) -> None:

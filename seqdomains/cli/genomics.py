@@ -159,7 +159,7 @@ def predict(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="strands=both is their mean; data.gap_policy=mask masks -, . and *.", metavar="KEY=VALUE"
+            "--set", help="strands=both: their mean; data.gap_policy=mask: masks -, . and *.", metavar="KEY=VALUE"
         ),
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
