@@ -19,7 +19,6 @@ from seqdomains.backbone.pooling import POOLINGS, Pooling, last_position, pool, 
 from seqdomains.backbone.precision import full_precision
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState
-from seqdomains.backbone.strands import turned
 from seqdomains.backbone.time_chunks import Part, sum_over_chunks
 
 
@@ -136,16 +135,21 @@ class MambaLM(Artefact):
         state : InferenceState
             Only with `return_state`.
         """
-        if (partner := self.config.complement) is not None and state is None and not return_state:
-            hidden = self.backbone.both_strands(tokens, lengths=lengths, recompute=recompute)
-            given, other = full_precision(self.lm_head(hidden)).chunk(2)
-            lengths = None if lengths is None else lengths.to(other.device, torch.int64)
-            return given + turned(other[..., list(partner)], lengths)
         if not return_state:
-            hidden = self.backbone(tokens, lengths=lengths, state=state, recompute=recompute)
-            return full_precision(self.lm_head(hidden))
+            return self.logits(self.backbone(tokens, lengths=lengths, state=state, recompute=recompute))
         hidden, after = self.backbone(tokens, state=state, return_state=True, recompute=recompute)
-        return full_precision(self.lm_head(hidden)), after
+        return self.logits(hidden), after
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Turn the backbone's vectors, shape (B, L, d_hidden), into logits; see `forward`.
+
+        Of both strands the sum is taken, each code of the other one as its partner.
+        """
+        if self.config.complement is None:
+            return full_precision(self.lm_head(hidden))
+        given, other = hidden.chunk(2, dim=-1)
+        of_other = full_precision(self.lm_head(other.flip(-1)))
+        return full_precision(self.lm_head(given)) + of_other[..., list(self.config.complement)]
 
     def loss(
         self,
@@ -201,7 +205,7 @@ class MambaLM(Artefact):
         targets = tokens[:, 1:].long().masked_fill(~counted, nothing)
 
         def part(hidden: Tensor, first: int) -> Tensor:
-            logits = full_precision(self.lm_head(hidden))
+            logits = self.logits(hidden)
             own = targets[:, first : first + hidden.shape[1]]
             return cross_entropy(logits.flatten(0, 1), own.flatten(), ignore_index=nothing, reduction="sum")
 
