@@ -36,7 +36,11 @@ def kept_by_autograd(model, tokens, *, bf16, recompute):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("width", "blocks"), [(64, 4), (128, 3), (96, 6)])
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True}], ids=["causal", "bidirectional"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bidirectional": True}, {"complement": tuple(range(15, -1, -1))}],
+    ids=["causal", "bidirectional", "both strands"],
+)
 def test_what_is_kept_is_what_autograd_keeps(precision, width, blocks, recompute, options):
     model, tokens = model_of(width, blocks, **options), torch.zeros(2, 1500, dtype=torch.uint8)
     kept = kept_by_autograd(model, tokens, bf16=precision == "bf16", recompute=recompute)
