@@ -17,7 +17,7 @@ from seqdomains.cli.models import choose_device, classifier_of, load_model, trai
 from seqdomains.errors import ConfigError
 from seqdomains.genomics.alphabet import ALPHABET, COMPLEMENT, N, decode
 from seqdomains.genomics.faidx import FastaFile
-from seqdomains.genomics.regions import covered, merged, parse_region, place_windows, within_file
+from seqdomains.genomics.regions import covered, merged, overlap, parse_region, place_windows, within_file
 from seqdomains.genomics.simulate.run import RECORD
 from seqdomains.genomics.windows import Region, read_bed
 from seqdomains.pipelines.changes import open_changes
@@ -29,6 +29,7 @@ from seqdomains.pipelines.explain import (
     concatenated,
     explain,
     recovery,
+    require_both_kinds,
 )
 from seqdomains.pipelines.figures import BLUE, GREEN, ORANGE, VERMILLION
 from seqdomains.pipelines.logo import FORMS, logo_figure, write_figure
@@ -80,6 +81,9 @@ def run_explain(
     wanted = merged(asked)
     known = merged(within_file(read_bed(truth), lengths, reference)) if truth is not None else []
     positions = sum(region.end - region.start for region in wanted)
+    if truth is not None:
+        # Before anything is computed, which may take hours.
+        require_both_kinds(sum(overlap(region, known) for region in wanted), positions)
     if figure is not None and (len(wanted) > 1 or positions > MOST_LETTERS):
         raise ConfigError(
             f"--figure: a logo shows one region of at most {MOST_LETTERS} bp; found {len(wanted)} regions of "

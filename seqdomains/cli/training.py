@@ -24,9 +24,9 @@ from seqdomains.pipelines import train as training
 from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.evaluate import EvaluateConfig
-from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective
+from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective, refuse_unfit
 from seqdomains.pipelines.ranks import joined, started_by_torchrun
-from seqdomains.pipelines.recipe import TrainConfig, refuse_unfit
+from seqdomains.pipelines.recipe import TrainConfig
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.task import ClassificationTask, PretrainingTask, WindowTask
 
@@ -83,7 +83,6 @@ def print_estimate(config: TrainedClassifier, *, window: int, classes: tuple[str
 
 def print_pretraining_estimate(config: Pretrained, *, window: int, device: torch.device) -> None:
     """Print what training a language model would take; under torchrun the first process does."""
-    _refuse_both_sides(config)
     _print_estimate(MambaLM(config.backbone()), config.train, window=window, device=device, objective=NextToken())
 
 
@@ -95,7 +94,7 @@ def _print_estimate(
     device: torch.device,
     objective: Objective,
 ) -> None:
-    refuse_unfit(config, model.config)
+    refuse_unfit(config, model.config, objective=objective)
     size = max(int(os.environ.get("WORLD_SIZE", "1")), config.sequence_ranks)
     found = estimation.dry_run(model, config, window=window, device=device, objective=objective, ranks=size)
     if os.environ.get("RANK", "0") == "0":
@@ -160,7 +159,6 @@ def pretrain_and_evaluate(
     as_text: AsText,
 ) -> None:
     """Train a language model as `train_and_evaluate` trains a classifier."""
-    _refuse_both_sides(config)
     _run(
         config,
         resolved,
@@ -173,14 +171,6 @@ def pretrain_and_evaluate(
         score=lambda model, task, run: bits.evaluate_bits(model, task, config.evaluate, run, device=device),
         as_text=as_text,
     )
-
-
-def _refuse_both_sides(config: Pretrained) -> None:
-    if not config.backbone().causal:
-        raise ConfigError(
-            "model.bidirectional, model.reverse_complement: a model that reads both sides of a position has seen the "
-            "next token, which it would be asked; train it on masked tokens"
-        )
 
 
 def _run(
@@ -209,6 +199,7 @@ def _run(
             else:
                 RunFolder(folder).refuse_strangers()
             task = make_task()
+            refuse_unfit(config.train, config.backbone(), objective=objective_of(task))
             run = RunFolder.prepare(folder, tree) if ranks.first else RunFolder(folder)
         logger.info("preset %s, run folder %s: repeat with --out %s if it is stopped", preset, folder, folder)
         with seeded(config.train.seed, device=device):

@@ -127,6 +127,18 @@ def place_windows(region: Region, *, window: int, length: int) -> Iterator[Place
         yield PlacedWindow(region.contig, start, min(length, start + window), first, last)
 
 
+def overlap(region: Region, regions: Sequence[Region]) -> int:
+    """Return how many positions of a region lie in others, which `merged` gave.
+
+    Examples
+    --------
+    >>> overlap(Region("c", 2, 9), [Region("c", 0, 4), Region("c", 8, 20), Region("d", 2, 9)])
+    3
+    """
+    own = (one for one in regions if one.contig == region.contig)
+    return sum(max(0, min(region.end, one.end) - max(region.start, one.start)) for one in own)
+
+
 def covered(contig: str, positions: NDArray[np.int64], regions: Sequence[Region]) -> NDArray[np.bool_]:
     """Tell which positions of a contig lie in one of the regions, which `merged` gave.
 

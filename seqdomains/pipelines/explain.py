@@ -320,18 +320,27 @@ def recovery(importance: NDArray[np.float64], truth: NDArray[np.bool_]) -> dict[
     """
     from sklearn.metrics import average_precision_score
 
-    if truth.all() or not truth.any():
-        which = "all" if truth.any() else "none"
-        raise InputError(
-            f"{which} of the {len(truth)} positions that were explained are in the truth: expected some inside and "
-            "some outside; give other regions"
-        )
+    require_both_kinds(int(truth.sum()), len(truth))
     return {
         "average_precision": float(average_precision_score(truth, importance)),
         "of_magnitude": float(average_precision_score(truth, np.abs(importance))),
         "chance": float(truth.mean()),
         "positions": len(truth),
     }
+
+
+def require_both_kinds(inside: int, positions: int) -> None:
+    """Refuse positions of which all are in the truth, or none: nothing can be told of their order.
+
+    Examples
+    --------
+    >>> require_both_kinds(3, 10)
+    """
+    if inside in (0, positions):
+        raise InputError(
+            f"{inside} of the {positions} positions to explain are in the truth: expected some inside and some "
+            "outside; give other regions"
+        )
 
 
 def concatenated(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -9,7 +9,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from seqdomains.backbone import MambaConfig
 from seqdomains.backbone.sequence_parallel import LEAST_PART
 from seqdomains.errors import ConfigError
 
@@ -118,32 +117,6 @@ class TrainConfig(BaseModel):
         if untils != sorted(set(untils)):
             raise ValueError(f"length_warmup: the stages end at {untils}, which must rise")
         return self
-
-
-def refuse_unfit(config: TrainConfig, sizes: MambaConfig) -> None:
-    """Refuse what a model that is not causal cannot be trained with.
-
-    Raises
-    ------
-    ConfigError
-        Time chunks, or ranks that share a window.
-
-    Examples
-    --------
-    >>> refuse_unfit(TrainConfig(time_chunk=64), MambaConfig(d_model=8, n_layer=1, bidirectional=True))
-    Traceback (most recent call last):
-    seqdomains.errors.ConfigError: train.time_chunk: the model reads both sides of a position, so that windows stay ...
-    """
-    if sizes.causal:
-        return
-    reason = "the model reads both sides of a position, so that windows stay whole"
-    problems = []
-    if config.time_chunk is not None:
-        problems.append(f"train.time_chunk: {reason}; lower train.micro_batch, or set train.recompute=true")
-    if config.sequence_ranks > 1:
-        problems.append(f"train.sequence_ranks: {reason}; leave it at 1, and ranks share the batch")
-    if problems:
-        raise ConfigError(problems)
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,14 @@ def test_bad_lines_of_a_bed_are_named(seqdomains, command, tmp_path, line, sente
     assert sentence in outcome.error
 
 
+def test_a_truth_that_says_nothing_is_refused_before_anything_is_computed(seqdomains, command, tmp_path):
+    bed = tmp_path / "truth.bed"
+    bed.write_text("chr1\t100\t200\n")
+    outcome = seqdomains(*command, "--region", "chr1:101-180", "--truth", bed)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "80 of the 80 positions to explain are in the truth: expected some inside and some outside" in outcome.error
+
+
 def test_an_input_is_not_overwritten(seqdomains, command):
     outcome = seqdomains(*command, "--region", "chr1:1-9", "-o", command[4])
     assert outcome.code == 2

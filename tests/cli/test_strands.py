@@ -72,6 +72,22 @@ def test_time_chunks_are_refused(seqdomains, tmp_path, extra):
     assert "train.time_chunk: the model reads both sides of a position, so that windows stay whole" in outcome.err
 
 
+@pytest.mark.parametrize("extra", [[], ["--dry-run"]])
+def test_next_tokens_are_no_question_for_both_sides(seqdomains, tmp_path, extra):
+    clips = tmp_path / "clips"
+    assert seqdomains("audio", "synthesize", "--kind", "tones", "--preset", "words", "--out", clips,
+                      "--set", "data.synthesis={clips: 2, rate: 8000}").code == 0  # fmt: skip
+    outcome = seqdomains(
+        "audio", "pretrain", "--data", clips, "--preset", "codes-small", "--set", "model.bidirectional=true",
+        "--out", tmp_path / "run", *extra,
+    )  # fmt: skip
+    assert outcome.code == 2, outcome.err
+    assert (
+        "model.bidirectional, model.reverse_complement: the model reads both sides of a position and has" in outcome.err
+    )
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
 def test_a_complement_is_not_for_the_user_to_write_nor_sound_to_have(seqdomains):
     outcome = seqdomains("config", "show", "tiny", "--set", "model.complement=[0]")
     assert outcome.code == 2

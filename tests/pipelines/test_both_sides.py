@@ -14,9 +14,11 @@ from seqdomains.pipelines.answers import BadInputError
 from seqdomains.pipelines.batch.verbs import Embed, Predict, Runner
 from seqdomains.pipelines.batch.whole import Whole
 from seqdomains.pipelines.dry_run import dry_run
+from seqdomains.pipelines.objectives import NextToken, refuse_unfit
 from seqdomains.pipelines.ratio import score_pairs
-from seqdomains.pipelines.recipe import TrainConfig, refuse_unfit
+from seqdomains.pipelines.recipe import TrainConfig
 from seqdomains.pipelines.stream import CHUNK
+from seqdomains.task import Windows
 
 SIZES = MambaConfig(d_model=16, n_layer=2, bidirectional=True)
 
@@ -38,17 +40,26 @@ def test_streams_ratios_and_bits_are_refused(classifier, language_model):
         likelihood.stream_likelihood(language_model, [], None)
     with pytest.raises(InputError, match="a likelihood ratio takes one"):
         score_pairs(language_model, [], None, values=1)
+
+    class Task:
+        ignored = None
+
+        def test_batches(self, batch_size):
+            yield Windows(np.zeros((1, 5), np.uint8), np.array([5]))
+
     with pytest.raises(InputError, match="bits of each next token takes one"):
-        bits.evaluate_bits(language_model, None, bits.BitsConfig())
+        bits.evaluate_bits(language_model, Task(), bits.BitsConfig(), progress=False)
 
 
-def test_time_chunks_and_shared_windows_are_refused():
+def test_time_chunks_shared_windows_and_next_tokens_are_refused():
     with pytest.raises(ConfigError) as found:
-        refuse_unfit(TrainConfig(time_chunk=8, sequence_ranks=2), SIZES)
+        refuse_unfit(TrainConfig(time_chunk=8, sequence_ranks=2), SIZES, objective=NextToken())
     assert [problem.partition(":")[0] for problem in found.value.problems] == [
         "train.time_chunk",
         "train.sequence_ranks",
+        "model.bidirectional, model.reverse_complement",
     ]
+    refuse_unfit(TrainConfig(time_chunk=8), SIZES.model_copy(update={"bidirectional": False}), objective=NextToken())
     refuse_unfit(TrainConfig(recompute=True), SIZES)
 
 

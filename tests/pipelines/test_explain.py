@@ -202,9 +202,9 @@ def test_scores_that_are_not_finite_are_refused(method):
         explainer_of(model, method, number=0).explain(window_of())
 
 
-@pytest.mark.parametrize(("truth", "which"), [([True, True], "all"), ([False, False], "none")])
-def test_a_truth_of_one_kind_is_refused(truth, which):
-    with pytest.raises(InputError, match=f"{which} of the 2 positions that were explained are in the truth"):
+@pytest.mark.parametrize(("truth", "inside"), [([True, True], 2), ([False, False], 0)])
+def test_a_truth_of_one_kind_is_refused(truth, inside):
+    with pytest.raises(InputError, match=f"{inside} of the 2 positions to explain are in the truth: expected some"):
         recovery(np.array([1.0, 2.0]), np.array(truth))
 
 
