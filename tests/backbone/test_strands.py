@@ -165,3 +165,26 @@ def test_it_has_no_state():
         model.loss(tokens)
     with pytest.raises(ValueError, match="expected integers of shape"):
         model(torch.zeros(2, 5))
+
+
+@pytest.mark.gpu
+@BOTH
+@PADDED
+def test_a_gpu_says_what_a_cpu_says(disturb, bidirectional, padded):
+    """Logits, invariance, and gradients with and without recomputation; d_state 16 takes the fast kernels."""
+    tokens, lengths = windows(padded)
+    other = other_strand(tokens, lengths, complement=COMPLEMENT)
+    config = MambaConfig(d_model=32, n_layer=2, vocab_size=8, bidirectional=bidirectional, complement=COMPLEMENT)
+    generator = torch.Generator().manual_seed(0)
+    model = disturb(SequenceClassifier(config, classes=("a", "b"), pooling="both", generator=generator))
+    on_cpu = model(tokens, lengths)
+    expected = torch.autograd.grad(on_cpu.logsumexp(1).sum(), list(model.parameters()))
+    model.cuda()
+    for recompute in (False, True):
+        found = model(tokens.cuda(), lengths, recompute=recompute)
+        assert (found.cpu() - on_cpu).abs().max() < 1e-4
+        gradients = torch.autograd.grad(found.logsumexp(1).sum(), list(model.parameters()))
+        for one, known in zip(gradients, expected, strict=True):
+            assert float((one.cpu() - known).abs().max() / known.abs().max()) < 1e-3
+    with torch.no_grad():
+        assert (model(tokens.cuda(), lengths) - model(other.cuda(), lengths)).abs().max() < 1e-5

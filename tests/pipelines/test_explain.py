@@ -242,3 +242,15 @@ def test_a_planted_motif_is_found():
         found = recovery(np.concatenate(importance), np.concatenate(truth))
         assert found["chance"] == pytest.approx(7 / 40)
         assert found["of_magnitude"] > 0.8, method
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_says_what_a_cpu_says(method):
+    model, window = classifier_of(bidirectional=True), window_of()
+    _, expected = explainer_of(model, method, number=0, complement=COMPLEMENT).explain(window)
+    shown = Shown()
+    explainer = replace(explainer_of(model, method, number=0, complement=COMPLEMENT), device=torch.device("cuda"))
+    explain(explainer, [("x", [window])], nullcontext(shown), progress=False)
+    assert [value for _, value in shown.rows] == pytest.approx(expected[:, 0].tolist(), abs=1e-3)
+    assert next(model.parameters()).device == CPU
