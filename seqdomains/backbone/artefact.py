@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqdomains.backbone.config import MambaConfig
-from seqdomains.backbone.heads import Artefact, MambaLM, Pooling, SequenceClassifier, check_classes
+from seqdomains.backbone.heads import Artefact, MambaLM, SequenceClassifier, check_classes
 from seqdomains.backbone.parameters import adopt, block_shapes, check_finite, check_shapes
+from seqdomains.backbone.pooling import Pooling
 from seqdomains.errors import InputError
 from seqdomains.files import atomic_folder, parse_json, read_bounded
 

@@ -51,7 +51,8 @@ def footprint(
 
     Each block keeps, of each token, five tensors of the inner width (the convolution's input and output, the step, the
     gate and the gated output), its normed input, the float32 residual stream, the projections to the step, B and C, and
-    states at the borders of the scan's chunks.
+    states at the borders of the scan's chunks. The other direction of a bidirectional block has a convolution's output,
+    a step, projections and states of its own.
 
     Parameters
     ----------
@@ -79,13 +80,18 @@ def footprint(
     """
     d, D, N = config.d_model, config.d_inner, config.d_state
     width = 2 if precision == "bf16" else 4
+    paths = 1 + config.bidirectional
     repeated = device == "cuda" and N in STATES and D % 16 == 0
-    numbers = (0 if repeated else D) if recompute else 5 * D + d + (config.rank + 2 * N) + 2 * N
-    block = width * numbers + 4 * (d + 1) + 4 * (1 + shared) * N * D // _STEPS_A_STATE.get(device, 512)
+    numbers = (0 if repeated else D) if recompute else (3 + 2 * paths) * D + d + paths * (config.rank + 4 * N)
+    block = width * numbers + 4 * (d + 1) + 4 * (paths + shared) * N * D // _STEPS_A_STATE.get(device, 512)
     # Gradients of the scan's input, step and gate and of the convolution's input, and the residual stream's gradient.
     working = width * 4 * D + 4 * d
+    if config.bidirectional:
+        # The other direction's gradients of input and gate wait to be added.
+        working += width * 2 * D
     if recompute:
         working += width * ((5 if repeated else 4) * D + d + config.rank + 2 * N)
+    tokens *= config.strands
     return Footprint(16 * parameters, tokens * config.n_layer * block, tokens * working + _scratch(tokens, D, N, width))
 
 

@@ -34,6 +34,7 @@ class SoundModelConfig(ModelConfig):
 
     vocab_size: Literal[256] = LEVELS
     features: None = None
+    reverse_complement: Literal["none"] = "none"
 
 
 class SoundRunConfig(BaseModel):
@@ -71,6 +72,7 @@ class CodeModelConfig(MambaConfig):
     n_layer: int = Field(3, ge=1)
     vocab_size: Literal[256] = LEVELS
     features: None = None
+    complement: None = None
 
 
 class SoundPretrainConfig(BaseModel):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from seqdomains.backbone import MambaConfig, MambaLM, Pooling, SequenceClassifier
 from seqdomains.cli.config import Resolved
@@ -23,7 +24,7 @@ from seqdomains.pipelines import train as training
 from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.evaluate import EvaluateConfig
-from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective
+from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective, refuse_unfit
 from seqdomains.pipelines.ranks import joined, started_by_torchrun
 from seqdomains.pipelines.recipe import TrainConfig
 from seqdomains.pipelines.run_folder import RunFolder
@@ -66,6 +67,12 @@ class Pretrained(Trained, Protocol):
 Model = TypeVar("Model", SequenceClassifier, MambaLM)
 Task = TypeVar("Task", bound=WindowTask)
 AsText = Callable[[Mapping[str, Any]], str]
+AsAsked = Callable[[SequenceClassifier], tuple[nn.Module, Sequence[str]]]
+
+
+def as_it_is(model: SequenceClassifier) -> tuple[nn.Module, Sequence[str]]:
+    """Return a model as what is scored, of which there is nothing to say."""
+    return model, ()
 
 
 def print_estimate(config: TrainedClassifier, *, window: int, classes: tuple[str, ...], device: torch.device) -> None:
@@ -87,6 +94,7 @@ def _print_estimate(
     device: torch.device,
     objective: Objective,
 ) -> None:
+    refuse_unfit(config, model.config, objective=objective)
     size = max(int(os.environ.get("WORLD_SIZE", "1")), config.sequence_ranks)
     found = estimation.dry_run(model, config, window=window, device=device, objective=objective, ranks=size)
     if os.environ.get("RANK", "0") == "0":
@@ -112,12 +120,19 @@ def train_and_evaluate(
     make_task: Callable[[], ClassificationTask],
     as_text: AsText,
     make_model: Callable[..., SequenceClassifier] | None = None,
+    as_asked: AsAsked = as_it_is,
 ) -> None:
     """Train a classifier, evaluate, and print the result; go on with the run in `out` if there is one.
 
     Each process that torchrun starts makes this call; the first one writes and prints. `make_model` takes the
-    classes and returns a model that knows something already, in place of a new one.
+    classes and returns a model that knows something already, in place of a new one. `as_asked` makes of the trained
+    model what is scored, and says so.
     """
+
+    def score(model: SequenceClassifier, task: ClassificationTask, run: RunFolder) -> Mapping[str, Any]:
+        asked, notes = as_asked(model)
+        return evaluation.evaluate(asked, task, config.evaluate, run, device=device, notes=notes)
+
     fresh = make_model or partial(SequenceClassifier, config.backbone(), pooling=config.pooling)
     _run(
         config,
@@ -128,7 +143,7 @@ def train_and_evaluate(
         make_task=make_task,
         make_model=lambda task: fresh(classes=task.classes),
         objective_of=lambda task: CLASSIFICATION,
-        score=lambda model, task, run: evaluation.evaluate(model, task, config.evaluate, run, device=device),
+        score=score,
         as_text=as_text,
     )
 
@@ -171,6 +186,7 @@ def _run(
     score: Callable[[Model, Task, RunFolder], Mapping[str, Any]],
     as_text: AsText,
 ) -> None:
+    refuse_unfit(config.train, config.backbone())
     if out is None and started_by_torchrun():
         raise ConfigError("--out: name the run folder, which all processes of torchrun share")
     folder = out or Path("runs") / f"{Path(preset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -183,6 +199,7 @@ def _run(
             else:
                 RunFolder(folder).refuse_strangers()
             task = make_task()
+            refuse_unfit(config.train, config.backbone(), objective=objective_of(task))
             run = RunFolder.prepare(folder, tree) if ranks.first else RunFolder(folder)
         logger.info("preset %s, run folder %s: repeat with --out %s if it is stopped", preset, folder, folder)
         with seeded(config.train.seed, device=device):

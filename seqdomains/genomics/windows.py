@@ -140,6 +140,23 @@ def _region(path: Path, number: int, line: str, words: list[str]) -> Region:
     return Region(words[0], start, end, words[3] if len(words) > 3 else "", number)
 
 
+def require_within(region: Region, length: int, path: Path | str) -> None:
+    """Refuse a region that ends behind its contig of `length` bp in the file at `path`.
+
+    Examples
+    --------
+    >>> require_within(Region("chr1", 0, 10, line=2), 9, "a.fa")
+    Traceback (most recent call last):
+    seqdomains.errors.InputError: region chr1:0-10 (line 2 of the BED) ends behind the contig, which has 9 bp in a.fa
+    """
+    if region.end > length:
+        line = f" (line {region.line} of the BED)" if region.line else ""
+        raise InputError(
+            f"region {region.contig}:{region.start}-{region.end}{line} ends behind the contig, which has {length} bp "
+            f"in {path}"
+        )
+
+
 def write_bed(path: Path, rows: Iterable[tuple[object, ...]], *, header: str = "") -> None:
     """Write rows of contig, start, end and further columns, whole or not at all.
 

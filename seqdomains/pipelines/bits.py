@@ -192,6 +192,7 @@ def _nats(
     model: MambaLM, tokens: Tensor, counted: Tensor, device: torch.device, *, at_once: int
 ) -> NDArray[np.float64]:
     """Return what each window costs, read in pieces with the state carried along."""
+    model.config.require_causal("bits of each next token", instead="Score it on masked tokens.")
     total = np.zeros(len(tokens))
     step = max(1, at_once // len(tokens))
     state: InferenceState | None = None

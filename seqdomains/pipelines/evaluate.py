@@ -49,6 +49,7 @@ def evaluate(
     run: RunFolder | None = None,
     *,
     device: torch.device | str = "cpu",
+    notes: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Score `model` on the test windows of `task`, in fp32.
@@ -65,6 +66,8 @@ def evaluate(
         Where to write evaluation.json and the test windows; none writes nothing.
     device : torch.device or str
         Where to compute; the model is back where it was afterwards.
+    notes : sequence of str
+        Sentences that stand beside the result, before those of the task.
     progress : bool
         Whether to tell the user how far it is.
 
@@ -136,7 +139,7 @@ def evaluate(
         baseline=task.baseline(),
         cross_entropy=surprise / int(confusion.sum()),
         simulated=task.simulated,
-        notes=task.notes(),
+        notes=(*notes, *task.notes()),
     )
     labels = np.concatenate(truths)[:, None] == np.arange(len(classes))
     result |= ranking(labels, np.concatenate(scores))

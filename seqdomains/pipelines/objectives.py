@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqdomains.backbone import MambaLM
+from seqdomains.backbone import MambaConfig, MambaLM
 from seqdomains.backbone.lengths import counted_positions
+from seqdomains.errors import ConfigError
 from seqdomains.pipelines.batch_tensors import BatchTensors
-from seqdomains.pipelines.recipe import StepPlan
+from seqdomains.pipelines.recipe import StepPlan, TrainConfig
 
 
 class Objective(Protocol):
@@ -93,3 +94,47 @@ class NextToken:
 
 
 CLASSIFICATION: Final = Classification()
+
+
+def refuse_unfit(config: TrainConfig, sizes: MambaConfig, *, objective: Objective | None = None) -> None:
+    """Refuse what a model that is not causal cannot be trained with.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    sizes : MambaConfig
+        Of the model's backbone.
+    objective : Objective, optional
+        Where it is known.
+
+    Raises
+    ------
+    ConfigError
+        Time chunks, ranks that share a window, or next tokens.
+
+    Examples
+    --------
+    >>> refuse_unfit(TrainConfig(time_chunk=64), MambaConfig(d_model=8, n_layer=1, bidirectional=True))
+    Traceback (most recent call last):
+    seqdomains.errors.ConfigError: train.time_chunk: the model reads both sides of a position, so that windows stay ...
+    """
+    if sizes.causal:
+        return
+    reason = "the model reads both sides of a position"
+    problems = []
+    if config.time_chunk is not None:
+        problems.append(
+            f"train.time_chunk: {reason}, so that windows stay whole; lower train.micro_batch, or set "
+            "train.recompute=true"
+        )
+    if config.sequence_ranks > 1:
+        problems.append(
+            f"train.sequence_ranks: {reason}, so that windows stay whole; leave it at 1, and ranks share the batch"
+        )
+    if isinstance(objective, NextToken):
+        problems.append(
+            f"model.bidirectional, model.reverse_complement: {reason} and has seen the next token, which it would be "
+            "asked; train it on masked tokens"
+        )
+    if problems:
+        raise ConfigError(problems)

@@ -93,6 +93,13 @@ class Whole:
             if not counted.length:
                 raise BadInputError(InputError(f"{record} holds nothing, of which nothing can be said"))
             return _Read(record, counted.length, counted.blank, np.concatenate(held))
+        if not self._runner.verb.causal:
+            raise BadInputError(
+                InputError(
+                    f"{record} is longer than {CHUNK} tokens, and a model that reads both sides of a position takes it "
+                    "whole: give --window"
+                )
+            )
         with prefetched(in_chunks([(record, chain(held, rest))]), depth=2) as chunks:
             found = self._runner.along(tokens for _, tokens, _ in chunks)[0]
         return _Read(record, counted.length, counted.blank, None, found)
