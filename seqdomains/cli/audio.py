@@ -131,7 +131,7 @@ def pretrain(
     The result is in bits per sample of held-out clips. No label is needed; --label-from names what clips are held out
     by. Repeat the command with the same --out to go on with a run that was stopped.
     """
-    from seqdomains.cli.sounds import run_pretrain
+    from seqdomains.cli.sound_pretraining import run_pretrain
 
     run_pretrain(
         data=data or [],
@@ -175,7 +175,7 @@ def finetune(
     )
 
 
-@app.command(short_help="Score a trained model on labelled clips.")
+@app.command(short_help="Score a trained model on clips.")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, or with --data an artefact.", metavar="RUN")],
     data: Annotated[list[Path] | None, DATA] = None,
@@ -192,7 +192,10 @@ def evaluate(
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
 ) -> None:
-    """Score a run on its own held-out clips, or a model on other labelled clips (--data)."""
+    """Score a run on its own held-out clips, or a model on other clips (--data), labelled ones for a classifier.
+
+    A model of `pretrain` is scored in bits per sample, and needs no label.
+    """
     from seqdomains.cli.sounds import run_evaluate
 
     run_evaluate(

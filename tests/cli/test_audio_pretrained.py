@@ -1,0 +1,141 @@
+"""What `audio pretrain` made is scored by `audio evaluate`: a run on its own clips, a model on others."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from seqdomains.audio.files import read
+from seqdomains.audio.front_end import SoundInput
+from seqdomains.backbone import MambaLM
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+SYNTHESIZED = ("--set", "data.synthesis={kind: words, clips: 6, rate: 8000, speakers: 3}", "--device", "cpu")
+QUICK = [
+    *("--set", "train.steps=3", "--set", "train.batch=4", "--set", "model.d_model=16", "--set", "model.n_layer=1"),
+    *("--set", "data.seconds=0.1", *SYNTHESIZED),
+]
+
+
+@pytest.fixture(scope="module")
+def coder(seqdomains, tmp_path_factory):
+    """A run of a language model of codes, and what the command said."""
+    folder = tmp_path_factory.mktemp("runs") / "codes"
+    outcome = seqdomains("audio", "pretrain", *QUICK, "--out", folder)
+    assert outcome.code == 0, outcome.err
+    return folder, outcome
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Six files of tones of 0.1 to 0.35 s, at another rate than the model's."""
+    folder = tmp_path_factory.mktemp("clips")
+    for take in range(6):
+        time = np.arange(1600 + 800 * take) / 16_000
+        soundfile.write(folder / f"{take}.wav", np.sin(2 * np.pi * (200 + 50 * take) * time) / 3, 16_000)
+    return folder
+
+
+def test_a_run_is_scored_on_its_own_clips_again(seqdomains, coder):
+    folder, outcome = coder
+    before = json.loads((folder / "evaluation.json").read_text())
+    again = seqdomains("audio", "evaluate", folder, "--device", "cpu")
+    assert again.code == 0, again.err
+    assert again.out == "".join(outcome.out.splitlines(keepends=True)[:-1])
+    assert json.loads((folder / "evaluation.json").read_text()) == before
+
+
+def test_a_language_model_is_scored_on_other_clips(seqdomains, coder, clips, tmp_path):
+    folder, _ = coder
+    outcome = seqdomains(
+        "audio", "evaluate", folder / "model", "--data", clips, "--out", tmp_path / "scored", "--device", "cpu"
+    )
+    assert outcome.code == 0, outcome.err
+    result = json.loads((tmp_path / "scored" / "evaluation.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "scored" / "test_clips.jsonl").read_text().splitlines()]
+    assert sorted(row["audio_filepath"] for row in rows) == [str(path) for path in sorted(clips.iterdir())]
+    model = MambaLM.from_pretrained(folder / "model").eval()
+    nats, positions = 0.0, 0
+    for path in clips.iterdir():
+        codes = np.append(np.uint8(128), SoundInput(rate=8000).encode(read(path, rate=8000)[0]))
+        with torch.no_grad():
+            nats += model.loss(torch.from_numpy(codes)[None], reduction="sum").item()
+        positions += len(codes) - 1
+    assert result["positions"] == positions
+    assert result["bits"] == pytest.approx(nats / math.log(2) / positions, rel=1e-4)
+    assert 0 < result["standard_error"] < 1
+    assert [one["name"] for one in result["baselines"]] == ["order-1 Markov chain", "adaptive LPC-32"]
+    # A chain that had seen the clip would know nearly all of a tone.
+    assert result["baselines"][0]["bits"] > 4
+    assert result["simulated"] is False
+    first, bits, *_ = outcome.out.splitlines()
+    assert first == f"6 test clips, {positions:,} samples"
+    assert bits.startswith("bits per sample ")
+    assert " ± " in bits
+    assert f"note: Scored on {clips}." in outcome.out
+    assert "fitted on clips of other files than those they are scored on, in 5 parts" in outcome.out
+    assert "trained on" not in outcome.out
+
+
+def test_one_clip_has_no_other_for_references(seqdomains, coder, clips):
+    outcome = seqdomains("audio", "evaluate", coder[0], "--data", clips / "3.wav", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    assert "Markov" not in outcome.out
+    assert "note: One file alone has no other to fit references on." in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--labels", "x.tsv"), "--labels, --rate: are for a classifier; this model predicts samples"),
+        (("--rate", "4000"), "--labels, --rate: are for a classifier"),
+        (("--set", "model.d_model=8"), "--set model.d_model: a model is scored as it is; only keys of data and"),
+        (("--set", "input.rate=16000"), "--set input.rate: a model is scored as it is"),
+        (("--set", "data.secnds=1"), "data.secnds: unknown key; did you mean data.seconds?"),
+    ],
+)
+def test_options_that_do_not_go_with_a_language_model(seqdomains, coder, clips, options, words):
+    outcome = seqdomains("audio", "evaluate", coder[0], "--data", clips, *options)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert words in outcome.error
+
+
+def test_a_result_is_not_written_over_and_a_model_alone_has_no_clips(seqdomains, coder, clips):
+    folder, _ = coder
+    given = ("audio", "evaluate", folder)
+    into = seqdomains(*given, "--data", clips, "--out", folder)
+    assert into.code == 2
+    assert "is a run folder, which keeps its own result; choose another folder" in into.error
+    alone = seqdomains("audio", "evaluate", folder / "model")
+    assert alone.code == 2
+    assert "is an artefact without test clips of its own: give --data" in alone.error
+    more = seqdomains(*given, "--set", "data.seconds=2")
+    assert more.code == 2
+    assert "--out, --label-from and --set go with --data; a run's own result is its own" in more.error
+
+
+def test_a_bad_clip_among_those_to_score(seqdomains, coder, clips, tmp_path):
+    for path in clips.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "3.wav").write_bytes(b"")
+    given = ("audio", "evaluate", coder[0], "--data", tmp_path, "--device", "cpu")
+    stopped = seqdomains(*given)
+    assert stopped.code == 1
+    assert "1 of 6 clips cannot be read" in stopped.error
+    assert "3.wav is empty (0 bytes)" in stopped.err
+    skipped = seqdomains(*given, "--set", "data.on_error=skip")
+    assert skipped.code == 0, skipped.err
+    assert skipped.out.startswith("5 test clips")
+    assert "note: 1 clips could not be read and are left out." in skipped.out
+
+
+def test_a_language_model_tells_no_classes(seqdomains, coder, clips):
+    outcome = seqdomains("audio", "predict", coder[0], clips / "3.wav", "--device", "cpu")
+    assert outcome.code == 1
+    assert "MambaLM" in outcome.error
