@@ -47,6 +47,25 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class MaskedWindows:
+    """Windows of one shape, of which some positions are hidden and asked for.
+
+    Parameters
+    ----------
+    tokens : ndarray of float32, shape (B, L, features)
+        Real numbers of each position, the hidden ones too; zeros at and after `lengths`.
+    masked : ndarray of bool, shape (B, L)
+        Which are hidden; none at or after `lengths`.
+    lengths : ndarray of int64, shape (B,)
+        Number of real positions of each window.
+    """
+
+    tokens: NDArray[Any]
+    masked: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Span:
     """A window of a user's record on its way through prediction; `start` and `end` are 0-based half-open."""
 
@@ -74,7 +93,9 @@ class WindowTask(Protocol):
     def signature(self) -> Mapping[str, Any]:
         """JSON-ready facts that an artefact carries and that an input must match (domain, alphabet, unit)."""
 
-    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch | Windows:
+    def training_batch(
+        self, seed: int, first: int, count: int, *, window: int | None = None
+    ) -> Batch | Windows | MaskedWindows:
         """Draw samples `first` to `first + count` of the stream that `seed` names; a pure function of its arguments.
 
         `window` is their length in tokens: the task's own by default, or shorter.
@@ -133,3 +154,16 @@ class ControlledTask(Protocol):
 
     def controls(self) -> Sequence[Mapping[str, Any]]:
         """Fit and score references that see only what should not matter: like `baseline`, and expected near chance."""
+
+
+class MaskedTask(WindowTask, Protocol):
+    """Windows of real numbers of which some positions are hidden and asked for."""
+
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> MaskedWindows:
+        """See `WindowTask`."""
+
+    def test_batches(self, batch_size: int) -> Iterator[MaskedWindows]:
+        """Yield the fixed test windows in order, of whatever lengths; what is hidden in them is fixed too."""
+
+    def baselines(self) -> Sequence[Mapping[str, Any]]:
+        """Return what simple references miss there: {"name": ..., "error": mean squared error, ...} each."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqdomains.audio.clip_windows import CLIP, ClipWindows, clips_of
+from seqdomains.audio.clip_windows import ClipWindows, unlabelled_clips_of
 from seqdomains.audio.code_baselines import CodeModel, Codes, LinearPrediction, MarkovChain
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.front_end import SoundInput
 from seqdomains.errors import ConfigError
-from seqdomains.sampling import below
 from seqdomains.task import Windows
 
 # Samples of training clips that the baselines are fitted on, and of a piece of a clip that they are given at once.
@@ -74,12 +72,8 @@ class CodeTask(ClipWindows):
     ) -> None:
         check_codes(given)
         data = data.model_copy(update={"split": "none"}) if scored_only else data
-        # Without its labels, a class of a single file is a file like any other.
-        clips = [replace(clip, label=None) for clip in clips_of(data)]
-        super().__init__(clips, data, given, simulated=simulated)
+        super().__init__(unlabelled_clips_of(data), data, given, simulated=simulated)
         self._scored_only = scored_only
-        frames = np.array([self._sounds[number].frames for number in self._train], np.int64)
-        self._windows_until = np.cumsum(-(-frames // self.window))
 
     def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Windows:
         """Draw samples `first` to `first + count` of the stream that `seed` names, of `window` samples and a silence.
@@ -91,9 +85,8 @@ class CodeTask(ClipWindows):
         """
         window = window or self.window
         draws = self._draws(seed, first, count)
-        places = below(draws[:, CLIP], int(self._windows_until[-1]))
-        numbers = self._train[np.searchsorted(self._windows_until, places, side="right")]
-        return Windows(*self._filled(self._windows(seed, first, draws, numbers, window), window, before=1))
+        rows = self._windows(seed, first, draws, self._by_length(draws), window)
+        return Windows(*self._filled(rows, window, before=1))
 
     def test_batches(self, batch_size: int) -> Iterator[Windows]:
         """Yield the held-out clips, whole, in their order."""

@@ -9,6 +9,7 @@ from seqdomains.backbone.initialisation import no_weight_decay
 from seqdomains.backbone.model import MambaBackbone
 from seqdomains.backbone.official import load_official, official_state_dict
 from seqdomains.backbone.pooling import Pooling
+from seqdomains.backbone.reconstruction import PatchReconstructor
 from seqdomains.backbone.state import InferenceState, LayerState
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MambaBackbone",
     "MambaConfig",
     "MambaLM",
+    "PatchReconstructor",
     "Pooling",
     "SequenceClassifier",
     "from_pretrained",

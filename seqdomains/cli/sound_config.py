@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.front_end import LEVELS, SoundInput
+from seqdomains.audio.masking import MaskConfig
 from seqdomains.backbone import MambaConfig, Pooling
 from seqdomains.cli.config import read_preset
 from seqdomains.cli.finetuning import Origin
@@ -65,8 +66,8 @@ class SoundRunConfig(BaseModel):
         return self.model.backbone().model_copy(update={"features": self.input.features})
 
 
-class CodeModelConfig(MambaConfig):
-    """The backbone of a language model of sample codes."""
+class PretrainedModelConfig(MambaConfig):
+    """The backbone of a model without classes; what a position is follows from `input`."""
 
     d_model: int = Field(64, ge=1)
     n_layer: int = Field(3, ge=1)
@@ -87,13 +88,23 @@ class SoundPretrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # A preset says it, so that one of a classifier is not taken for it.
-    objective: Literal["next-token"] = "next-token"
-    model: CodeModelConfig = CodeModelConfig()
+    objective: Literal["next-token", "masked"] = "next-token"
+    model: PretrainedModelConfig = PretrainedModelConfig()
     input: SoundInput = SoundInput()
+    mask: MaskConfig = MaskConfig()
     data: ClipData = ClipData()
     train: TrainConfig = TrainConfig()
     evaluate: BitsConfig = BitsConfig()
 
     def backbone(self) -> MambaConfig:
         """Return the sizes of the backbone."""
-        return MambaConfig(**self.model.model_dump())
+        return MambaConfig(**self.model.model_dump() | {"features": self.input.features})
+
+    @model_validator(mode="after")
+    def _masked_windows_are_whole(self) -> Self:
+        if self.objective == "masked" and (self.train.time_chunk is not None or self.train.sequence_ranks > 1):
+            raise ValueError(
+                "train.time_chunk, train.sequence_ranks: windows of objective masked are computed whole; lower "
+                "train.micro_batch or data.seconds to save memory, or set train.recompute=true"
+            )
+        return self

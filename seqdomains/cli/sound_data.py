@@ -59,7 +59,7 @@ def refuse_without_data(path: Path, **options: object) -> None:
         raise ConfigError(f"{', '.join(names)} and {last} go with --data; a run's own result is its own")
 
 
-def check_scored(settings: Sequence[str], out: Path | None) -> None:
+def check_scored(settings: Sequence[str], out: Path | None, *, sections: Sequence[str] = ("data", "evaluate")) -> None:
     """Refuse settings that would change a model which is only scored, and to write into a run.
 
     Raises
@@ -75,9 +75,11 @@ def check_scored(settings: Sequence[str], out: Path | None) -> None:
     seqdomains.errors.ConfigError: --set model.d_model: a model is scored as it is; only keys of data and evaluate ...
     """
     keys = [setting.partition("=")[0] for setting in settings]
-    if wrong := [key for key in keys if key.partition(".")[0] not in ("data", "evaluate")]:
+    if wrong := [key for key in keys if key.partition(".")[0] not in sections]:
+        *most, last = sections
+        named = f"{', '.join(most)} and {last}"
         raise ConfigError(
-            [f"--set {key}: a model is scored as it is; only keys of data and evaluate can be set" for key in wrong]
+            [f"--set {key}: a model is scored as it is; only keys of {named} can be set" for key in wrong]
         )
     if out is not None and RunFolder(out).config.exists():
         raise ConfigError(f"--out {out}: is a run folder, which keeps its own result; choose another folder")

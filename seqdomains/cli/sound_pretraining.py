@@ -10,21 +10,28 @@ from pathlib import Path
 import torch
 
 from seqdomains.audio.code_task import CodeTask, check_codes
-from seqdomains.audio.data_config import ClipData
-from seqdomains.audio.front_end import SoundInput, input_of
-from seqdomains.backbone import LoadedModel, MambaLM
+from seqdomains.audio.front_end import input_of
+from seqdomains.audio.patch_task import PatchTask, check_patches
+from seqdomains.backbone import LoadedModel, MambaLM, PatchReconstructor
 from seqdomains.cli.config import resolve
-from seqdomains.cli.models import choose_device
+from seqdomains.cli.models import choose_device, trained_window
 from seqdomains.cli.sound_config import SoundPretrainConfig
 from seqdomains.cli.sound_data import check_scored, given_options, or_synthesized, refuse_without_data
-from seqdomains.cli.summary import bits_as_text
-from seqdomains.cli.training import made, pretrain_and_evaluate, print_pretraining_estimate
+from seqdomains.cli.summary import bits_as_text, errors_as_text
+from seqdomains.cli.training import (
+    made,
+    pretrain_and_evaluate,
+    pretrain_masked_and_evaluate,
+    print_masked_estimate,
+    print_pretraining_estimate,
+)
 from seqdomains.errors import ConfigError
 from seqdomains.pipelines.bits import evaluate_bits
 from seqdomains.pipelines.ranks import own_device
+from seqdomains.pipelines.reconstruction import evaluate_reconstruction
 from seqdomains.pipelines.run_folder import RunFolder
 
-_as_text = partial(bits_as_text, units="clips", position="sample")
+_bits_as_text = partial(bits_as_text, units="clips", position="sample")
 
 
 def run_pretrain(
@@ -37,16 +44,28 @@ def run_pretrain(
     device: str | None,
     only_estimate: bool = False,
 ) -> None:
-    """Train a language model, score it, and print the result; go on with the run in `out` if there is one."""
+    """Train a model without labels, score it, and print the result; go on with the run in `out` if there is one."""
     where = choose_device(own_device(device))
     preset = preset or ("codes-small" if where.type == "cpu" else "codes")
     given = given_options(data, label_from, None)
     resolved = resolve(SoundPretrainConfig, preset=preset, settings=settings, given=given)
     config = resolved.config
-    check_codes(config.input)
+    masked = config.objective == "masked"
+    (check_patches if masked else check_codes)(config.input)
     if only_estimate:
         window = config.input.positions(round(config.data.seconds * config.input.rate))
-        print_pretraining_estimate(config, window=window, device=where)
+        (print_masked_estimate if masked else print_pretraining_estimate)(config, window=window, device=where)
+        return
+    if masked:
+        pretrain_masked_and_evaluate(
+            config,
+            resolved,
+            preset=preset,
+            out=out,
+            device=where,
+            make_task=lambda: _patch_task(config),
+            as_text=errors_as_text,
+        )
         return
     pretrain_and_evaluate(
         config,
@@ -54,15 +73,15 @@ def run_pretrain(
         preset=preset,
         out=out,
         device=where,
-        make_task=lambda: _code_task(config.data, config.input),
-        as_text=_as_text,
+        make_task=lambda: _code_task(config),
+        as_text=_bits_as_text,
     )
 
 
 def score_pretrained(
     path: Path,
     loaded: LoadedModel,
-    model: MambaLM,
+    model: MambaLM | PatchReconstructor,
     *,
     data: Sequence[Path],
     label_from: str | None,
@@ -72,26 +91,42 @@ def score_pretrained(
     out: Path | None,
     device: torch.device,
 ) -> None:
-    """Score a language model on its run's held-out clips, or on other clips, and print the result."""
+    """Score a model on its run's held-out clips, or on other clips, and print the result."""
     if labels is not None or rate is not None:
-        raise ConfigError("--labels, --rate: are for a classifier; this model predicts samples, at its own rate")
+        raise ConfigError("--labels, --rate: are for a classifier; this model has no classes, and a rate of its own")
+    masked = isinstance(model, PatchReconstructor)
     if not data:
         refuse_without_data(path, out=out, label_from=label_from, set=settings)
-        run = RunFolder(path)
-        run.read_config()
-        config = resolve(SoundPretrainConfig, preset=str(run.config)).config
-        task = _code_task(config.data, config.input)
-        result = evaluate_bits(model, task, config.evaluate, run, device=device)
+        target: RunFolder | None = RunFolder(path)
+        RunFolder(path).read_config()
+        config = resolve(SoundPretrainConfig, preset=str(RunFolder(path).config)).config
+        read, scored_only = config.input, False
     else:
-        check_scored(settings, out)
+        check_scored(settings, out, sections=("data", "mask", "evaluate") if masked else ("data", "evaluate"))
+        read = input_of(loaded.signature)
         given = given_options(data, label_from, None) | {"data.split": ("none", "the command")}
+        if masked:
+            # Windows as long as those that it learned from, and as much hidden.
+            seconds = read.frames(trained_window(loaded)) / read.rate
+            given |= {"data.seconds": (seconds, "the artefact"), "mask": (loaded.signature.get("mask"), "the artefact")}
         config = resolve(SoundPretrainConfig, settings=settings, given=given).config
-        task = CodeTask(config.data, input_of(loaded.signature), scored_only=config.data.split == "none")
+        scored_only = config.data.split == "none"
         target = RunFolder(made(out)) if out is not None else None
-        result = evaluate_bits(model, task, config.evaluate, target, device=device)
-    sys.stdout.write(_as_text(result))
+    clips, simulated = or_synthesized(config.data)
+    if isinstance(model, PatchReconstructor):
+        patches = PatchTask(clips, read, config.mask, simulated=simulated, scored_only=scored_only)
+        text = errors_as_text(evaluate_reconstruction(model, patches, config.evaluate, target, device=device))
+    else:
+        codes = CodeTask(clips, read, simulated=simulated, scored_only=scored_only)
+        text = _bits_as_text(evaluate_bits(model, codes, config.evaluate, target, device=device))
+    sys.stdout.write(text)
 
 
-def _code_task(data: ClipData, given: SoundInput) -> CodeTask:
-    data, simulated = or_synthesized(data)
-    return CodeTask(data, given, simulated=simulated)
+def _code_task(config: SoundPretrainConfig) -> CodeTask:
+    data, simulated = or_synthesized(config.data)
+    return CodeTask(data, config.input, simulated=simulated)
+
+
+def _patch_task(config: SoundPretrainConfig) -> PatchTask:
+    data, simulated = or_synthesized(config.data)
+    return PatchTask(data, config.input, config.mask, simulated=simulated)

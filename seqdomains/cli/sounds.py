@@ -16,7 +16,7 @@ from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import is_sound_file
 from seqdomains.audio.front_end import SoundInput, input_of
 from seqdomains.audio.synthesis import SynthesisConfig, synthesize
-from seqdomains.backbone import MambaLM
+from seqdomains.backbone import SequenceClassifier
 from seqdomains.backbone.rate import rescale_steps
 from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions
@@ -141,7 +141,7 @@ def run_evaluate(
     """Score a run on its held-out clips, or a model on other labelled clips, and print the result."""
     where = choose_device(device)
     loaded = load_model(path, device=where, check=input_of)
-    if isinstance(loaded.model, MambaLM):
+    if not isinstance(loaded.model, SequenceClassifier):
         score_pretrained(
             path,
             loaded,

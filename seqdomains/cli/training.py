@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from seqdomains.backbone import MambaConfig, MambaLM, Pooling, SequenceClassifier
+from seqdomains.backbone import MambaConfig, MambaLM, PatchReconstructor, Pooling, SequenceClassifier
 from seqdomains.cli.config import Resolved
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines import bits
@@ -24,11 +24,12 @@ from seqdomains.pipelines import train as training
 from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.evaluate import EvaluateConfig
-from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective, refuse_unfit
+from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective, Reconstruction, refuse_unfit
 from seqdomains.pipelines.ranks import joined, started_by_torchrun
 from seqdomains.pipelines.recipe import TrainConfig
+from seqdomains.pipelines.reconstruction import evaluate_reconstruction
 from seqdomains.pipelines.run_folder import RunFolder
-from seqdomains.task import ClassificationTask, PretrainingTask, WindowTask
+from seqdomains.task import ClassificationTask, MaskedTask, PretrainingTask, WindowTask
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +58,14 @@ class TrainedClassifier(Trained, Protocol):
 
 
 class Pretrained(Trained, Protocol):
-    """What it says of a language model."""
+    """What it says of a language model, or of a reconstructor."""
 
     @property
     def evaluate(self) -> BitsConfig:
         """How to score."""
 
 
-Model = TypeVar("Model", SequenceClassifier, MambaLM)
+Model = TypeVar("Model", SequenceClassifier, MambaLM, PatchReconstructor)
 Task = TypeVar("Task", bound=WindowTask)
 AsText = Callable[[Mapping[str, Any]], str]
 AsAsked = Callable[[SequenceClassifier], tuple[nn.Module, Sequence[str]]]
@@ -86,8 +87,14 @@ def print_pretraining_estimate(config: Pretrained, *, window: int, device: torch
     _print_estimate(MambaLM(config.backbone()), config.train, window=window, device=device, objective=NextToken())
 
 
+def print_masked_estimate(config: Pretrained, *, window: int, device: torch.device) -> None:
+    """Print what training a reconstructor would take; under torchrun the first process does."""
+    model = PatchReconstructor(config.backbone())
+    _print_estimate(model, config.train, window=window, device=device, objective=Reconstruction())
+
+
 def _print_estimate(
-    model: SequenceClassifier | MambaLM,
+    model: SequenceClassifier | MambaLM | PatchReconstructor,
     config: TrainConfig,
     *,
     window: int,
@@ -169,6 +176,31 @@ def pretrain_and_evaluate(
         make_model=lambda task: MambaLM(config.backbone()),
         objective_of=lambda task: NextToken(task.ignored),
         score=lambda model, task, run: bits.evaluate_bits(model, task, config.evaluate, run, device=device),
+        as_text=as_text,
+    )
+
+
+def pretrain_masked_and_evaluate(
+    config: Pretrained,
+    resolved: Resolved[Any],
+    *,
+    preset: str,
+    out: Path | None,
+    device: torch.device,
+    make_task: Callable[[], MaskedTask],
+    as_text: AsText,
+) -> None:
+    """Train a reconstructor as `train_and_evaluate` trains a classifier."""
+    _run(
+        config,
+        resolved,
+        preset=preset,
+        out=out,
+        device=device,
+        make_task=make_task,
+        make_model=lambda task: PatchReconstructor(config.backbone()),
+        objective_of=lambda task: Reconstruction(),
+        score=lambda model, task, run: evaluate_reconstruction(model, task, config.evaluate, run, device=device),
         as_text=as_text,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqdomains.task import Batch, Windows
+from seqdomains.task import Batch, MaskedWindows, Windows
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,26 @@ class BatchTensors:
         without waiting for the device.
     real_tokens : int
         Sum of the lengths.
+    masked : Tensor of bool, shape (B, L), or None
+        Positions that are hidden and asked for; None where that is not what is asked.
     """
 
     tokens: Tensor
     targets: Tensor | None
     lengths: Tensor | None
     real_tokens: int
+    masked: Tensor | None = None
 
 
-def as_tensors(batch: Batch | Windows, *, pin: bool = False) -> BatchTensors:
+def as_tensors(batch: Batch | Windows | MaskedWindows, *, pin: bool = False) -> BatchTensors:
     """Wrap a batch's arrays, without a copy where they are contiguous.
 
     Parameters
     ----------
-    batch : Batch or Windows
+    batch : Batch or Windows or MaskedWindows
         What the task gave.
     pin : bool
-        Whether to copy tokens and targets to page-locked memory, from which a GPU reads while it computes.
+        Whether to copy tokens, targets and masks to page-locked memory, from which a GPU reads while it computes.
 
     Examples
     --------
@@ -54,8 +57,10 @@ def as_tensors(batch: Batch | Windows, *, pin: bool = False) -> BatchTensors:
     # from_numpy takes no negative strides, which a flipped window has
     tokens = torch.from_numpy(np.ascontiguousarray(batch.tokens))
     targets = torch.from_numpy(np.ascontiguousarray(batch.targets)) if isinstance(batch, Batch) else None
+    masked = torch.from_numpy(np.ascontiguousarray(batch.masked)) if isinstance(batch, MaskedWindows) else None
     if pin:
         tokens, targets = tokens.pin_memory(), None if targets is None else targets.pin_memory()
+        masked = None if masked is None else masked.pin_memory()
     full = bool((batch.lengths == batch.tokens.shape[1]).all())
     lengths = None if full else torch.from_numpy(np.ascontiguousarray(batch.lengths))
-    return BatchTensors(tokens, targets, lengths, int(batch.lengths.sum()))
+    return BatchTensors(tokens, targets, lengths, int(batch.lengths.sum()), masked)

@@ -168,24 +168,35 @@ def summarise_bits(
     >>> round(result["bits"], 9), round(result["standard_error"], 9)
     (1.6, 0.6)
     """
-    bits, positions, windows = nats / math.log(2), int(counts.sum()), int((counts > 0).sum())
-    mean = float(bits.sum()) / positions
-    error = None
-    if windows > 1:
-        # Of a ratio of two sums (Cochran 1977, Sampling Techniques, 2.11): longer windows weigh more.
-        spread = float(np.square(bits - mean * counts).sum())
-        error = math.sqrt(windows / (windows - 1) * spread) / positions
+    bits, positions = nats / math.log(2), int(counts.sum())
     return {
         "kind": "bits",
-        "bits": mean,
-        "standard_error": error,
+        "bits": float(bits.sum()) / positions,
+        "standard_error": ratio_error(bits, counts),
         "uniform": math.log2(vocab_size),
         "baselines": [dict(one) for one in baselines],
         "positions": positions,
-        "windows": windows,
+        "windows": int((counts > 0).sum()),
         "simulated": simulated,
         "notes": list(notes),
     }
+
+
+def ratio_error(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> float | None:
+    """Return the standard error of sum(sums) / sum(counts) from how windows differ; None for a single one.
+
+    That of a ratio of two sums (Cochran 1977, Sampling Techniques, 2.11): longer windows weigh more.
+
+    Examples
+    --------
+    >>> ratio_error(np.array([10.0, 30.0]), np.array([10, 10])), ratio_error(np.array([1.0]), np.array([1]))
+    (1.0, None)
+    """
+    positions, windows = int(counts.sum()), int((counts > 0).sum())
+    if windows < 2:
+        return None
+    spread = float(np.square(sums - sums.sum() / positions * counts).sum())
+    return math.sqrt(windows / (windows - 1) * spread) / positions
 
 
 def _nats(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seqdomains.backbone import MambaLM, SequenceClassifier
+from seqdomains.backbone import MambaLM, PatchReconstructor, SequenceClassifier
 from seqdomains.backbone.footprint import Footprint
 from seqdomains.pipelines.batch_tensors import BatchTensors
 from seqdomains.pipelines.borrowed import borrowed, thread_count
@@ -30,7 +30,7 @@ class DryRun:
     Parameters
     ----------
     parameters, classes : int
-        Of the model; a language model has 0 classes.
+        Of the model; one of sequences without classes has 0.
     windows, window : int
         That a step reads, and their length in tokens.
     at_once : int
@@ -83,7 +83,7 @@ class DryRun:
 
 
 def dry_run(
-    model: SequenceClassifier | MambaLM,
+    model: SequenceClassifier | MambaLM | PatchReconstructor,
     config: TrainConfig,
     *,
     window: int,
@@ -95,7 +95,7 @@ def dry_run(
 
     Parameters
     ----------
-    model : SequenceClassifier or MambaLM
+    model : SequenceClassifier or MambaLM or PatchReconstructor
     config : TrainConfig
     window : int
         Full length in tokens.
@@ -148,7 +148,7 @@ def dry_run(
 
 
 def _time(
-    model: SequenceClassifier | MambaLM,
+    model: SequenceClassifier | MambaLM | PatchReconstructor,
     objective: Objective,
     windows: int,
     length: int,
@@ -162,7 +162,8 @@ def _time(
     windows = max(1, min(windows, most // min(length, most)))
     # A language model is not asked for the first one.
     tokens = model.backbone.blank(windows, max(2, min(length, most)))
-    part = BatchTensors(tokens, torch.zeros(windows, dtype=torch.int64), None, tokens.shape[0] * tokens.shape[1])
+    masked = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    part = BatchTensors(tokens, torch.zeros(windows, dtype=torch.int64), None, masked.numel(), masked)
     times = []
     try:
         for _ in range(3):  # the first one compiles or loads kernels

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqdomains.backbone import MambaConfig, MambaLM
+from seqdomains.backbone import MambaConfig, MambaLM, PatchReconstructor
 from seqdomains.backbone.lengths import counted_positions
 from seqdomains.errors import ConfigError
 from seqdomains.pipelines.batch_tensors import BatchTensors
@@ -91,6 +91,43 @@ class NextToken:
         """See `Objective`."""
         tokens = part.tokens.to(device, non_blocking=True)
         return cast(MambaLM, model).loss(tokens, lengths=part.lengths, ignored=self.ignored, reduction="sum", **options)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Squared error of what is hidden in windows of a `MaskedTask`, under a `PatchReconstructor`.
+
+    Examples
+    --------
+    >>> masked = torch.tensor([[False, True, True]])
+    >>> Reconstruction().count(BatchTensors(torch.zeros(1, 3, 2), None, None, 3, masked))
+    2
+    """
+
+    def most(self, plan: StepPlan) -> int:
+        """Return the number of positions, of which those that are not hidden do not count."""
+        return plan.windows * plan.window
+
+    def count(self, part: BatchTensors) -> int:
+        """Return the number of hidden positions."""
+        return int(_masked(part).sum())
+
+    def total(self, model: nn.Module, part: BatchTensors, *, device: torch.device, **options: Any) -> Tensor:
+        """See `Objective`.
+
+        Raises
+        ------
+        ValueError
+            Nothing says what is hidden.
+        """
+        tokens, masked = part.tokens.to(device, non_blocking=True), _masked(part).to(device, non_blocking=True)
+        return cast(PatchReconstructor, model).loss(tokens, masked, lengths=part.lengths, reduction="sum", **options)
+
+
+def _masked(part: BatchTensors) -> Tensor:
+    if part.masked is None:
+        raise ValueError("windows of which nothing is hidden: give a MaskedTask")
+    return part.masked
 
 
 CLASSIFICATION: Final = Classification()

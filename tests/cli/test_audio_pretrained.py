@@ -1,4 +1,4 @@
-"""What `audio pretrain` made is scored by `audio evaluate`: a run on its own clips, a model on others."""
+"""`audio pretrain` with hidden patches, and what it made: scored on its run's clips and on others, tuned, embedded."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_one_clip_has_no_other_for_references(seqdomains, coder, clips):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--labels", "x.tsv"), "--labels, --rate: are for a classifier; this model predicts samples"),
+        (("--labels", "x.tsv"), "--labels, --rate: are for a classifier; this model has no classes"),
         (("--rate", "4000"), "--labels, --rate: are for a classifier"),
         (("--set", "model.d_model=8"), "--set model.d_model: a model is scored as it is; only keys of data and"),
         (("--set", "input.rate=16000"), "--set input.rate: a model is scored as it is"),
@@ -139,3 +139,121 @@ def test_a_language_model_tells_no_classes(seqdomains, coder, clips):
     outcome = seqdomains("audio", "predict", coder[0], clips / "3.wav", "--device", "cpu")
     assert outcome.code == 1
     assert "MambaLM" in outcome.error
+
+
+MASKED = [
+    *("--preset", "spectrogram-small", "--set", "input={rate: 8000, codec: log-mel, patch: 80, span: 200, mels: 32}"),
+    *("--set", "model.d_model=32", "--set", "model.n_layer=1", "--set", "train.steps=120", "--set", "train.lr=5e-3"),
+    *("--set", "data.seconds=0.8", "--set", "data.synthesis={kind: words, clips: 12, rate: 8000, speakers: 3}"),
+    *("--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def reconstructor(seqdomains, tmp_path_factory):
+    """A run on hidden patches of a few synthesized words, and what the command said."""
+    folder = tmp_path_factory.mktemp("runs") / "masked"
+    outcome = seqdomains("audio", "pretrain", *MASKED, "--out", folder)
+    assert outcome.code == 0, outcome.err
+    return folder, outcome
+
+
+def test_hidden_patches_are_learned_without_labels(seqdomains, reconstructor, tmp_path):
+    folder, outcome = reconstructor
+    result = json.loads((folder / "evaluation.json").read_text())
+    assert result["kind"] == "reconstruction"
+    mean, line, last = result["baselines"]
+    assert result["error"] < 0.9 * mean["error"]
+    assert result["error"] < last["error"]
+    assert mean["name"] == "mean of the training patches"
+    assert line["error"] < mean["error"]
+    first, error, *rest = outcome.out.splitlines()
+    assert first == f"{result['windows']} test windows, {result['positions']:,} hidden patches, SIMULATED data"
+    assert error.startswith("squared error ")
+    assert " ± " in error
+    assert any("50% of each window is hidden, in spans of 0.2 s" in line for line in rest)
+    assert any("drawn from all files" in line for line in rest)
+    estimate = seqdomains("audio", "pretrain", *MASKED, "--dry-run")
+    assert estimate.code == 0, estimate.err
+    assert "windows of 78: 2,496 tokens" in estimate.out
+    report = seqdomains("report", folder)
+    assert report.code == 0, report.err
+
+
+def test_a_repeated_command_and_an_evaluation_say_the_same(seqdomains, reconstructor):
+    folder, outcome = reconstructor
+    assert seqdomains("audio", "pretrain", *MASKED, "--out", folder).out == outcome.out
+    again = seqdomains("audio", "evaluate", folder, "--device", "cpu")
+    assert again.code == 0, again.err
+    assert again.out == "".join(outcome.out.splitlines(keepends=True)[:-1])
+
+
+def test_a_reconstructor_is_scored_on_other_clips_as_it_was_trained(seqdomains, reconstructor, clips, tmp_path):
+    given = ("audio", "evaluate", reconstructor[0] / "model", "--data", clips, "--device", "cpu")
+    outcome = seqdomains(*given, "--out", tmp_path / "scored")
+    assert outcome.code == 0, outcome.err
+    result = json.loads((tmp_path / "scored" / "evaluation.json").read_text())
+    lengths = [
+        SoundInput(rate=8000, codec="log-mel", patch=80, span=200).positions(800 + 400 * take) for take in range(6)
+    ]
+    assert result["positions"] == sum(round(length / 2) for length in lengths)
+    assert len(result["baselines"]) == 3
+    assert "note: 50% of each window is hidden, in spans of 0.2 s" in outcome.out
+    less = seqdomains(*given, "--set", "mask.share=0.1")
+    assert less.code == 0, less.err
+    assert "note: 10% of each window is hidden" in less.out
+    refused = seqdomains(*given, "--set", "input.mels=8")
+    assert refused.code == 2
+    assert "only keys of data, mask and evaluate can be set" in refused.error
+
+
+def test_a_model_of_both_sides_is_pretrained_tuned_and_embeds(seqdomains, clips, tmp_path):
+    few = ("--set", "train.steps=2", "--set", "train.batch=4")
+    outcome = seqdomains(
+        "audio", "pretrain", *MASKED, *SYNTHESIZED, *few, "--set", "model.bidirectional=true", "--out", tmp_path / "run"
+    )
+    assert outcome.code == 0, outcome.err
+    tuned = seqdomains("audio", "finetune", tmp_path / "run", *SYNTHESIZED, *few, "--out", tmp_path / "tuned")
+    assert tuned.code == 0, tuned.err
+    embedded = seqdomains("audio", "embed", tmp_path / "run", clips, "--out", tmp_path / "vectors", "--device", "cpu")
+    assert embedded.code == 0, embedded.err
+
+
+def test_a_reconstructor_is_fine_tuned_and_embeds(seqdomains, reconstructor, clips, tmp_path):
+    import pyarrow.parquet as pq
+    from safetensors.torch import load_file
+
+    folder, _ = reconstructor
+    tuned = seqdomains("audio", "finetune", folder, *SYNTHESIZED, "--set", "train.steps=2", "--set", "train.batch=4",
+                       "--head-only", "--out", tmp_path / "tuned")  # fmt: skip
+    assert tuned.code == 0, tuned.err
+    before, after = (load_file(one / "model" / "model.safetensors") for one in (folder, tmp_path / "tuned"))
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("backbone."))
+    assert "mask" in before
+    assert "mask" not in after
+    embedded = seqdomains("audio", "embed", folder, clips, "--out", tmp_path / "vectors", "--device", "cpu")
+    assert embedded.code == 0, embedded.err
+    rows = pq.read_table(tmp_path / "vectors" / "embeddings.parquet").to_pylist()
+    assert [len(row["embedding"]) for row in rows] == [32] * 6
+    refused = seqdomains("audio", "predict", folder, clips, "--device", "cpu")
+    assert refused.code == 1
+    assert "PatchReconstructor" in refused.error
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ("--set", "objective=masked"),
+            "mu-law gives codes, and what is hidden are patches of real numbers; choose log",
+        ),
+        (("--preset", "spectrogram-small", "--set", "objective=next-token"), "log-mel gives real numbers"),
+        (("--preset", "spectrogram-small", "--set", "mask.share=1"), "mask.share: input should be less than 1"),
+        (("--preset", "spectrogram-small", "--set", "train.time_chunk=8"), "windows of objective masked are computed"),
+        (("--preset", "spectrogram-small", "--set", "objective=mask"), "objective: input should be 'next-token' or"),
+    ],
+)
+def test_settings_that_do_not_go_with_hidden_patches(seqdomains, options, words):
+    outcome = seqdomains("audio", "pretrain", *options, "--device", "cpu", "--dry-run")
+    assert outcome.code == 2
+    assert words in outcome.error

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqdomains.backbone import InferenceState, MambaBackbone, MambaLM, SequenceClassifier
+from seqdomains.backbone import InferenceState, MambaBackbone, MambaLM, PatchReconstructor, SequenceClassifier
 from seqdomains.backbone.pooling import pool
 from seqdomains.backbone.strands import MeanOfStrands
 from seqdomains.errors import ConfigError, InputError
@@ -138,7 +138,7 @@ class Embed:
 
     Parameters
     ----------
-    model : SequenceClassifier or MambaLM or MambaBackbone
+    model : SequenceClassifier or MambaLM or PatchReconstructor or MambaBackbone
         In evaluation mode.
     pooling : {"mean", "last", "max", "position"}
         Over a window's positions. A causal model's last position has seen all of the window.
@@ -163,7 +163,11 @@ class Embed:
     """
 
     def __init__(
-        self, model: SequenceClassifier | MambaLM | MambaBackbone, *, pooling: EmbeddingPooling, layer: int | None
+        self,
+        model: SequenceClassifier | MambaLM | PatchReconstructor | MambaBackbone,
+        *,
+        pooling: EmbeddingPooling,
+        layer: int | None,
     ) -> None:
         self._backbone = model if isinstance(model, MambaBackbone) else model.backbone
         blocks = len(self._backbone.layers)
