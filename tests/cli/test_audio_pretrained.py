@@ -165,6 +165,7 @@ def test_hidden_patches_are_learned_without_labels(seqdomains, reconstructor, tm
     mean, line, last = result["baselines"]
     assert result["error"] < 0.9 * mean["error"]
     assert result["error"] < last["error"]
+    assert json.loads((folder / "model" / "config.json").read_text())["model"]["bidirectional"] is True
     assert mean["name"] == "mean of the training patches"
     assert line["error"] < mean["error"]
     first, error, *rest = outcome.out.splitlines()
@@ -207,10 +208,18 @@ def test_a_reconstructor_is_scored_on_other_clips_as_it_was_trained(seqdomains, 
     assert "only keys of data, mask and evaluate can be set" in refused.error
 
 
-def test_a_model_of_both_sides_is_pretrained_tuned_and_embeds(seqdomains, clips, tmp_path):
+def test_a_causal_model_is_pretrained_tuned_and_embeds(seqdomains, clips, tmp_path):
     few = ("--set", "train.steps=2", "--set", "train.batch=4")
     outcome = seqdomains(
-        "audio", "pretrain", *MASKED, *SYNTHESIZED, *few, "--set", "model.bidirectional=true", "--out", tmp_path / "run"
+        "audio",
+        "pretrain",
+        *MASKED,
+        *SYNTHESIZED,
+        *few,
+        "--set",
+        "model.bidirectional=false",
+        "--out",
+        tmp_path / "run",
     )
     assert outcome.code == 0, outcome.err
     tuned = seqdomains("audio", "finetune", tmp_path / "run", *SYNTHESIZED, *few, "--out", tmp_path / "tuned")
