@@ -235,6 +235,26 @@ def test_a_long_file_with_carried_state_is_the_whole_file(seqdomains, coder, tmp
     assert float(row[3]) == pytest.approx(seconds, abs=1e-3)
 
 
+def test_a_log_shows_how_far_a_long_file_is(seqdomains, coder, tmp_path, monkeypatch):
+    import re
+
+    import soundfile
+
+    soundfile.write(tmp_path / "long.wav", sound(8000 * 9, 1).T, 8000)
+    given = ("audio", "predict", coder, tmp_path / "long.wav", "--device", "cpu")
+    quiet = seqdomains(*given)
+    assert "files, " not in quiet.err.replace("1 of 1 files, ", "")
+    monkeypatch.setattr("seqdomains.pipelines.progress._QUIET", 0.0)
+    told = seqdomains(*given)
+    assert told.code == 0, told.err
+    assert told.out == quiet.out
+    lines = re.findall(
+        r"^records 0/1  0 of 1 files, ([0-9]+) s of 9 s, .* M positions/s, [0-9]+ s left$", told.err, re.M
+    )
+    assert lines
+    assert list(map(int, lines)) == sorted(map(int, lines))
+
+
 def test_windows(seqdomains, coder, tmp_path):
     import soundfile
 
