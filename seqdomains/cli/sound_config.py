@@ -13,6 +13,7 @@ from seqdomains.backbone import MambaConfig, Pooling
 from seqdomains.cli.config import read_preset
 from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.run_config import ModelConfig, RunConfig
+from seqdomains.errors import ConfigError
 from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.recipe import TrainConfig
@@ -28,6 +29,30 @@ def schema_of(preset: str) -> type[RunConfig] | type[SoundRunConfig] | type[Soun
     """
     tree = read_preset(preset)
     return RunConfig if "input" not in tree else SoundPretrainConfig if "objective" in tree else SoundRunConfig
+
+
+def check_preset(preset: str | None, *, classes: bool) -> None:
+    """Refuse a preset of the other kind of training, whose keys would be unknown one by one.
+
+    Raises
+    ------
+    ConfigError
+        It is one, or there is no such preset.
+
+    Examples
+    --------
+    >>> check_preset("digits", classes=True)
+    >>> check_preset("codes", classes=True)
+    Traceback (most recent call last):
+        ...
+    seqdomains.errors.ConfigError: --preset codes: is of a model without classes; use it with `seqdomains audio ...
+    """
+    tree = {} if preset is None else read_preset(preset)
+    if classes and "objective" in tree:
+        raise ConfigError(f"--preset {preset}: is of a model without classes; use it with `seqdomains audio pretrain`")
+    model = tree.get("model")
+    if not classes and "objective" not in tree and isinstance(model, dict) and "pooling" in model:
+        raise ConfigError(f"--preset {preset}: is of a classifier; use it with `seqdomains audio train`")
 
 
 class SoundModelConfig(ModelConfig):

@@ -24,7 +24,7 @@ from seqdomains.cli.config import resolve
 from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.given_data import GivenData
 from seqdomains.cli.models import choose_device, classifier_of, load_model
-from seqdomains.cli.sound_config import SoundRunConfig
+from seqdomains.cli.sound_config import SoundRunConfig, check_preset
 from seqdomains.cli.sound_data import check_scored, given_options, or_synthesized, refuse_without_data
 from seqdomains.cli.sound_pretraining import score_pretrained
 from seqdomains.cli.summary import as_text
@@ -70,6 +70,7 @@ def run_train(
     """Train, evaluate, and print the result; go on with the run in `out` if there is one."""
     where = choose_device(own_device(device))
     preset = preset or ("digits" if data else "words")
+    check_preset(preset, classes=True)
     resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=given_options(data, label_from, labels))
     config = resolved.config
     if only_estimate:
@@ -101,6 +102,7 @@ def run_finetune(
 ) -> None:
     """Train a classifier on the backbone of a model; the rest is as `run_train` has it."""
     where = choose_device(own_device(device))
+    check_preset(preset, classes=True)
     origin = Origin.of(path, head_only=head_only)
     loaded = load_model(origin.artefact, device=choose_device("cpu"), check=input_of)
     given = given_options(data, label_from, labels)
