@@ -99,7 +99,7 @@ class PatchTask(ClipWindows):
         """
         window = window or self.window
         draws = self._draws(seed, first, count)
-        rows = self._windows(seed, first, draws, self._by_length(draws), window)
+        rows = self._windows(seed, first, draws, self._drawn_by_length(draws), window)
         return self._hidden(rows, window, keys=[(seed, _MASK_STREAM + first + place) for place in range(count)])
 
     def test_batches(self, batch_size: int) -> Iterator[MaskedWindows]:
