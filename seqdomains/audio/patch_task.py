@@ -145,7 +145,9 @@ class PatchTask(ClipWindows):
         )
         if not self._scored_only:
             return (hidden, *super().notes())
-        scored = f"Scored on {', '.join(map(str, self.data.paths))}; the mean is that of the other files."
+        files = len({sound.clip.path for sound in self._sounds})
+        scored = f"Scored on {', '.join(map(str, self.data.paths))}"
+        scored += "; the mean is that of the other files." if files > 1 else ", which has no other file for a mean."
         return (hidden, scored, *(note for note in super().notes() if note not in self.split.notes))
 
     def _hidden(self, rows: list[NDArray[Any]], length: int, *, keys: list[tuple[int, int]]) -> MaskedWindows:
@@ -178,9 +180,9 @@ class PatchTask(ClipWindows):
             sums[self._sounds[number].clip.path] = total + patches.sum(0, dtype=np.float64), count + len(patches)
 
         def mean(path: Path) -> NDArray[np.float64] | None:
-            others = [own for file, own in sums.items() if not (self._scored_only and file == path)]
-            if not others:
+            if self._scored_only and len(sums) < 2:
                 return None
+            others = [own for file, own in sums.items() if not (self._scored_only and file == path)]
             totals, counts = zip(*others, strict=True)
             found: NDArray[np.float64] = np.sum(totals, axis=0) / sum(counts)
             return found

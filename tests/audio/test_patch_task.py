@@ -109,6 +109,7 @@ def test_clips_that_are_only_scored_have_the_mean_of_other_files(folder, tmp_pat
     write_wav(tmp_path / "alone.wav", tone(4000, 300), 8000)
     alone = PatchTask(ClipData(paths=(tmp_path / "alone.wav",), seconds=0.25), MELS, MaskConfig(), scored_only=True)
     assert [one["name"] for one in alone.baselines()] == ["line between the visible neighbours", "last visible patch"]
+    assert any("which has no other file for a mean" in note for note in alone.notes())
 
 
 def test_an_artefact_carries_what_was_hidden(folder):
