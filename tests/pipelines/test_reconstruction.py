@@ -154,3 +154,24 @@ def test_windows_without_a_mask_are_no_food_for_a_reconstructor(tmp_path):
     classifier = SequenceClassifier(MambaConfig(d_model=8, n_layer=1, features=FEATURES), classes=("a", "b"))
     with pytest.raises(ValueError, match="windows without targets"):
         train(classifier, Waves(), small_config(), RunFolder.prepare(tmp_path / "run", {}), progress=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["causal", "both sides"])
+def test_a_gpu_trains_to_the_same_bytes_again_and_errs_as_the_cpu_does(tmp_path, monkeypatch, bidirectional):
+    monkeypatch.delenv("SEQDOMAINS_KERNELS")
+    found = []
+    for name in ("one", "other"):
+        with seeded(0):
+            config = MambaConfig(d_model=32, n_layer=2, features=FEATURES, bidirectional=bidirectional)
+            model = PatchReconstructor(config)
+        run = RunFolder.prepare(tmp_path / name, {})
+        train(model, Waves(), small_config(), run, objective=Reconstruction(), device="cuda", progress=False)
+        found.append((run.artefact / "model.safetensors").read_bytes())
+    assert found[0] == found[1]
+    gpu, cpu = (
+        evaluate_reconstruction(model, Waves(), BitsConfig(), device=device, progress=False)["error"]
+        for device in ("cuda", "cpu")
+    )
+    assert gpu == pytest.approx(cpu, rel=1e-3)
