@@ -53,7 +53,13 @@ def clips_of(data: ClipData) -> tuple[Clip, ...]:
     """
     if not data.paths:
         raise ConfigError("data.paths: no data; give folders, manifests or sound files")
-    return read_clips(data.paths, label_from=data.label_from, labels=data.labels, is_sound=is_sound_file)
+    return read_clips(
+        data.paths,
+        label_from=data.label_from,
+        labels=data.labels,
+        separator=data.label_separator,
+        is_sound=is_sound_file,
+    )
 
 
 class ClipWindows:
@@ -124,7 +130,7 @@ class ClipWindows:
             for clip in clips.values():
                 part = {} if clip.seconds is None else {"duration": clip.seconds}
                 row = {"audio_filepath": str(clip.path.absolute()), "offset": clip.start, **part}
-                row |= {} if clip.label is None else {"label": clip.label}
+                row |= {} if clip.label is None else {"label": list(clip.labels) if clip.others else clip.label}
                 handle.write(json.dumps(row) + "\n")
 
     def notes(self) -> tuple[str, ...]:

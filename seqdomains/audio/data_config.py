@@ -25,6 +25,10 @@ class ClipData(BaseModel):
         ``folder``, ``field:KEY``, or ``name:PATTERN`` such as ``name:{label}_{speaker}_{take}``.
     labels : Path or None
         A table ``file<TAB>label``.
+    label_separator : str or None
+        What stands between several labels of a clip in a manifest's text or a table; see `seqdomains.audio.clips`.
+    tagging : bool or None
+        Whether a clip may have several classes, each of which is then a yes or no of its own. None: where one has.
     classes : tuple of str or None
         The classes and their order; None takes those that the data have.
     split : {"auto", "field", "values", "group", "clip", "none"}
@@ -69,6 +73,8 @@ class ClipData(BaseModel):
     paths: tuple[Path, ...] = ()
     label_from: str | None = None
     labels: Path | None = None
+    label_separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    tagging: bool | None = None
     classes: tuple[str, ...] | None = None
     split: Literal["auto", "field", "values", "group", "clip", "none"] = "auto"
     group: str | None = None

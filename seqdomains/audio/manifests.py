@@ -12,13 +12,15 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from seqdomains.audio.clip import Clip, checked_label, first_of, is_there, refuse
+from seqdomains.audio.clip import Clip, checked_labels, first_of, is_there, named, refuse
 from seqdomains.errors import InputError
 from seqdomains.files import parse_json, read_bounded
 
 # NeMo, lists of our own, speechbrain, ESC-50 and Hugging Face; the first that is there is read.
 _FILE_COLUMNS = ("audio_filepath", "path", "wav", "file", "filename", "file_name")
 _LABEL_COLUMNS = ("label", "labels", "category", "text")
+# Of a column that is called `labels`, as in AST, AudioSet and a table of predictions, where no other is stated.
+_SEPARATORS = ",|;"
 _START_COLUMNS = ("offset", "start")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".json")  # NeMo's lists of JSON lines end in .json
@@ -38,8 +40,11 @@ def is_manifest(path: Path) -> bool:
     return path.suffix.lower() in (*_DELIMITERS, *_JSON_LINES)
 
 
-def read_manifest(path: Path, *, own_labels: bool) -> list[Clip]:
+def read_manifest(path: Path, *, own_labels: bool, separator: str | None = None) -> list[Clip]:
     """Return the clips that a list names; their labels too where these are its `own_labels`.
+
+    A list of JSON has several labels of a clip; in a text they stand between `separator`, or in a column `labels`
+    between any of ``,``, ``|`` and ``;``.
 
     Raises
     ------
@@ -52,7 +57,7 @@ def read_manifest(path: Path, *, own_labels: bool) -> list[Clip]:
     missing: list[str] = []
     for place, row in rows:
         try:
-            clips.append(_clip(root, row(), _LABEL_COLUMNS if own_labels else ()))
+            clips.append(_clip(root, row(), _LABEL_COLUMNS if own_labels else (), separator))
         except ValueError as error:
             problems.append(f"{path}, {place}: {error}")
         else:
@@ -141,7 +146,7 @@ def _record(header: Sequence[str], cells: Sequence[str]) -> Mapping[str, object]
     return dict(zip(header, cells, strict=True))
 
 
-def _clip(root: Path, row: Mapping[str, object], label_columns: Sequence[str]) -> Clip:
+def _clip(root: Path, row: Mapping[str, object], label_columns: Sequence[str], separator: str | None) -> Clip:
     file_column, file = _given(row, _FILE_COLUMNS)
     label_column, label = _given(row, label_columns)
     start_column, start = _given(row, _START_COLUMNS)
@@ -154,19 +159,27 @@ def _clip(root: Path, row: Mapping[str, object], label_columns: Sequence[str]) -
     if seconds == 0:
         raise ValueError("duration: 0 s hold no sound; leave it empty for the whole file")
     path = root / file
+    separators = separator or (_SEPARATORS if label_column == "labels" else "")
+    labels = () if label is None else checked_labels(label, separators=separators)
     read = {file_column, label_column, start_column, "duration", ""}  # pandas writes its index under an empty name
     return Clip(
         path,
-        None if label is None else checked_label(label, several=label_column == "labels"),
+        labels[0] if labels else None,
         {
             key: value if isinstance(value, str) else json.dumps(value)
             for key, value in row.items()
-            if isinstance(value, str | int | float) and key not in read
+            if key not in read and (isinstance(value, str | int | float) or _is_names(value))
         },
         _seconds(start, start_column) or 0.0,
         seconds,
         (path.relative_to(root) if path.is_relative_to(root) else path).as_posix(),
+        labels[1:],
     )
+
+
+def _is_names(value: object) -> bool:
+    """Whether a value is a list that may be labels."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 def _given(row: Mapping[str, object], columns: Sequence[str]) -> tuple[str, object]:
@@ -185,8 +198,8 @@ def _seconds(value: object, column: str) -> float | None:
     return number
 
 
-def read_labels(path: Path) -> dict[str, str]:
-    """Return the labels of a table ``file<TAB>label``, or of a CSV.
+def read_labels(path: Path, *, separator: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Return the labels of a table ``file<TAB>label``, or of a CSV; several of a file stand between `separator`.
 
     Raises
     ------
@@ -194,18 +207,20 @@ def read_labels(path: Path) -> dict[str, str]:
         It cannot be read or a row is bad; names lines.
     """
     rows = _table(path)
+    separators = separator or ""
     if rows and rows[0][1][0] in _FILE_COLUMNS and rows[0][1][-1] in _LABEL_COLUMNS:
+        separators = separator or (_SEPARATORS if rows[0][1][-1] == "labels" else "")
         rows = rows[1:]
-    labels: dict[str, str] = {}
+    labels: dict[str, tuple[str, ...]] = {}
     problems = []
     for line, cells in rows:
         try:
             if len(cells) != 2 or not cells[0]:
                 raise ValueError(f"expected `file<TAB>label`, or file,label in a .csv, found {' | '.join(cells)!r}")
-            label = checked_label(cells[1])
+            own = checked_labels(cells[1], separators=separators)
             file = Path(cells[0]).as_posix()
-            if labels.setdefault(file, label) != label:
-                raise ValueError(f"{file!r} is labelled {labels[file]!r} and {label!r}")
+            if labels.setdefault(file, own) != own:
+                raise ValueError(f"{file!r} is labelled {named(labels[file])} and {named(own)}")
         except ValueError as error:
             problems.append(f"{path}, line {line}: {error}")
     refuse(problems)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seqdomains.backbone.artefact import LoadedModel, from_pretrained, save_pretrained
 from seqdomains.backbone.config import MambaConfig
-from seqdomains.backbone.heads import MambaLM, Pooling, SequenceClassifier
+from seqdomains.backbone.heads import MambaLM, Pooling, SequenceClassifier, SequenceTagger
 from seqdomains.backbone.initialisation import no_weight_decay
 from seqdomains.backbone.model import MambaBackbone
 from seqdomains.backbone.official import load_official, official_state_dict
@@ -19,6 +19,7 @@ __all__ = [
     "MambaLM",
     "Pooling",
     "SequenceClassifier",
+    "SequenceTagger",
     "from_pretrained",
     "load_official",
     "no_weight_decay",

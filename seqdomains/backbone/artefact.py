@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqdomains.backbone.config import MambaConfig
-from seqdomains.backbone.heads import Artefact, MambaLM, Pooling, SequenceClassifier, check_classes
+from seqdomains.backbone.heads import Artefact, MambaLM, Pooling, SequenceClassifier, SequenceTagger, check_classes
 from seqdomains.backbone.parameters import adopt, block_shapes, check_finite, check_shapes
 from seqdomains.errors import InputError
 from seqdomains.files import atomic_folder, parse_json, read_bounded
@@ -50,12 +50,10 @@ class LanguageModelConfig(ArtefactConfig):
         return MambaLM(config)
 
 
-class ClassifierConfig(ArtefactConfig):
-    """What it says of a `SequenceClassifier`."""
+class ClassesConfig(ArtefactConfig):
+    """What it says of any model with classes."""
 
-    architecture: Literal["SequenceClassifier"] = "SequenceClassifier"
     classes: tuple[str, ...]
-    pooling: Pooling
 
     @field_validator("classes")
     @classmethod
@@ -63,14 +61,31 @@ class ClassifierConfig(ArtefactConfig):
         check_classes(classes)
         return classes
 
+
+class ClassifierConfig(ClassesConfig):
+    """What it says of a `SequenceClassifier`."""
+
+    architecture: Literal["SequenceClassifier"] = "SequenceClassifier"
+    pooling: Pooling
+
     def build(self, config: MambaConfig) -> SequenceClassifier:
         """Return a model of these sizes, its weights not yet those of the artefact."""
         return SequenceClassifier(config, classes=self.classes, pooling=self.pooling)
 
 
-READER: TypeAdapter[LanguageModelConfig | ClassifierConfig] = TypeAdapter(
-    Annotated[LanguageModelConfig | ClassifierConfig, Field(discriminator="architecture")]
-)
+class TaggerConfig(ClassesConfig):
+    """What it says of a `SequenceTagger`."""
+
+    architecture: Literal["SequenceTagger"] = "SequenceTagger"
+    pooling: Pooling
+
+    def build(self, config: MambaConfig) -> SequenceTagger:
+        """Return a model of these sizes, its weights not yet those of the artefact."""
+        return SequenceTagger(config, classes=self.classes, pooling=self.pooling)
+
+
+Content = LanguageModelConfig | ClassifierConfig | TaggerConfig
+READER: TypeAdapter[Content] = TypeAdapter(Annotated[Content, Field(discriminator="architecture")])
 
 
 @dataclass(frozen=True)
@@ -183,13 +198,12 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
     return LoadedModel(model.to(device).eval(), dict(content.signature), content.model_dump(mode="json"))
 
 
-def _describe(model: Artefact, signature: Mapping[str, Any]) -> LanguageModelConfig | ClassifierConfig:
+def _describe(model: Artefact, signature: Mapping[str, Any]) -> Content:
     if isinstance(model, MambaLM):
         return LanguageModelConfig(model=model.config, signature=dict(signature))
     if isinstance(model, SequenceClassifier):
-        return ClassifierConfig(
-            model=model.config, classes=model.classes, pooling=model.pooling, signature=dict(signature)
-        )
+        kind = TaggerConfig if isinstance(model, SequenceTagger) else ClassifierConfig
+        return kind(model=model.config, classes=model.classes, pooling=model.pooling, signature=dict(signature))
     raise TypeError(f"{type(model).__name__} is no artefact: expected a MambaLM or a SequenceClassifier")
 
 
@@ -240,7 +254,7 @@ def open_weights(path: Path) -> Any:
         raise InputError(f"{path}: {size} bytes that are no whole safetensors file ({error}). {ADVICE}") from error
 
 
-def _read_config(folder: Path) -> LanguageModelConfig | ClassifierConfig:
+def _read_config(folder: Path) -> Content:
     path = folder / CONFIG
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected an artefact, a folder with {CONFIG} and {WEIGHTS}")

@@ -180,6 +180,8 @@ class MambaLM(Artefact):
 class SequenceClassifier(Artefact):
     """One class per window, from its last position, its mean, or both side by side.
 
+    A `SequenceTagger` in place of it answers each class by itself.
+
     Parameters
     ----------
     config : MambaConfig
@@ -302,6 +304,25 @@ class SequenceClassifier(Artefact):
             return torch.cat(parts, dim=-1)
 
         return share
+
+    def shares(self, logits: Tensor) -> Tensor:
+        """Turn logits, shape (..., n_classes), into the probabilities of the classes, which sum to 1."""
+        return logits.softmax(dim=-1)
+
+
+class SequenceTagger(SequenceClassifier):
+    """As `SequenceClassifier`, but that a window may be of several classes: each is a yes or no by itself.
+
+    Examples
+    --------
+    >>> model = SequenceTagger(MambaConfig(d_model=16, n_layer=1), classes=("dog", "rain"))
+    >>> model.shares(torch.zeros(1, 2)).tolist()
+    [[0.5, 0.5]]
+    """
+
+    def shares(self, logits: Tensor) -> Tensor:
+        """Turn logits, shape (..., n_classes), into the probability of each class by itself."""
+        return logits.sigmoid()
 
 
 def check_classes(classes: Sequence[str]) -> None:

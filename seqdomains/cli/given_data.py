@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
 from seqdomains.task import Batch, ClassificationTask
@@ -74,5 +75,13 @@ class GivenData:
         """Return the notes that were given."""
         return self._notes
 
+    def baseline_scores(self) -> tuple[str, NDArray[np.float64]] | None:
+        """Return None, as `baseline`."""
+        return None
+
     def _relabelled(self, batch: Batch) -> Batch:
-        return Batch(batch.tokens, self._index[batch.targets], batch.lengths)
+        if batch.targets.ndim == 1:
+            return Batch(batch.tokens, self._index[batch.targets], batch.lengths)
+        targets = np.zeros((len(batch.targets), len(self.classes)), batch.targets.dtype)
+        targets[:, self._index] = batch.targets
+        return Batch(batch.tokens, targets, batch.lengths)

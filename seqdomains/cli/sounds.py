@@ -6,10 +6,12 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from seqdomains.audio.clip_task import ClipTask
 from seqdomains.audio.code_task import CodeTask, check_codes
@@ -17,26 +19,27 @@ from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import is_sound_file
 from seqdomains.audio.front_end import SoundInput, input_of
 from seqdomains.audio.synthesis import SynthesisConfig, synthesize
+from seqdomains.backbone import SequenceClassifier, SequenceTagger
 from seqdomains.backbone.rate import rescale_steps
 from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions
-from seqdomains.cli.config import resolve
+from seqdomains.cli.config import Resolved, resolve
 from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.given_data import GivenData
 from seqdomains.cli.models import choose_device, classifier_of, load_classifier, load_model
 from seqdomains.cli.simulated import synthesized_clips
 from seqdomains.cli.sound_config import SoundPretrainConfig, SoundRunConfig
-from seqdomains.cli.summary import as_text, bits_as_text
+from seqdomains.cli.sound_tasks import new_model, objective_of, score, sound_as_text
+from seqdomains.cli.summary import bits_as_text
 from seqdomains.cli.training import (
     made,
     pretrain_and_evaluate,
     print_estimate,
     print_pretraining_estimate,
-    train_and_evaluate,
+    run_training,
 )
 from seqdomains.errors import MOST_PROBLEMS, ConfigError, InputError
 from seqdomains.files import atomic_file, parse_json
-from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome
 from seqdomains.pipelines.batch.run import NAMED
@@ -44,11 +47,8 @@ from seqdomains.pipelines.inputs import find_inputs
 from seqdomains.pipelines.progress import duration, progress_display
 from seqdomains.pipelines.ranks import own_device
 from seqdomains.pipelines.run_folder import RunFolder
-from seqdomains.task import ClassificationTask
 
 logger = logging.getLogger(__name__)
-
-_as_text = partial(as_text, units="clips", baseline="MFCC baseline", ranks=True)
 
 
 def run_synthesize(out: Path, *, kind: str | None, preset: str | None, settings: Sequence[str]) -> None:
@@ -81,14 +81,29 @@ def run_train(
         window = config.input.positions(round(config.data.seconds * config.input.rate))
         print_estimate(config, window=window, classes=config.data.classes or ("a", "b"), device=where)
         return
-    train_and_evaluate(
+    _train(resolved, partial(new_model, config=config), preset=preset, out=out, device=where)
+
+
+def _train(
+    resolved: Resolved[SoundRunConfig],
+    make_model: Callable[[ClipTask], SequenceClassifier],
+    *,
+    preset: str,
+    out: Path | None,
+    device: torch.device,
+) -> None:
+    config = resolved.config
+    run_training(
         config,
         resolved,
         preset=preset,
         out=out,
-        device=where,
+        device=device,
         make_task=lambda: _task(config.data, config.input),
-        as_text=_as_text,
+        make_model=make_model,
+        objective_of=objective_of,
+        score=lambda model, task, run: score(model, task, config.evaluate, run, device=device),
+        as_text=sound_as_text,
     )
 
 
@@ -119,17 +134,11 @@ def run_finetune(
     if wrong := [key for key in fixed if key.partition(".")[0] in ("model", "input") and key != "model.pooling"]:
         raise ConfigError([f"--set {key}: {key} is that of the model, which is fine-tuned" for key in wrong])
     resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=given)
-    config = resolved.config
-    train_and_evaluate(
-        config,
-        resolved,
-        preset=preset or "finetune",
-        out=out,
-        device=where,
-        make_task=lambda: _task(config.data, config.input),
-        as_text=_as_text,
-        make_model=partial(origin.classifier, loaded, pooling=config.pooling),
-    )
+
+    def make_model(task: ClipTask) -> SequenceClassifier:
+        return origin.begun(new_model(task, resolved.config), loaded)
+
+    _train(resolved, make_model, preset=preset or "finetune", out=out, device=where)
 
 
 def run_pretrain(
@@ -190,9 +199,14 @@ def run_evaluate(
             )
         run.read_config()
         config = resolve(SoundRunConfig, preset=str(run.config)).config
-        result = evaluation.evaluate(loaded.model, _task(config.data, config.input), config.evaluate, run, device=where)
+        task = _task(config.data, config.input)
+        result = score(classifier_of(loaded), task, config.evaluate, run, device=where)
     else:
-        given = _given(data, label_from, labels) | {"data.split": ("none", "the command")}
+        tagging = isinstance(loaded.model, SequenceTagger)
+        given = _given(data, label_from, labels) | {
+            "data.split": ("none", "the command"),
+            "data.tagging": (tagging, "the model"),
+        }
         config = resolve(SoundRunConfig, settings=settings, given=given).config
         if out is not None and RunFolder(out).config.exists():
             raise ConfigError(f"--out {out}: is a run folder, which keeps its own result; choose another folder")
@@ -201,10 +215,10 @@ def run_evaluate(
         scored = f"Scored on {', '.join(str(one) for one in data)}."
         if rate is not None:
             notes.append(f"Read at {rate} Hz with steps {trained.rate / rate:g} times as long as at {trained.rate} Hz.")
-        known: ClassificationTask = GivenData(task, classes=classifier_of(loaded).classes, notes=(scored, *notes))
+        known = GivenData(task, classes=classifier_of(loaded).classes, notes=(scored, *notes))
         target = RunFolder(made(out)) if out is not None else None
-        result = evaluation.evaluate(loaded.model, known, config.evaluate, target, device=where)
-    sys.stdout.write(_as_text(result))
+        result = score(classifier_of(loaded), known, config.evaluate, target, device=where)
+    sys.stdout.write(sound_as_text(result))
 
 
 def run_batch(

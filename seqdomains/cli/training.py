@@ -119,7 +119,7 @@ def train_and_evaluate(
     classes and returns a model that knows something already, in place of a new one.
     """
     fresh = make_model or partial(SequenceClassifier, config.backbone(), pooling=config.pooling)
-    _run(
+    run_training(
         config,
         resolved,
         preset=preset,
@@ -144,7 +144,7 @@ def pretrain_and_evaluate(
     as_text: AsText,
 ) -> None:
     """Train a language model as `train_and_evaluate` trains a classifier."""
-    _run(
+    run_training(
         config,
         resolved,
         preset=preset,
@@ -158,7 +158,7 @@ def pretrain_and_evaluate(
     )
 
 
-def _run(
+def run_training(
     config: Trained,
     resolved: Resolved[Any],
     *,
@@ -171,6 +171,7 @@ def _run(
     score: Callable[[Model, Task, RunFolder], Mapping[str, Any]],
     as_text: AsText,
 ) -> None:
+    """Do what `train_and_evaluate` says, of a task whose model, objective and score are told by the task."""
     if out is None and started_by_torchrun():
         raise ConfigError("--out: name the run folder, which all processes of torchrun share")
     folder = out or Path("runs") / f"{Path(preset).stem}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -118,7 +118,7 @@ class RunningClassifier:
         logits = self._model.head(torch.cat(parts, dim=-1)).to("cpu", torch.float64)
         if not bool(torch.isfinite(logits).all()):
             raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
-        answers: NDArray[np.float64] = logits.softmax(dim=1).numpy()
+        answers: NDArray[np.float64] = self._model.shares(logits).numpy()
         return answers
 
 

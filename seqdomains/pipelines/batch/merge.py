@@ -211,7 +211,7 @@ def _values(schema: pa.Schema) -> list[pa.Field]:
         raise ValueError("its columns are not those of a shard")
     for field in values:
         kind = field.type.value_type if pa.types.is_fixed_size_list(field.type) else field.type
-        if kind != (pa.string() if field.name == "predicted" else pa.float32()):
+        if kind != (pa.string() if field.name in ("predicted", verbs.LABELS) else pa.float32()):
             raise ValueError(f"its column {field.name} is of {field.type}")
     return values
 

@@ -12,13 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqdomains.backbone import InferenceState, MambaBackbone, MambaLM, SequenceClassifier
+from seqdomains.backbone import InferenceState, MambaBackbone, MambaLM, SequenceClassifier, SequenceTagger
 from seqdomains.backbone.heads import pool
 from seqdomains.errors import ConfigError, InputError
 
 EmbeddingPooling = Literal["mean", "last", "max", "position"]
 # Who a row speaks of, before what is said.
 PLACE: Final = [("file", pa.string()), ("record", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
+# Of a column of text, and the least probability of what stands in it.
+LABELS: Final = "labels"
+TAGGED: Final = 0.5
 # Tokens of a long window at once on a CPU: at 96 x 4 chunks of 2^16 take 5 to 8 times the memory and no less of the
 # processor's time, since they leave its caches.
 _ON_CPU: Final = 1 << 13
@@ -86,11 +89,12 @@ class Predict:
 
     def __init__(self, model: SequenceClassifier) -> None:
         self._model = model
+        self._tags = isinstance(model, SequenceTagger)
 
     @property
     def fields(self) -> list[pa.Field]:
         """See `Verb`."""
-        return class_fields(self._model.classes)
+        return tag_fields(self._model.classes) if self._tags else class_fields(self._model.classes)
 
     def blank(self, windows: int, length: int) -> Tensor:
         """See `Verb`."""
@@ -114,9 +118,10 @@ class Predict:
         return logits.double()
 
     def columns(self, values: NDArray[Any]) -> list[pa.Array]:
-        """See `Verb`; the softmax is taken in float64."""
+        """See `Verb`; probabilities are taken in float64."""
         _refuse_infinite(values, "logits")
-        return class_columns(self._model.classes, torch.from_numpy(values).softmax(dim=1).numpy())
+        columns = tag_columns if self._tags else class_columns
+        return columns(self._model.classes, self._model.shares(torch.from_numpy(values)).numpy())
 
 
 class Embed:
@@ -223,6 +228,23 @@ def class_columns(classes: Sequence[str], shares: NDArray[np.float64]) -> list[p
     """Turn probabilities of shape (rows, classes) into the columns of `class_fields`."""
     best = pa.array(np.array(classes, dtype=object)[shares.argmax(axis=1)], pa.string())
     return [best, *(pa.array(column, pa.float32()) for column in shares.T.astype(np.float32))]
+
+
+def tag_fields(classes: Sequence[str]) -> list[pa.Field]:
+    """Return the columns of classes that are each by itself, which ``labels`` in place of ``predicted`` says."""
+    return [pa.field(LABELS, pa.string()), *class_fields(classes)[1:]]
+
+
+def tag_columns(classes: Sequence[str], shares: NDArray[np.float64]) -> list[pa.Array]:
+    """Turn probabilities of shape (rows, classes) into the columns of `tag_fields`; labels are those of 0.5 or more.
+
+    Examples
+    --------
+    >>> tag_columns(("dog", "rain"), np.array([[0.5, 0.9], [0.4, 0.1]]))[0].to_pylist()
+    ['dog;rain', '']
+    """
+    likely = [";".join(classes[place] for place in np.flatnonzero(row >= TAGGED).tolist()) for row in shares]
+    return [pa.array(likely, pa.string()), *class_columns(classes, shares)[1:]]
 
 
 def _refuse_infinite(values: NDArray[Any], what: str) -> None:
