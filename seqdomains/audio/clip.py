@@ -33,6 +33,8 @@ class Clip:
         Path relative to the manifest or folder that it was found by; of a part of a file, ``path:start-end``.
     others : tuple of str
         Its classes beside `label`.
+    events : object
+        What a manifest says of when what is heard, as it says it; see `seqdomains.audio.segments`.
 
     Examples
     --------
@@ -47,6 +49,7 @@ class Clip:
     seconds: float | None = None
     name: str = ""
     others: tuple[str, ...] = ()
+    events: object = None
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,13 @@ class ClipWindows:
             # Once, however many channels it has.
             clips = {id(self._sounds[number].clip): self._sounds[number].clip for number in self._held.tolist()}
             for clip in clips.values():
-                part = {} if clip.seconds is None else {"duration": clip.seconds}
-                row = {"audio_filepath": str(clip.path.absolute()), "offset": clip.start, **part}
-                row |= {} if clip.label is None else {"label": list(clip.labels) if clip.others else clip.label}
-                handle.write(json.dumps(row) + "\n")
+                handle.write(json.dumps(self.described(clip)) + "\n")
+
+    def described(self, clip: Clip) -> dict[str, Any]:
+        """Return the line of a manifest that says what a clip is."""
+        part = {} if clip.seconds is None else {"duration": clip.seconds}
+        labels = {} if clip.label is None else {"label": list(clip.labels) if clip.others else clip.label}
+        return {"audio_filepath": str(clip.path.absolute()), "offset": clip.start, **part, **labels}
 
     def notes(self) -> tuple[str, ...]:
         """Sentences that must stand beside the results."""
@@ -160,10 +164,7 @@ class ClipWindows:
 
     def _window(self, number: int, draw: NDArray[np.float64], window: int, *, key: tuple[int, int]) -> NDArray[Any]:
         data, given = self.data, self.input
-        frames = window * given.patch if given.codec != "log-mel" else (window - 1) * given.patch + given.span
-        speed = 1 + data.speed * (2 * draw[SPEED] - 1)
-        taken = min(int(np.ceil(frames * speed)), self._sounds[number].frames)
-        start = int(below(draw[START : START + 1], self._sounds[number].frames - taken + 1)[0])
+        frames, speed, start, taken = self._part(number, draw, window)
         samples = played_faster(self._store.samples(number, start, taken), speed)[:frames]
         samples = louder(samples, data.gain * (2 * draw[GAIN] - 1)) if data.gain else samples
         if data.noise is not None:
@@ -174,6 +175,25 @@ class ClipWindows:
             most = (round(data.time_mask * given.per_second), data.frequency_mask)
             return masked(found, times=(draw[TIME], draw[TIME_AT]), bands=(draw[BAND], draw[BAND_AT]), most=most)
         return found
+
+    def _part(self, number: int, draw: NDArray[np.float64], window: int) -> tuple[int, float, int, int]:
+        """Return the samples under a window, how fast it is played, and which samples of the sound that takes."""
+        given, speed = self.input, 1 + self.data.speed * (2 * draw[SPEED] - 1)
+        frames = window * given.patch if given.codec != "log-mel" else (window - 1) * given.patch + given.span
+        taken = min(int(np.ceil(frames * speed)), self._sounds[number].frames)
+        start = int(below(draw[START : START + 1], self._sounds[number].frames - taken + 1)[0])
+        return frames, float(speed), start, taken
+
+    @cached_property
+    def _windows_until(self) -> NDArray[np.int64]:
+        """How many windows the training sounds up to each would fill."""
+        frames = np.array([self._sounds[number].frames for number in self._train], np.int64)
+        return np.cumsum(-(-frames // self.window))
+
+    def _drawn_by_length(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the number of the sound of each sample, in proportion to the windows that they fill."""
+        places = below(draws[:, CLIP], int(self._windows_until[-1]))
+        return self._train[np.searchsorted(self._windows_until, places, side="right")]
 
     def _held_groups(self, batch_size: int) -> Iterator[list[int]]:
         """Yield the numbers of the held-out sounds in order, as many together as a batch takes."""

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqdomains.audio.clip_windows import CLIP, ClipWindows, clips_of
+from seqdomains.audio.clip_windows import ClipWindows, clips_of
 from seqdomains.audio.code_baselines import CodeModel, Codes, LinearPrediction, MarkovChain
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.front_end import SoundInput
 from seqdomains.errors import ConfigError
-from seqdomains.sampling import below
 from seqdomains.task import Windows
 
 # Samples of training clips that the baselines are fitted on, and of a piece of a clip that they are given at once.
@@ -70,8 +69,6 @@ class CodeTask(ClipWindows):
         # Without its labels, a class of a single file is a file like any other.
         clips = [replace(clip, label=None) for clip in clips_of(data)]
         super().__init__(clips, data, given, simulated=simulated)
-        frames = np.array([self._sounds[number].frames for number in self._train], np.int64)
-        self._windows_until = np.cumsum(-(-frames // self.window))
 
     def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Windows:
         """Draw samples `first` to `first + count` of the stream that `seed` names, of `window` samples and a silence.
@@ -83,8 +80,7 @@ class CodeTask(ClipWindows):
         """
         window = window or self.window
         draws = self._draws(seed, first, count)
-        places = below(draws[:, CLIP], int(self._windows_until[-1]))
-        numbers = self._train[np.searchsorted(self._windows_until, places, side="right")]
+        numbers = self._drawn_by_length(draws)
         return Windows(*self._filled(self._windows(seed, first, draws, numbers, window), window, before=1))
 
     def test_batches(self, batch_size: int) -> Iterator[Windows]:

@@ -29,6 +29,13 @@ class ClipData(BaseModel):
         What stands between several labels of a clip in a manifest's text or a table; see `seqdomains.audio.clips`.
     tagging : bool or None
         Whether a clip may have several classes, each of which is then a yes or no of its own. None: where one has.
+    frames : bool
+        Whether each position has a class, from segments of time; see `seqdomains.audio.segments`. `labels` is then a
+        table of them.
+    activity : str or None
+        Of frames: the one class that all segments are, such as speech.
+    background : str
+        Of frames: the class where no segment is.
     classes : tuple of str or None
         The classes and their order; None takes those that the data have.
     split : {"auto", "field", "values", "group", "clip", "none"}
@@ -75,6 +82,9 @@ class ClipData(BaseModel):
     labels: Path | None = None
     label_separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     tagging: bool | None = None
+    frames: bool = False
+    activity: Annotated[str, Field(min_length=1)] | None = None
+    background: Annotated[str, Field(min_length=1)] = "background"
     classes: tuple[str, ...] | None = None
     split: Literal["auto", "field", "values", "group", "clip", "none"] = "auto"
     group: str | None = None
@@ -108,4 +118,10 @@ class ClipData(BaseModel):
             raise ValueError(f"noise: {self.noise[0]:g} dB is above {self.noise[1]:g} dB; swap them")
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: a class is named twice")
+        if self.frames and self.tagging:
+            raise ValueError("frames and tagging: a frame has one class; choose one of the two")
+        if self.activity is not None and not self.frames:
+            raise ValueError(f"activity {self.activity!r}: is of frames; set frames: true beside it")
+        if self.background in (self.activity, *(self.classes or ())) and self.frames:
+            raise ValueError(f"background {self.background!r}: is the class without segments; name the others")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from seqdomains.backbone.artefact import LoadedModel, from_pretrained, save_pretrained
 from seqdomains.backbone.config import MambaConfig
+from seqdomains.backbone.frame_head import FrameClassifier
 from seqdomains.backbone.heads import MambaLM, Pooling, SequenceClassifier, SequenceTagger
 from seqdomains.backbone.initialisation import no_weight_decay
 from seqdomains.backbone.model import MambaBackbone
@@ -11,6 +12,7 @@ from seqdomains.backbone.official import load_official, official_state_dict
 from seqdomains.backbone.state import InferenceState, LayerState
 
 __all__ = [
+    "FrameClassifier",
     "InferenceState",
     "LayerState",
     "LoadedModel",

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqdomains.backbone.config import MambaConfig
+from seqdomains.backbone.frame_head import FrameClassifier
 from seqdomains.backbone.heads import Artefact, MambaLM, Pooling, SequenceClassifier, SequenceTagger, check_classes
 from seqdomains.backbone.parameters import adopt, block_shapes, check_finite, check_shapes
 from seqdomains.errors import InputError
@@ -84,7 +85,17 @@ class TaggerConfig(ClassesConfig):
         return SequenceTagger(config, classes=self.classes, pooling=self.pooling)
 
 
-Content = LanguageModelConfig | ClassifierConfig | TaggerConfig
+class FramesConfig(ClassesConfig):
+    """What it says of a `FrameClassifier`."""
+
+    architecture: Literal["FrameClassifier"] = "FrameClassifier"
+
+    def build(self, config: MambaConfig) -> FrameClassifier:
+        """Return a model of these sizes, its weights not yet those of the artefact."""
+        return FrameClassifier(config, classes=self.classes)
+
+
+Content = LanguageModelConfig | ClassifierConfig | TaggerConfig | FramesConfig
 READER: TypeAdapter[Content] = TypeAdapter(Annotated[Content, Field(discriminator="architecture")])
 
 
@@ -94,7 +105,7 @@ class LoadedModel:
 
     Parameters
     ----------
-    model : MambaLM or SequenceClassifier
+    model : MambaLM, SequenceClassifier or FrameClassifier
         In evaluation mode.
     signature : dict
         Facts of the data that it was trained on (domain, alphabet, unit); its input must match them.
@@ -102,7 +113,7 @@ class LoadedModel:
         All of `config.json`.
     """
 
-    model: MambaLM | SequenceClassifier
+    model: MambaLM | SequenceClassifier | FrameClassifier
     signature: dict[str, Any]
     config: dict[str, Any]
 
@@ -115,7 +126,7 @@ def save_pretrained(model: Artefact, folder: str | Path, *, signature: Mapping[s
 
     Parameters
     ----------
-    model : MambaLM or SequenceClassifier
+    model : MambaLM, SequenceClassifier or FrameClassifier
         On any device.
     folder : str or Path
         The artefact's folder.
@@ -204,7 +215,9 @@ def _describe(model: Artefact, signature: Mapping[str, Any]) -> Content:
     if isinstance(model, SequenceClassifier):
         kind = TaggerConfig if isinstance(model, SequenceTagger) else ClassifierConfig
         return kind(model=model.config, classes=model.classes, pooling=model.pooling, signature=dict(signature))
-    raise TypeError(f"{type(model).__name__} is no artefact: expected a MambaLM or a SequenceClassifier")
+    if isinstance(model, FrameClassifier):
+        return FramesConfig(model=model.config, classes=model.classes, signature=dict(signature))
+    raise TypeError(f"{type(model).__name__} is no artefact: expected a MambaLM, SequenceClassifier or FrameClassifier")
 
 
 def read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from seqdomains.backbone import LoadedModel, Pooling, SequenceClassifier
+from seqdomains.backbone import FrameClassifier, LoadedModel, Pooling, SequenceClassifier
 from seqdomains.cli.batch_plan import hash_of
 from seqdomains.cli.models import artefact_of
 
-Model = TypeVar("Model", bound=SequenceClassifier)
+Model = TypeVar("Model", bound=SequenceClassifier | FrameClassifier)
 
 
 class Origin(BaseModel):

@@ -56,6 +56,55 @@ def tags_as_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def frames_as_text(result: Mapping[str, Any]) -> str:
+    r"""Write an evaluation of frames as text.
+
+    Parameters
+    ----------
+    result : mapping
+        What `seqdomains.pipelines.frames.evaluate_frames` returns.
+
+    Returns
+    -------
+    str
+        Lines that end with a newline.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from seqdomains.pipelines.frames import summarise_frames
+    >>> counts = np.array([[8, 2], [1, 9]])
+    >>> beside = {"name": "energy threshold", "confusion": np.array([[5, 5], [1, 9]]), "auc": 0.8}
+    >>> result = summarise_frames(
+    ...     counts, ("background", "speech"), error=0.01, auc=0.9, baseline=beside, simulated=True, notes=()
+    ... ) | {"windows": 2}
+    >>> print(frames_as_text(result), end="")
+    2 test clips, 20 frames, SIMULATED data
+                      accuracy  macro F1    AUC
+    this model           0.850     0.850  0.900
+    energy threshold     0.700     0.688  0.800
+    commonest class      0.500         -      -
+    standard error of the accuracy, over clips: 0.010
+    <BLANKLINE>
+    class       frames  recall  precision     F1
+    background      10   0.800      0.889  0.842
+    speech          10   0.900      0.818  0.857
+    """
+    table = [["", "accuracy", "macro F1", "AUC"]]
+    beside = result["baseline"]
+    for name, scores in (("this model", result), *([(beside["name"], beside)] if beside else [])):
+        table.append([name, *(shown(scores[key]) for key in ("accuracy", "macro_f1", "auc"))])
+    table.append(["commonest class", shown(result["majority"]), "-", "-"])
+    rows = [["class", "frames", "recall", "precision", "F1"]]
+    for name in result["classes"]:
+        own = result["per_class"][name]
+        rows.append([name, str(own["frames"]), *(shown(own[key]) for key in ("recall", "precision", "f1"))])
+    simulated = ", SIMULATED data" if result["simulated"] else ""
+    lines = [f"{result['windows']} test clips, {result['frames']:,} frames{simulated}", *aligned(table)]
+    lines += [f"standard error of the accuracy, over clips: {shown(result['standard_error'])}", "", *aligned(rows)]
+    return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])]) + "\n"
+
+
 def shown(value: float | None, *, digits: int = 3) -> str:
     """Write a score, or a dash where there is none.
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from seqdomains.backbone import MambaConfig, MambaLM, Pooling, SequenceClassifier
+from seqdomains.backbone import FrameClassifier, MambaConfig, MambaLM, Pooling, SequenceClassifier
 from seqdomains.cli.config import Resolved
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines import bits
@@ -63,7 +63,7 @@ class Pretrained(Trained, Protocol):
         """How to score."""
 
 
-Model = TypeVar("Model", SequenceClassifier, MambaLM)
+Model = TypeVar("Model", bound=SequenceClassifier | FrameClassifier | MambaLM)
 Task = TypeVar("Task", bound=WindowTask)
 AsText = Callable[[Mapping[str, Any]], str]
 
@@ -71,22 +71,23 @@ AsText = Callable[[Mapping[str, Any]], str]
 def print_estimate(config: TrainedClassifier, *, window: int, classes: tuple[str, ...], device: torch.device) -> None:
     """Print what training a classifier would take; under torchrun the first process does."""
     model = SequenceClassifier(config.backbone(), classes=classes, pooling=config.pooling)
-    _print_estimate(model, config.train, window=window, device=device, objective=CLASSIFICATION)
+    print_estimate_of(model, config.train, window=window, device=device, objective=CLASSIFICATION)
 
 
 def print_pretraining_estimate(config: Pretrained, *, window: int, device: torch.device) -> None:
     """Print what training a language model would take; under torchrun the first process does."""
-    _print_estimate(MambaLM(config.backbone()), config.train, window=window, device=device, objective=NextToken())
+    print_estimate_of(MambaLM(config.backbone()), config.train, window=window, device=device, objective=NextToken())
 
 
-def _print_estimate(
-    model: SequenceClassifier | MambaLM,
+def print_estimate_of(
+    model: SequenceClassifier | FrameClassifier | MambaLM,
     config: TrainConfig,
     *,
     window: int,
     device: torch.device,
     objective: Objective,
 ) -> None:
+    """Print what training a model would take; under torchrun the first process does."""
     size = max(int(os.environ.get("WORLD_SIZE", "1")), config.sequence_ranks)
     found = estimation.dry_run(model, config, window=window, device=device, objective=objective, ranks=size)
     if os.environ.get("RANK", "0") == "0":

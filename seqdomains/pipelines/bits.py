@@ -169,16 +169,10 @@ def summarise_bits(
     (1.6, 0.6)
     """
     bits, positions, windows = nats / math.log(2), int(counts.sum()), int((counts > 0).sum())
-    mean = float(bits.sum()) / positions
-    error = None
-    if windows > 1:
-        # Of a ratio of two sums (Cochran 1977, Sampling Techniques, 2.11): longer windows weigh more.
-        spread = float(np.square(bits - mean * counts).sum())
-        error = math.sqrt(windows / (windows - 1) * spread) / positions
     return {
         "kind": "bits",
-        "bits": mean,
-        "standard_error": error,
+        "bits": float(bits.sum()) / positions,
+        "standard_error": error_of_ratio(bits, counts),
         "uniform": math.log2(vocab_size),
         "baselines": [dict(one) for one in baselines],
         "positions": positions,
@@ -186,6 +180,23 @@ def summarise_bits(
         "simulated": simulated,
         "notes": list(notes),
     }
+
+
+def error_of_ratio(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> float | None:
+    """Return the standard error of a mean per position from how windows differ; None for a single one.
+
+    Of a ratio of two sums (Cochran 1977, Sampling Techniques, 2.11): longer windows weigh more.
+
+    Examples
+    --------
+    >>> round(error_of_ratio(np.array([100.0, 220.0]), np.array([100, 100])), 9)
+    0.6
+    """
+    windows, positions = int((counts > 0).sum()), int(counts.sum())
+    if windows < 2:
+        return None
+    spread = float(np.square(sums - float(sums.sum()) / positions * counts).sum())
+    return math.sqrt(windows / (windows - 1) * spread) / positions
 
 
 def _nats(

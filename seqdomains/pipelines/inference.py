@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from seqdomains.backbone import SequenceClassifier
+from seqdomains.backbone.heads import shares_of
 from seqdomains.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ class Classifier:
     Parameters
     ----------
     model : Module
-        Called as ``model(tokens, lengths)``; gives logits of shape (B, n_classes), which its `shares` turns into
-        probabilities where it is a `SequenceClassifier`, else a softmax. See `borrowed` for its device and mode.
+        Called as ``model(tokens, lengths)``; gives logits of shape (B, n_classes). See `borrowed` for its device and
+        mode.
     device : torch.device
         Where it lies.
     batch_size : int
@@ -77,8 +77,7 @@ class Classifier:
         logits = torch.cat(rows)
         if not bool(torch.isfinite(logits).all()):
             raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
-        shares = self.model.shares(logits) if isinstance(self.model, SequenceClassifier) else logits.softmax(dim=1)
-        probabilities: NDArray[np.float64] = shares.numpy()
+        probabilities: NDArray[np.float64] = shares_of(self.model, logits).numpy()
         return probabilities
 
     def _logits(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqdomains.backbone import MambaLM
+from seqdomains.backbone import FrameClassifier, MambaLM
+from seqdomains.backbone.frame_head import NOTHING
 from seqdomains.backbone.lengths import counted_positions
 from seqdomains.pipelines.batch_tensors import BatchTensors
 from seqdomains.pipelines.recipe import StepPlan
@@ -107,6 +108,46 @@ class Tagging:
         """
         logits, targets = _answered(model, part, device, options)
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / targets.shape[1]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Cross-entropy of the positions' classes, under a `FrameClassifier`.
+
+    Examples
+    --------
+    >>> part = BatchTensors(torch.zeros(1, 3), torch.tensor([[0, 1, NOTHING]]), torch.tensor([2]), 2)
+    >>> Frames().count(part)
+    2
+    """
+
+    def most(self, plan: StepPlan) -> int:
+        """Return the number of positions; padding among them does not count."""
+        return plan.windows * plan.window
+
+    def count(self, part: BatchTensors) -> int:
+        """Return the number of positions that something is asked of."""
+        return int((self._targets(part) != NOTHING).sum())
+
+    def trial(self, tokens: Tensor) -> BatchTensors:
+        """See `Objective`."""
+        return BatchTensors(tokens, torch.zeros(tokens.shape[:2], dtype=torch.int64), None, _tokens(tokens))
+
+    def total(self, model: nn.Module, part: BatchTensors, *, device: torch.device, **options: Any) -> Tensor:
+        """See `Objective`.
+
+        Raises
+        ------
+        ValueError
+            The positions have no targets.
+        """
+        tokens, targets = (one.to(device, non_blocking=True) for one in (part.tokens, self._targets(part)))
+        return cast(FrameClassifier, model).loss(tokens, targets, **options)
+
+    def _targets(self, part: BatchTensors) -> Tensor:
+        if part.targets is None or part.targets.shape != part.tokens.shape[:2]:
+            raise ValueError("windows without a target for each position: give a FrameTask")
+        return part.targets
 
 
 def _answered(

@@ -105,7 +105,7 @@ def test_a_tagger_learns_and_its_artefact_says_what_it_is(manifest, tmp_path):
     before = evaluate_tags(model, found, EvaluateConfig(), progress=False)
     train(model, found, config, run, objective=Tagging(3), progress=False)
     after = evaluate_tags(model, found, EvaluateConfig(), run, progress=False)
-    assert after["cross_entropy"] < 0.5 * before["cross_entropy"]
+    assert after["cross_entropy"] < 0.7 * before["cross_entropy"]
     assert after["mean_average_precision"] > 0.9 > after["chance"]
     assert after["micro_f1"] > 0.7
     loaded = from_pretrained(run.artefact)

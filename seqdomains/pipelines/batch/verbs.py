@@ -12,8 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqdomains.backbone import InferenceState, MambaBackbone, MambaLM, SequenceClassifier, SequenceTagger
-from seqdomains.backbone.heads import pool
+from seqdomains.backbone import (
+    FrameClassifier,
+    InferenceState,
+    MambaBackbone,
+    MambaLM,
+    SequenceClassifier,
+    SequenceTagger,
+)
+from seqdomains.backbone.heads import pool, shares_of
 from seqdomains.errors import ConfigError, InputError
 
 EmbeddingPooling = Literal["mean", "last", "max", "position"]
@@ -24,7 +31,7 @@ LABELS: Final = "labels"
 TAGGED: Final = 0.5
 # Tokens of a long window at once on a CPU: at 96 x 4 chunks of 2^16 take 5 to 8 times the memory and no less of the
 # processor's time, since they leave its caches.
-_ON_CPU: Final = 1 << 13
+ON_CPU: Final = 1 << 13
 
 
 class Verb(Protocol):
@@ -121,7 +128,7 @@ class Predict:
         """See `Verb`; probabilities are taken in float64."""
         _refuse_infinite(values, "logits")
         columns = tag_columns if self._tags else class_columns
-        return columns(self._model.classes, self._model.shares(torch.from_numpy(values)).numpy())
+        return columns(self._model.classes, shares_of(self._model, torch.from_numpy(values)).numpy())
 
 
 class Embed:
@@ -129,7 +136,7 @@ class Embed:
 
     Parameters
     ----------
-    model : SequenceClassifier or MambaLM or MambaBackbone
+    model : SequenceClassifier, FrameClassifier, MambaLM or MambaBackbone
         In evaluation mode.
     pooling : {"mean", "last", "max", "position"}
         Over a window's positions. A causal model's last position has seen all of the window.
@@ -154,7 +161,11 @@ class Embed:
     """
 
     def __init__(
-        self, model: SequenceClassifier | MambaLM | MambaBackbone, *, pooling: EmbeddingPooling, layer: int | None
+        self,
+        model: SequenceClassifier | FrameClassifier | MambaLM | MambaBackbone,
+        *,
+        pooling: EmbeddingPooling,
+        layer: int | None,
     ) -> None:
         self._backbone = model if isinstance(model, MambaBackbone) else model.backbone
         blocks = len(self._backbone.layers)
@@ -361,7 +372,7 @@ class Runner:
 
     def _parts(self, chunks: Iterable[NDArray[Any]]) -> Iterator[Tensor]:
         for chunk in chunks:
-            at_once = _ON_CPU if self._device.type == "cpu" else len(chunk)
+            at_once = ON_CPU if self._device.type == "cpu" else len(chunk)
             for first in range(0, len(chunk), at_once):
                 yield torch.from_numpy(np.ascontiguousarray(chunk[first : first + at_once]))
 
