@@ -9,18 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqdomains.audio.augment import mixed, mixing_shares
 from seqdomains.audio.baseline import NAME, MfccBaseline
 from seqdomains.audio.clip import Clip, named
-from seqdomains.audio.clip_windows import CLASS, CLIP, ClipWindows, clips_of
+from seqdomains.audio.clip_windows import CLASS, CLIP, NOISE_STREAM, ClipWindows, clips_of
 from seqdomains.audio.clips import classes_of
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.front_end import SoundInput
 from seqdomains.errors import InputError
-from seqdomains.sampling import below
+from seqdomains.sampling import below, counter_words, uniform
 from seqdomains.task import Batch
 
 _log = logging.getLogger(__name__)
 _BASELINE_CLIPS = 5000
+# Streams of random words of mixup: whether and how much, with whom, and the noise of that.
+_MIX_STREAM = 18
+_PARTNER_STREAM = 19
+_PARTNER_NOISE_STREAM = 1 << 62
 
 
 class ClipTask(ClipWindows):
@@ -64,6 +69,8 @@ class ClipTask(ClipWindows):
     (('200', '400'), (4, 2000), [[0, 1]])
     """
 
+    mixes = True
+
     def __init__(self, data: ClipData, given: SoundInput, *, simulated: bool = False, least_classes: int = 2) -> None:
         clips = clips_of(data)
         self.tagging = _several(clips, data)
@@ -97,8 +104,12 @@ class ClipTask(ClipWindows):
         window = window or self.window
         draws = self._draws(seed, first, count)
         numbers = self._drawn(draws)
-        tokens, lengths = self._filled(self._windows(seed, first, draws, numbers, window), window)
-        return Batch(tokens, self._targets[numbers], lengths)
+        if self.data.mixup:
+            rows, targets = self._mixed(seed, first, draws, numbers, window)
+        else:
+            rows, targets = self._windows(seed, first, draws, numbers, window), self._targets[numbers]
+        tokens, lengths = self._filled(rows, window)
+        return Batch(tokens, targets, lengths)
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the held-out clips, whole, in their order."""
@@ -145,6 +156,32 @@ class ClipTask(ClipWindows):
 
     def _heard(self, numbers: NDArray[np.int64]) -> list[NDArray[np.float32]]:
         return [self._store.samples(number) for number in numbers.tolist()]
+
+    def _mixed(
+        self, seed: int, first: int, draws: NDArray[np.float64], numbers: NDArray[np.int64], window: int
+    ) -> tuple[list[NDArray[Any]], NDArray[np.float32]]:
+        """Return a window of each sample, some mixed with another one, and the shares of the classes."""
+        count = len(numbers)
+        whether, how = uniform(counter_words(seed, _MIX_STREAM, first, count, words=4))[:, :2].T
+        shares = np.where(whether < self.data.mixup, mixing_shares(how, self.data.mixup_alpha), 1.0)
+        partners = self._draws(seed, first, count, stream=_PARTNER_STREAM)
+        others = self._drawn(partners)
+        rows = []
+        for place, share in enumerate(shares.tolist()):
+            index = first + place
+            heard = self._samples(int(numbers[place]), draws[place], window, key=(seed, NOISE_STREAM + index))
+            if share < 1:
+                key = (seed, _PARTNER_NOISE_STREAM + index)
+                heard = mixed(heard, self._samples(int(others[place]), partners[place], window, key=key), share)
+            rows.append(self._encoded(heard, draws[place], window))
+        own, beside = (self._shares_of(drawn) for drawn in (numbers, others))
+        weight = shares[:, None].astype(np.float32)
+        return rows, weight * own + (1 - weight) * beside
+
+    def _shares_of(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the share of each class in sounds."""
+        targets = self._targets[numbers]
+        return targets if self.tagging else np.eye(len(self.classes), dtype=np.float32)[targets]
 
     def _drawn(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the number of the sound of each sample."""

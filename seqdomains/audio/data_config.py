@@ -61,6 +61,10 @@ class ClipData(BaseModel):
         Likewise up to so many bands.
     noise : pair of float or None
         White noise is added to training windows at a signal-to-noise ratio drawn from this range, dB.
+    mixup : float
+        Share of the training windows that are mixed with another one, and their classes with its classes.
+    mixup_alpha : float
+        How much of each: a draw of Beta(alpha, alpha). Large: halves; below 1: next to all of one of the two.
     on_error : {"stop", "skip"}
         Whether a file that cannot be read ends the run, or is left out and named beside the result.
     memory_mb : int
@@ -97,6 +101,8 @@ class ClipData(BaseModel):
     time_mask: Annotated[float, Field(ge=0)] = 0.0
     frequency_mask: Annotated[int, Field(ge=0)] = 0
     noise: tuple[Decibels, Decibels] | None = None
+    mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    mixup_alpha: Annotated[float, Field(gt=0, le=1000)] = 10.0
     on_error: Literal["stop", "skip"] = "stop"
     memory_mb: Annotated[int, Field(ge=0)] = 1024
     synthesis: SynthesisConfig | None = None

@@ -11,11 +11,11 @@ from seqdomains.audio.clip_task import ClipTask
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import write_wav
 from seqdomains.audio.front_end import SoundInput
-from seqdomains.backbone import MambaConfig, SequenceTagger, from_pretrained
+from seqdomains.backbone import MambaConfig, SequenceClassifier, SequenceTagger, from_pretrained
 from seqdomains.errors import InputError
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.evaluate import EvaluateConfig
-from seqdomains.pipelines.objectives import Tagging
+from seqdomains.pipelines.objectives import CLASSIFICATION, Tagging
 from seqdomains.pipelines.recipe import TrainConfig
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.tags import evaluate_tags
@@ -112,3 +112,17 @@ def test_a_tagger_learns_and_its_artefact_says_what_it_is(manifest, tmp_path):
     assert type(loaded.model) is SequenceTagger
     assert json.loads((run.artefact / "config.json").read_text())["architecture"] == "SequenceTagger"
     assert json.loads(run.evaluation.read_text())["kind"] == "tags"
+
+
+def test_mixtures_have_shares_of_each_class_and_are_learnt(manifest, tmp_path):
+    found = task(manifest, mixup=1.0)
+    batch = found.training_batch(0, 0, 60)
+    assert ((batch.targets > 0) & (batch.targets < 1)).any(axis=1).mean() > 0.5
+    assert (batch.targets.sum(axis=1) <= 2).all()
+    config = TrainConfig(steps=2, batch=4)
+    for tagging, kind in ((None, SequenceTagger), (False, SequenceClassifier)):
+        data = found if tagging is None else task(written(tmp_path, [("low",), ("high",)] * 3), mixup=0.5)
+        model = kind(MambaConfig(d_model=8, n_layer=1, features=16, vocab_size=256), classes=data.classes)
+        run = RunFolder.prepare(tmp_path / kind.__name__, {"train": config.model_dump(mode="json")})
+        objective = CLASSIFICATION if tagging is False else Tagging(3)
+        assert train(model, data, config, run, objective=objective, progress=False).step == 2
