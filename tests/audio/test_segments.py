@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from seqdomains.audio.clip import Clip
 from seqdomains.audio.clips import read_clips
@@ -138,3 +141,33 @@ def test_bad_tables(tmp_path, text, message):
     (tmp_path / "t.tsv").write_text(text)
     with pytest.raises(InputError, match=message):
         read(clip(tmp_path, "1/a.wav"), clip(tmp_path, "2/a.wav"), table=tmp_path / "t.tsv")
+
+
+@given(
+    name=st.sampled_from(["a.txt", "a.tsv", "a.rttm"]),
+    lines=st.lists(
+        st.lists(
+            st.one_of(
+                st.sampled_from(
+                    ["SPEAKER", "a", "1", "0.5", "1e400", "-1", "nan", "start", "end", "label", "\\", '"', ""]
+                ),
+                st.text(max_size=5),
+            ),
+            max_size=9,
+        ),
+        max_size=4,
+    ),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_gives_segments_or_a_sentence(tmp_path, name, lines):
+    for old in tmp_path.iterdir():
+        old.unlink()
+    separator = " " if name.endswith("rttm") else "\t"
+    (tmp_path / name).write_text("\n".join(separator.join(cells) for cells in lines), encoding="utf-8", newline="")
+    try:
+        (found,) = read(clip(tmp_path))
+    except InputError as error:
+        assert name in str(error)  # noqa: PT017
+    else:
+        assert all(0 <= one.start < one.end and one.label for one in found)
+        assert all(one.end <= other.start + 1e-3 for one, other in pairwise(found))

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import atomic_file
 from seqdomains.pipelines.batch import verbs
+from seqdomains.pipelines.batch.columns import TEXTS
 from seqdomains.pipelines.batch.folder import BatchFolder, ShardFacts
 from seqdomains.pipelines.batch.plan import Plan, shown
-from seqdomains.pipelines.batch.segments import LABEL
 from seqdomains.pipelines.batch.shard import SHARD_PLACE
 from seqdomains.pipelines.tracks import Stretches, open_track
 
@@ -224,7 +224,7 @@ def _values(schema: pa.Schema) -> list[pa.Field]:
         raise ValueError("its columns are not those of a shard")
     for field in values:
         kind = field.type.value_type if pa.types.is_fixed_size_list(field.type) else field.type
-        if kind != (pa.string() if field.name in ("predicted", verbs.LABELS, LABEL) else pa.float32()):
+        if kind != (pa.string() if field.name in TEXTS else pa.float32()):
             raise ValueError(f"its column {field.name} is of {field.type}")
     return values
 

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from seqdomains.backbone import FrameClassifier, InferenceState
 from seqdomains.pipelines.answers import reading
+from seqdomains.pipelines.batch.columns import LABEL, class_columns, class_fields
 from seqdomains.pipelines.batch.records import Pieces, Rows
-from seqdomains.pipelines.batch.verbs import ON_CPU, class_columns, class_fields
+from seqdomains.pipelines.batch.verbs import ON_CPU
 from seqdomains.pipelines.frames import frame_shares
 from seqdomains.pipelines.prefetch import prefetched
 from seqdomains.pipelines.stream import in_chunks
 
-# Of a column of text.
-LABEL = "label"
 # A record's name, the position of the first row, its class probabilities, and whether the record ends behind them.
 Shares = tuple[str, int, NDArray[np.float64], bool]
 

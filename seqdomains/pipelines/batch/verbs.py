@@ -22,13 +22,11 @@ from seqdomains.backbone import (
 )
 from seqdomains.backbone.heads import pool, shares_of
 from seqdomains.errors import ConfigError, InputError
+from seqdomains.pipelines.batch.columns import class_columns, class_fields, tag_columns, tag_fields
 
 EmbeddingPooling = Literal["mean", "last", "max", "position"]
 # Who a row speaks of, before what is said.
 PLACE: Final = [("file", pa.string()), ("record", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
-# Of a column of text, and the least probability of what stands in it.
-LABELS: Final = "labels"
-TAGGED: Final = 0.5
 # Tokens of a long window at once on a CPU: at 96 x 4 chunks of 2^16 take 5 to 8 times the memory and no less of the
 # processor's time, since they leave its caches.
 ON_CPU: Final = 1 << 13
@@ -228,34 +226,6 @@ class Embed:
         _refuse_infinite(values, "embeddings")
         flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1), pa.float32())
         return [pa.FixedSizeListArray.from_arrays(flat, self.width)]
-
-
-def class_fields(classes: Sequence[str]) -> list[pa.Field]:
-    """Return the columns of class probabilities."""
-    return [pa.field("predicted", pa.string()), *(pa.field(f"p_{name}", pa.float32()) for name in classes)]
-
-
-def class_columns(classes: Sequence[str], shares: NDArray[np.float64]) -> list[pa.Array]:
-    """Turn probabilities of shape (rows, classes) into the columns of `class_fields`."""
-    best = pa.array(np.array(classes, dtype=object)[shares.argmax(axis=1)], pa.string())
-    return [best, *(pa.array(column, pa.float32()) for column in shares.T.astype(np.float32))]
-
-
-def tag_fields(classes: Sequence[str]) -> list[pa.Field]:
-    """Return the columns of classes that are each by itself, which ``labels`` in place of ``predicted`` says."""
-    return [pa.field(LABELS, pa.string()), *class_fields(classes)[1:]]
-
-
-def tag_columns(classes: Sequence[str], shares: NDArray[np.float64]) -> list[pa.Array]:
-    """Turn probabilities of shape (rows, classes) into the columns of `tag_fields`; labels are those of 0.5 or more.
-
-    Examples
-    --------
-    >>> tag_columns(("dog", "rain"), np.array([[0.5, 0.9], [0.4, 0.1]]))[0].to_pylist()
-    ['dog;rain', '']
-    """
-    likely = [";".join(classes[place] for place in np.flatnonzero(row >= TAGGED).tolist()) for row in shares]
-    return [pa.array(likely, pa.string()), *class_columns(classes, shares)[1:]]
 
 
 def _refuse_infinite(values: NDArray[Any], what: str) -> None:
