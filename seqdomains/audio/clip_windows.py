@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,27 @@ def clips_of(data: ClipData) -> tuple[Clip, ...]:
         separator=data.label_separator,
         is_sound=is_sound_file,
     )
+
+
+def unlabelled_clips_of(data: ClipData) -> list[Clip]:
+    """List the clips as `clips_of` does, without their labels: a class of a single file is a file like any other.
+
+    Raises
+    ------
+    ConfigError, InputError
+        As `clips_of`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from seqdomains.audio.files import write_wav
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "a").mkdir()
+    >>> write_wav(folder / "a" / "0.wav", np.zeros(4000, np.float32), 8000)
+    >>> [(clip.name, clip.label) for clip in unlabelled_clips_of(ClipData(paths=(folder,)))]
+    [('a/0.wav', None)]
+    """
+    return [replace(clip, label=None) for clip in clips_of(data)]
 
 
 class ClipWindows:
@@ -157,6 +179,17 @@ class ClipWindows:
         """Return the random numbers of samples, a row each."""
         return uniform(counter_words(seed, stream, first, count, words=_WORDS))
 
+    @cached_property
+    def _windows_until(self) -> NDArray[np.int64]:
+        """How many windows the training sounds fill, up to each."""
+        lengths = [self.input.positions(self._sounds[number].frames) for number in self._train.tolist()]
+        return np.cumsum(-(-np.array(lengths, np.int64) // self.window))
+
+    def _by_length(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the number of the sound of each sample, drawn in proportion to the windows that sounds fill."""
+        places = below(draws[:, CLIP], int(self._windows_until[-1]))
+        return self._train[np.searchsorted(self._windows_until, places, side="right")]
+
     def _windows(
         self, seed: int, first: int, draws: NDArray[np.float64], numbers: NDArray[np.int64], window: int
     ) -> list[NDArray[Any]]:
@@ -192,22 +225,10 @@ class ClipWindows:
 
     def _part(self, number: int, draw: NDArray[np.float64], window: int) -> tuple[int, float, int, int]:
         """Return the samples under a window, how fast it is played, and which samples of the sound that takes."""
-        given, speed = self.input, 1 + self.data.speed * (2 * draw[SPEED] - 1)
-        frames = window * given.patch if given.codec != "log-mel" else (window - 1) * given.patch + given.span
+        frames, speed = self.input.frames(window), 1 + self.data.speed * (2 * draw[SPEED] - 1)
         taken = min(int(np.ceil(frames * speed)), self._sounds[number].frames)
         start = int(below(draw[START : START + 1], self._sounds[number].frames - taken + 1)[0])
         return frames, float(speed), start, taken
-
-    @cached_property
-    def _windows_until(self) -> NDArray[np.int64]:
-        """How many windows the training sounds up to each would fill."""
-        frames = np.array([self._sounds[number].frames for number in self._train], np.int64)
-        return np.cumsum(-(-frames // self.window))
-
-    def _drawn_by_length(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the number of the sound of each sample, in proportion to the windows that they fill."""
-        places = below(draws[:, CLIP], int(self._windows_until[-1]))
-        return self._train[np.searchsorted(self._windows_until, places, side="right")]
 
     def _held_groups(self, batch_size: int) -> Iterator[list[int]]:
         """Yield the numbers of the held-out sounds in order, as many together as a batch takes."""

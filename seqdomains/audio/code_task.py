@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqdomains.audio.clip_windows import ClipWindows, clips_of
+from seqdomains.audio.clip_windows import ClipWindows, unlabelled_clips_of
 from seqdomains.audio.code_baselines import CodeModel, Codes, LinearPrediction, MarkovChain
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.front_end import SoundInput
@@ -66,9 +65,7 @@ class CodeTask(ClipWindows):
 
     def __init__(self, data: ClipData, given: SoundInput, *, simulated: bool = False) -> None:
         check_codes(given)
-        # Without its labels, a class of a single file is a file like any other.
-        clips = [replace(clip, label=None) for clip in clips_of(data)]
-        super().__init__(clips, data, given, simulated=simulated)
+        super().__init__(unlabelled_clips_of(data), data, given, simulated=simulated)
 
     def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Windows:
         """Draw samples `first` to `first + count` of the stream that `seed` names, of `window` samples and a silence.
@@ -80,8 +77,8 @@ class CodeTask(ClipWindows):
         """
         window = window or self.window
         draws = self._draws(seed, first, count)
-        numbers = self._drawn_by_length(draws)
-        return Windows(*self._filled(self._windows(seed, first, draws, numbers, window), window, before=1))
+        rows = self._windows(seed, first, draws, self._by_length(draws), window)
+        return Windows(*self._filled(rows, window, before=1))
 
     def test_batches(self, batch_size: int) -> Iterator[Windows]:
         """Yield the held-out clips, whole, in their order."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.audio.clip import Clip
-from seqdomains.audio.clip_windows import ClipWindows, clips_of
+from seqdomains.audio.clip_windows import ClipWindows, unlabelled_clips_of
 from seqdomains.audio.clips import classes_of
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.energy_baseline import EnergyBaseline
@@ -68,9 +68,7 @@ class FrameTask(ClipWindows):
     """
 
     def __init__(self, data: ClipData, given: SoundInput, *, simulated: bool = False) -> None:
-        found = clips_of(data.model_copy(update={"labels": None}))
-        # Without its labels, a class of a single file is a file like any other.
-        clips = [replace(clip, label=None, others=()) for clip in found]
+        clips = unlabelled_clips_of(data.model_copy(update={"labels": None}))
         heard = segments_of(clips, table=data.labels, background=data.background, activity=data.activity)
         self.classes = (data.background, *_classes(clips, heard, data.classes))
         super().__init__(clips, data, given, simulated=simulated)
@@ -99,7 +97,7 @@ class FrameTask(ClipWindows):
         """
         window = window or self.window
         draws = self._draws(seed, first, count)
-        numbers = self._drawn_by_length(draws)
+        numbers = self._by_length(draws)
         rows = self._windows(seed, first, draws, numbers, window)
         tokens, lengths = self._filled(rows, window)
         targets = np.full((count, window), _NOTHING, np.int64)

@@ -95,8 +95,8 @@ class FramesConfig(ClassesConfig):
         return FrameClassifier(config, classes=self.classes)
 
 
-Content = LanguageModelConfig | ClassifierConfig | TaggerConfig | FramesConfig
-READER: TypeAdapter[Content] = TypeAdapter(Annotated[Content, Field(discriminator="architecture")])
+Described = LanguageModelConfig | ClassifierConfig | TaggerConfig | FramesConfig
+READER: TypeAdapter[Described] = TypeAdapter(Annotated[Described, Field(discriminator="architecture")])
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
     return LoadedModel(model.to(device).eval(), dict(content.signature), content.model_dump(mode="json"))
 
 
-def _describe(model: Artefact, signature: Mapping[str, Any]) -> Content:
+def _describe(model: Artefact, signature: Mapping[str, Any]) -> Described:
     if isinstance(model, MambaLM):
         return LanguageModelConfig(model=model.config, signature=dict(signature))
     if isinstance(model, SequenceClassifier):
@@ -267,7 +267,7 @@ def open_weights(path: Path) -> Any:
         raise InputError(f"{path}: {size} bytes that are no whole safetensors file ({error}). {ADVICE}") from error
 
 
-def _read_config(folder: Path) -> Content:
+def _read_config(folder: Path) -> Described:
     path = folder / CONFIG
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected an artefact, a folder with {CONFIG} and {WEIGHTS}")

@@ -168,34 +168,34 @@ def summarise_bits(
     >>> round(result["bits"], 9), round(result["standard_error"], 9)
     (1.6, 0.6)
     """
-    bits, positions, windows = nats / math.log(2), int(counts.sum()), int((counts > 0).sum())
+    bits, positions = nats / math.log(2), int(counts.sum())
     return {
         "kind": "bits",
         "bits": float(bits.sum()) / positions,
-        "standard_error": error_of_ratio(bits, counts),
+        "standard_error": ratio_error(bits, counts),
         "uniform": math.log2(vocab_size),
         "baselines": [dict(one) for one in baselines],
         "positions": positions,
-        "windows": windows,
+        "windows": int((counts > 0).sum()),
         "simulated": simulated,
         "notes": list(notes),
     }
 
 
-def error_of_ratio(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> float | None:
-    """Return the standard error of a mean per position from how windows differ; None for a single one.
+def ratio_error(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> float | None:
+    """Return the standard error of sum(sums) / sum(counts) from how windows differ; None for a single one.
 
-    Of a ratio of two sums (Cochran 1977, Sampling Techniques, 2.11): longer windows weigh more.
+    That of a ratio of two sums (Cochran 1977, Sampling Techniques, 2.11): longer windows weigh more.
 
     Examples
     --------
-    >>> round(error_of_ratio(np.array([100.0, 220.0]), np.array([100, 100])), 9)
-    0.6
+    >>> ratio_error(np.array([10.0, 30.0]), np.array([10, 10])), ratio_error(np.array([1.0]), np.array([1]))
+    (1.0, None)
     """
-    windows, positions = int((counts > 0).sum()), int(counts.sum())
+    positions, windows = int(counts.sum()), int((counts > 0).sum())
     if windows < 2:
         return None
-    spread = float(np.square(sums - float(sums.sum()) / positions * counts).sum())
+    spread = float(np.square(sums - sums.sum() / positions * counts).sum())
     return math.sqrt(windows / (windows - 1) * spread) / positions
 
 

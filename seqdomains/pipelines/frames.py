@@ -15,7 +15,7 @@ from seqdomains.backbone import FrameClassifier, InferenceState
 from seqdomains.backbone.frame_head import NOTHING
 from seqdomains.errors import InputError
 from seqdomains.pipelines.batch_tensors import as_tensors
-from seqdomains.pipelines.bits import BitsConfig, error_of_ratio
+from seqdomains.pipelines.bits import BitsConfig, ratio_error
 from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.ranking import rankings
@@ -119,7 +119,7 @@ def evaluate_frames(
     result = summarise_frames(
         confusion,
         classes,
-        error=error_of_ratio(np.concatenate(right), np.concatenate(counts)),
+        error=ratio_error(np.concatenate(right), np.concatenate(counts)),
         auc=area,
         baseline=task.baseline(),
         simulated=task.simulated,

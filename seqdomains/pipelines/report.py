@@ -54,7 +54,7 @@ def write_report(run: RunFolder | Path) -> Path:
     figures = {}
     if metrics:
         figures["training"] = as_svg(training_figure(metrics), "training")
-    kind = "" if result is None else result.get("kind", "classes")
+    kind = "classes" if result is None else result.get("kind", "classes")
     if result and kind == "classes":
         figures["accuracy"] = as_svg(accuracy_figure(result), "accuracy")
     if result and kind in ("classes", "frames"):
