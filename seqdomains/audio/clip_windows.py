@@ -185,7 +185,7 @@ class ClipWindows:
         lengths = [self.input.positions(self._sounds[number].frames) for number in self._train.tolist()]
         return np.cumsum(-(-np.array(lengths, np.int64) // self.window))
 
-    def _by_length(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _drawn_by_length(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the number of the sound of each sample, drawn in proportion to the windows that sounds fill."""
         places = below(draws[:, CLIP], int(self._windows_until[-1]))
         return self._train[np.searchsorted(self._windows_until, places, side="right")]

@@ -77,7 +77,7 @@ class CodeTask(ClipWindows):
         """
         window = window or self.window
         draws = self._draws(seed, first, count)
-        rows = self._windows(seed, first, draws, self._by_length(draws), window)
+        rows = self._windows(seed, first, draws, self._drawn_by_length(draws), window)
         return Windows(*self._filled(rows, window, before=1))
 
     def test_batches(self, batch_size: int) -> Iterator[Windows]:

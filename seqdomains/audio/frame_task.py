@@ -97,7 +97,7 @@ class FrameTask(ClipWindows):
         """
         window = window or self.window
         draws = self._draws(seed, first, count)
-        numbers = self._by_length(draws)
+        numbers = self._drawn_by_length(draws)
         rows = self._windows(seed, first, draws, numbers, window)
         tokens, lengths = self._filled(rows, window)
         targets = np.full((count, window), _NOTHING, np.int64)
