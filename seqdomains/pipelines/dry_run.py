@@ -133,7 +133,7 @@ def dry_run(
     chunks = _OF_CHUNKS if config.time_chunk is not None and config.time_chunk < plan.window else 1.0
     return DryRun(
         parameters=sum(one.numel() for one in model.parameters()),
-        classes=0 if isinstance(model, MambaLM) else len(model.classes),
+        classes=len(model.classes) if isinstance(model, SequenceClassifier | FrameClassifier) else 0,
         windows=plan.windows,
         window=plan.window,
         at_once=windows * length,
