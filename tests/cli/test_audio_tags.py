@@ -87,6 +87,18 @@ def test_a_tagger_begins_from_the_backbone_of_another(seqdomains, trained, clips
     assert config["architecture"] == "SequenceTagger"
 
 
+def test_a_stated_separator_parts_a_table(seqdomains, trained, clips, tmp_path):
+    names = ("low", "high", "low+high")
+    (tmp_path / "table.tsv").write_text("".join(f"{number}.wav\t{names[number % 3]}\n" for number in range(12)))
+    table = ("--data", clips, "--labels", tmp_path / "table.tsv", "--device", "cpu")
+    outcome = seqdomains("audio", "evaluate", trained[0], *table, "--set", 'data.label_separator="+"')
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("12 test clips of several labels")
+    whole = seqdomains("audio", "evaluate", trained[0], *table)
+    assert whole.code == 1
+    assert "the data has the class 'low+high', the model knows high, low" in whole.error
+
+
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
