@@ -19,7 +19,7 @@ from seqdomains.backbone.pooling import POOLINGS, Pooling, last_position, pool, 
 from seqdomains.backbone.precision import full_precision
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState
-from seqdomains.backbone.time_chunks import Part, sum_over_chunks
+from seqdomains.backbone.time_chunks import Part, sum_over_chunks, sum_over_positions
 
 
 class Artefact(nn.Module):
@@ -209,16 +209,10 @@ class MambaLM(Artefact):
             own = targets[:, first : first + hidden.shape[1]]
             return cross_entropy(logits.flatten(0, 1), own.flatten(), ignore_index=nothing, reduction="sum")
 
-        if time_chunk is not None and time_chunk < read.shape[1]:
-            of_head = (self.lm_head.weight,) if not self.config.tie_embeddings else ()
-            total = sum_over_chunks(
-                self.backbone, read, part, chunk=time_chunk, parameters=of_head, shard=shard, recompute=recompute
-            )
-        elif shard is not None:
-            first, end = shard.bounds(read.shape[1])
-            total = shard.sum(part(self.backbone(read[:, first:end], shard=shard), first))
-        else:
-            total = part(self.backbone(read, recompute=recompute), 0)
+        of_head = (self.lm_head.weight,) if not self.config.tie_embeddings else ()
+        total = sum_over_positions(
+            self.backbone, read, part, time_chunk=time_chunk, parameters=of_head, shard=shard, recompute=recompute
+        )
         return total if reduction == "sum" else total / counted.sum()
 
 
@@ -226,7 +220,7 @@ class SequenceClassifier(Artefact):
     """One class per window, from its last position, its mean, or both side by side.
 
     With `config.complement` it reads both strands, and their mean goes to the head: a window and its reverse complement
-    have the same logits.
+    have the same logits. A `SequenceTagger` in place of it answers each class by itself.
 
     Parameters
     ----------
@@ -359,6 +353,27 @@ class SequenceClassifier(Artefact):
             return torch.cat(parts, dim=-1)
 
         return share
+
+
+class SequenceTagger(SequenceClassifier):
+    """As `SequenceClassifier`, but that a window may be of several classes: each is a yes or no by itself.
+
+    See `shares_of`.
+    """
+
+
+def shares_of(model: nn.Module, logits: Tensor) -> Tensor:
+    """Turn logits of a model, shape (..., n_classes), into probabilities.
+
+    Those of a `SequenceTagger` are each by itself, those of others sum to 1.
+
+    Examples
+    --------
+    >>> model = SequenceTagger(MambaConfig(d_model=16, n_layer=1), classes=("dog", "rain", "wind"))
+    >>> shares_of(model, torch.zeros(3)).tolist()
+    [0.5, 0.5, 0.5]
+    """
+    return logits.sigmoid() if isinstance(model, SequenceTagger) else logits.softmax(dim=-1)
 
 
 def check_classes(classes: Sequence[str]) -> None:

@@ -19,8 +19,8 @@ class BatchTensors:
     ----------
     tokens : Tensor of any integer dtype, shape (B, L)
         Codes; uint8 stays uint8, which moves 8 times less than int64.
-    targets : Tensor of int64, shape (B,), or None
-        Class indices; None where each next token is what is asked.
+    targets : Tensor of int64, shape (B,) or (B, L), or of float32, shape (B, n_classes), or None
+        Class indices of windows or positions, or shares of the classes; None where each next token is what is asked.
     lengths : Tensor of int64, shape (B,), or None
         Real tokens of each window; None where every window is full. It stays on the CPU, where the model checks it
         without waiting for the device.
