@@ -140,7 +140,7 @@ class Explainer:
         known = np.isin(asked, self.codes)
         _refuse_infinite(bool(np.isfinite(changes[known]).all()))
         starts = window.start + window.first + np.flatnonzero(known)
-        values = np.concatenate([-changes[known].mean(axis=1, keepdims=True), changes[known]], axis=1)
+        values = np.concatenate([0.0 - changes[known].mean(axis=1, keepdims=True), changes[known]], axis=1)
         return ExplainedStretch(window.record, starts, starts + 1, asked[known], of), values
 
     def _score(self, tokens: NDArray[np.uint8]) -> tuple[Score, str]:
