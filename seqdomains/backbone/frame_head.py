@@ -39,6 +39,8 @@ class FrameClassifier(Artefact):
     ------
     ValueError
         If class names are missing or repeated.
+    InputError
+        If the model would not be causal: it could not be read on.
 
     Examples
     --------
@@ -55,6 +57,7 @@ class FrameClassifier(Artefact):
     ) -> None:
         super().__init__()
         check_classes(classes)
+        config.require_causal("a classifier of positions", instead="Leave model.bidirectional out.")
         self.config = config
         self.classes = tuple(classes)
         self.backbone = MambaBackbone(config, generator=generator)

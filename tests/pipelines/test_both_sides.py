@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from seqdomains.backbone import MambaConfig, MambaLM, SequenceClassifier
+from seqdomains.backbone.frame_head import FrameClassifier
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines import bits, likelihood, stream
 from seqdomains.pipelines.answers import BadInputError
@@ -50,6 +51,12 @@ def test_streams_ratios_and_bits_are_refused(classifier, language_model):
 
     with pytest.raises(InputError, match="bits of each next token takes one"):
         bits.evaluate_bits(language_model, Task(), bits.BitsConfig(), progress=False)
+
+
+def test_a_classifier_of_positions_is_refused():
+    """Its answers come as a recording is read, at the latest when it is evaluated: better before it is trained."""
+    with pytest.raises(InputError, match=r"a classifier of positions takes one .* Leave model\.bidirectional out\."):
+        FrameClassifier(SIZES, classes=("background", "speech"))
 
 
 def test_time_chunks_shared_windows_and_next_tokens_are_refused():
