@@ -155,7 +155,7 @@ class Explainer:
         """Return the class that each window is scored for; of a language model there is nothing to choose."""
         if isinstance(self.model, MambaLM) or self.number is not None:
             return [self.number or 0] * len(windows)
-        runner = self._runner(cast(Verb, Predict(self.model)))
+        runner = self._runner(cast(Verb, Predict(self.model, complement=self.complement)))
         found: list[int] = runner.fetch(runner.launch([window.tokens for window in windows])).argmax(axis=1).tolist()
         return found
 

@@ -141,9 +141,9 @@ def test_both_strands_explain_the_other_strand_alike(method, kind):
     model = classifier_of() if kind == "classifier" else MambaLM(MambaConfig(d_model=16, n_layer=1, vocab_size=6))
     window = window_of(first=0, last=30)
     other = replace(window, tokens=np.array(COMPLEMENT, np.uint8)[window.tokens][::-1].copy())
-    number = 0 if kind == "classifier" else None
-    explainer = explainer_of(model.eval(), method, number=number, complement=COMPLEMENT, ignored=4)
-    found, of_other = (explained(explainer, one)[1] for one in (window, other))
+    explainer = explainer_of(model.eval(), method, complement=COMPLEMENT, ignored=4)
+    (spans, found), (other_spans, of_other) = (explained(explainer, one) for one in (window, other))
+    assert spans.of == other_spans.of
     assert np.allclose(found[:, 0], of_other[::-1, 0], atol=1e-4)
     assert np.allclose(found[:, 1:], of_other[::-1, 1:][:, [3, 2, 1, 0]], atol=1e-4)
     one_strand = explained(replace(explainer, complement=None), window)[1]
