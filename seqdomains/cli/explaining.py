@@ -99,7 +99,7 @@ def run_explain(
         complement=tuple(COMPLEMENT.tolist()) if both_strands else None,
         ignored=N,
         steps=steps or _STEPS,
-        runner_size=windows_at_once(where, length),
+        at_once=windows_at_once(where, length),
     )
     kept = _Kept() if figure is not None or truth is not None else None
     outcome = explain(

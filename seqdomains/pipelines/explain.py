@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -24,7 +24,7 @@ from torch.nn.functional import one_hot
 from seqdomains.backbone import MambaLM, SequenceClassifier
 from seqdomains.errors import InputError
 from seqdomains.pipelines.answers import PredictOutcome, reading, write_answers
-from seqdomains.pipelines.batch.verbs import Runner, Verb
+from seqdomains.pipelines.batch.verbs import Predict, Runner, Verb
 from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.scores import ClassScore, LikelihoodScore, MeanScore, Score
 from seqdomains.pipelines.tables import Table
@@ -62,6 +62,10 @@ class ExplainedStretch(Stretches):
     of: str
 
 
+# The positions that were asked about, and values of shape (positions, 1 + codes).
+Explained = tuple[ExplainedStretch, NDArray[np.float64]]
+
+
 @dataclass
 class Completeness:
     """How far integrated gradients are from adding up to the score's difference from the baseline's.
@@ -81,9 +85,9 @@ class Completeness:
             self.gap, self.difference = gap, difference
 
 
-@dataclass(frozen=True)
+@dataclass
 class Explainer:
-    """Explains windows one after the other.
+    """Explains windows.
 
     Parameters
     ----------
@@ -102,8 +106,8 @@ class Explainer:
         See `LikelihoodScore`.
     steps : int
         Of integrated gradients.
-    runner_size : int
-        Windows at once to begin with.
+    at_once : int
+        Windows on the device at once to begin with; after memory ran out it stays at what fitted.
     device : torch.device
     """
 
@@ -115,51 +119,61 @@ class Explainer:
     complement: tuple[int, ...] | None = None
     ignored: int | None = None
     steps: int = 32
-    runner_size: int = 1
+    at_once: int = 1
     completeness: Completeness = field(default_factory=Completeness)
 
-    def explain(self, window: ExplainedWindow) -> tuple[ExplainedStretch, NDArray[np.float64]]:
-        """Return the positions with alternatives, and for each its importance and the changes for all codes.
+    def explain(self, windows: Iterable[ExplainedWindow]) -> Iterator[Explained]:
+        """Yield each window's positions with alternatives, and for each its importance and the changes for all codes.
+
+        Neighbouring windows of one length go through the model together.
 
         Raises
         ------
         InputError
-            The window does not fit into the memory, or the score is not finite.
+            A window does not fit into the memory, or a score is not finite.
         """
-        score, of = self._score(window.tokens)
-        if self.method == "ism":
-            changes = self._tried(score, window)
-        else:
-            try:
-                changes = self._followed(score, window)
-            except torch.OutOfMemoryError as error:
-                raise InputError(
-                    f"one window of {len(window.tokens)} tokens does not fit into the memory; give a smaller --window"
-                ) from error
+        for _, alike in groupby(windows, key=lambda window: len(window.tokens)):
+            while some := list(islice(alike, self.at_once)):
+                numbers = self._numbers(some)
+                if self.method == "ism":
+                    changes = [self._tried(window, number) for window, number in zip(some, numbers, strict=True)]
+                else:
+                    changes = self._in_parts(some, numbers)
+                for window, number, found in zip(some, numbers, changes, strict=True):
+                    yield self._explained(window, number, found)
+
+    def _explained(self, window: ExplainedWindow, number: int, changes: NDArray[np.float64]) -> Explained:
         asked = window.tokens[window.first : window.last]
         known = np.isin(asked, self.codes)
         _refuse_infinite(bool(np.isfinite(changes[known]).all()))
         starts = window.start + window.first + np.flatnonzero(known)
-        values = np.concatenate([-changes[known].mean(axis=1, keepdims=True), changes[known]], axis=1)
+        values = np.concatenate([0.0 - changes[known].mean(axis=1, keepdims=True), changes[known]], axis=1)
+        of = "log_likelihood" if isinstance(self.model, MambaLM) else self.model.classes[number]
         return ExplainedStretch(window.record, starts, starts + 1, asked[known], of), values
 
-    def _score(self, tokens: NDArray[np.uint8]) -> tuple[Score, str]:
-        score: Score
-        if isinstance(self.model, MambaLM):
-            score, of = LikelihoodScore(self.model, self.ignored), "log_likelihood"
-        else:
-            number = self.number
-            if number is None:
-                with torch.inference_mode():
-                    number = int(self.model(torch.from_numpy(tokens)[None].to(self.device))[0].argmax())
-            score, of = ClassScore(self.model, number), self.model.classes[number]
-        return (score if self.complement is None else MeanScore(score, self.complement)), of
+    def _numbers(self, windows: Sequence[ExplainedWindow]) -> list[int]:
+        """Return the class that each window is scored for; of a language model there is nothing to choose."""
+        if isinstance(self.model, MambaLM) or self.number is not None:
+            return [self.number or 0] * len(windows)
+        runner = self._runner(cast(Verb, Predict(self.model, complement=self.complement)))
+        found: list[int] = runner.fetch(runner.launch([window.tokens for window in windows])).argmax(axis=1).tolist()
+        return found
 
-    def _tried(self, score: Score, window: ExplainedWindow) -> NDArray[np.float64]:
+    def _score(self, numbers: int | tuple[int, ...]) -> Score:
+        score: Score = (
+            LikelihoodScore(self.model, self.ignored)
+            if isinstance(self.model, MambaLM)
+            else ClassScore(self.model, numbers)
+        )
+        return score if self.complement is None else MeanScore(score, self.complement)
+
+    def _runner(self, verb: Verb) -> Runner:
+        return Runner(verb, device=self.device, batch_size=self.at_once, precision="float32")
+
+    def _tried(self, window: ExplainedWindow, number: int) -> NDArray[np.float64]:
         """Return score changes of every alternative, shape (positions, codes); NaN where there are none."""
         # `launch` is all that a runner asks of a verb for `launch` and `fetch`.
-        verb = cast(Verb, _Launched(score))
-        runner = Runner(verb, device=self.device, batch_size=self.runner_size, precision="float32")
+        runner = self._runner(cast(Verb, _Launched(self._score(number))))
         changes = np.full((window.last - window.first, len(self.codes)), np.nan)
         own = runner.fetch(runner.launch([window.tokens]))[0]
         alternatives = self._alternatives(window)
@@ -170,6 +184,7 @@ class Explainer:
         asked = window.tokens[window.first : window.last]
         for column, code in enumerate(self.codes):
             changes[asked == code, column] = 0
+        self.at_once = runner.batch_size
         return changes
 
     def _alternatives(self, window: ExplainedWindow) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
@@ -181,9 +196,28 @@ class Explainer:
                         changed[place] = code
                         yield place, column, changed
 
-    def _followed(self, score: Score, window: ExplainedWindow) -> NDArray[np.float64]:
+    def _in_parts(self, windows: Sequence[ExplainedWindow], numbers: Sequence[int]) -> list[NDArray[np.float64]]:
+        """Return what gradients say of windows, fewer at once where the memory runs out."""
+        found: list[NDArray[np.float64]] = []
+        while len(found) < len(windows):
+            part = slice(len(found), len(found) + self.at_once)
+            try:
+                found += self._followed(windows[part], tuple(numbers[part]))
+            except torch.OutOfMemoryError as error:
+                if self.at_once == 1:
+                    length = len(windows[0].tokens)
+                    raise InputError(
+                        f"one window of {length} tokens does not fit into the memory; give a smaller --window"
+                    ) from error
+                self.at_once //= 2
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        return found
+
+    def _followed(self, windows: Sequence[ExplainedWindow], numbers: tuple[int, ...]) -> list[NDArray[np.float64]]:
         """Return what the gradient says of every alternative; blocks are computed again, for windows that are long."""
-        tokens = torch.from_numpy(window.tokens).to(self.device)
+        score = self._score(numbers)
+        tokens = torch.from_numpy(np.stack([window.tokens for window in windows])).to(self.device)
         given = one_hot(tokens.long(), self.model.config.vocab_size).float()
         codes = torch.tensor(self.codes, device=self.device)
         if self.method == "saliency":
@@ -191,18 +225,19 @@ class Explainer:
         else:
             blank = given.clone()
             blank[torch.isin(tokens, codes.to(tokens.dtype))] = 0
-            blank[:, codes] += (blank.sum(1) == 0)[:, None] / len(self.codes)
+            blank[..., codes] += (blank.sum(2) == 0)[..., None] / len(self.codes)
             slope = torch.zeros_like(given, dtype=torch.float64)
             for step in range(self.steps):
                 # Midpoints of equal parts: their error falls with the square of the number of steps.
                 slope += _slope(score, torch.lerp(blank, given, (step + 0.5) / self.steps)) / self.steps
             with torch.inference_mode():
-                ends = [float(score(one[None])) for one in (given, blank)]
-            self.completeness.take(float(((given - blank) * slope).sum()), ends[0] - ends[1])
-        asked = slice(window.first, window.last)
-        own = slope[asked].gather(1, tokens[asked, None].long())
-        changes: NDArray[np.float64] = (slope[asked][:, codes] - own).double().cpu().numpy()
-        return changes
+                differences = (score(given) - score(blank)).tolist()
+            totals = ((given - blank) * slope).sum((1, 2)).tolist()
+            for total, difference in zip(totals, differences, strict=True):
+                self.completeness.take(total, difference)
+        own = slope.gather(2, tokens[..., None].long())
+        changes = (slope[..., codes] - own).double().cpu().numpy()
+        return [row[window.first : window.last] for row, window in zip(changes, windows, strict=True)]
 
 
 class _Launched:
@@ -216,13 +251,14 @@ class _Launched:
 
 
 def _slope(score: Score, mixture: Tensor) -> Tensor:
-    """Return the gradient of a window's score, shape (L, vocab_size)."""
-    mixture = mixture[None].detach().requires_grad_()
+    """Return the gradient of each window's score, shape (B, L, vocab_size)."""
+    mixture = mixture.detach().requires_grad_()
     with torch.enable_grad():
         scored = score(mixture, recompute=True)
         _refuse_infinite(bool(scored.isfinite().all()))
+        # Windows do not see each other: the gradient of the sum is that of each.
         (found,) = torch.autograd.grad(scored.sum(), mixture)
-    return found[0]
+    return found
 
 
 def _refuse_infinite(finite: bool) -> None:
@@ -285,8 +321,7 @@ def explain(
         )
 
     def answers(windows: Iterable[ExplainedWindow]) -> Generator[tuple[ExplainedStretch, NDArray[np.float64]]]:
-        for window in reading(windows):
-            yield explainer.explain(window)
+        yield from explainer.explain(reading(windows))
 
     with deterministic(), borrowed(explainer.model, device=explainer.device, training=False):
         found = ((name, answers(windows)) for name, windows in inputs)

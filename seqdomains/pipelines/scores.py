@@ -28,21 +28,21 @@ class ClassScore:
     ----------
     model : SequenceClassifier
         In evaluation mode.
-    number : int
-        Of the class.
+    number : int or tuple of int
+        Of the class, for all windows or for each.
     """
 
     model: SequenceClassifier
-    number: int
+    number: int | tuple[int, ...]
 
     def __call__(self, tokens: Tensor, *, recompute: bool = False) -> Tensor:
         """See `Score`."""
         logits: Tensor = self.model(tokens, recompute=recompute).double()
-        own = logits[:, self.number]
+        asked = torch.tensor(self.number, device=logits.device).expand(len(logits))[:, None]
+        own = logits.gather(1, asked)[:, 0]
         if logits.shape[1] == 1:
             return own
-        others = [number for number in range(logits.shape[1]) if number != self.number]
-        return own - logits[:, others].logsumexp(1)
+        return own - logits.scatter(1, asked, -torch.inf).logsumexp(1)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ def equivariant_run(seqdomains, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "equivariant"
     outcome = seqdomains(
         "genomics", "train", "--species", "great-apes", "--preset", "tiny", "--set", "train.steps=2",
-        "--set", "data.test_windows=4", *BOTH, "--out", folder,
+        "--set", "data.test_windows=4", "--set", "strands=both", *BOTH, "--out", folder,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
+    assert "Probabilities are the mean of both strands." in outcome.out
     return folder
 
 

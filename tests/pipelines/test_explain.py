@@ -36,7 +36,12 @@ def window_of(length=30, first=5, last=20, unknown=(7,)):
 
 
 def explainer_of(model, method="ism", **options):
-    return Explainer(model, method, codes=(0, 1, 2, 3), device=CPU, runner_size=4, **options)
+    return Explainer(model, method, codes=(0, 1, 2, 3), device=CPU, at_once=4, **options)
+
+
+def explained(explainer, window):
+    (found,) = explainer.explain([window])
+    return found
 
 
 class Linear(torch.nn.Module):
@@ -57,7 +62,7 @@ class Linear(torch.nn.Module):
 
 def test_every_alternative_is_tried_by_itself():
     model, window = classifier_of(), window_of()
-    spans, values = explainer_of(model, number=1).explain(window)
+    spans, values = explained(explainer_of(model, number=1), window)
     score = ClassScore(model, 1)
 
     def of(tokens):
@@ -85,12 +90,12 @@ def test_the_log_odds_are_those_of_the_probabilities():
         shares = model(tokens).double().softmax(1)[0]
         for number, share in enumerate(shares):
             assert float(ClassScore(model, number)(tokens)) == pytest.approx(float(torch.log(share / (1 - share))))
-    assert explainer_of(model).explain(window_of())[0].of == model.classes[int(shares.argmax())]
+    assert explained(explainer_of(model), window_of())[0].of == model.classes[int(shares.argmax())]
 
 
 def test_of_a_sum_over_positions_all_methods_say_the_same():
     model, window = Linear(30), window_of()
-    found = [explainer_of(model, method, number=0, steps=2).explain(window)[1] for method in METHODS]
+    found = [explained(explainer_of(model, method, number=0, steps=2), window)[1] for method in METHODS]
     assert np.allclose(found[0], found[1], atol=1e-5)
     assert np.allclose(found[0], found[2], atol=1e-5)
     assert np.abs(found[0]).max() > 0.5
@@ -98,7 +103,7 @@ def test_of_a_sum_over_positions_all_methods_say_the_same():
 
 def test_gradients_are_those_of_finite_differences():
     model, window = classifier_of(), window_of()
-    _, values = explainer_of(model, "saliency", number=0).explain(window)
+    _, values = explained(explainer_of(model, "saliency", number=0), window)
     score, step = ClassScore(model.double(), 0), 1e-6
     given = torch.nn.functional.one_hot(torch.from_numpy(window.tokens).long(), 6).double()
     with torch.no_grad():
@@ -115,7 +120,7 @@ def test_integrated_gradients_add_up_to_the_difference_from_the_blank_window():
     gaps = []
     for steps in (2, 64):
         explainer = explainer_of(classifier_of(), "integrated-gradients", number=0, steps=steps)
-        _, values = explainer.explain(window_of(first=0, last=30))
+        _, values = explained(explainer, window_of(first=0, last=30))
         blank = torch.zeros(1, 30, 6)
         blank[..., :4] = 0.25
         blank[0, 7] = torch.eye(6)[4]
@@ -136,12 +141,12 @@ def test_both_strands_explain_the_other_strand_alike(method, kind):
     model = classifier_of() if kind == "classifier" else MambaLM(MambaConfig(d_model=16, n_layer=1, vocab_size=6))
     window = window_of(first=0, last=30)
     other = replace(window, tokens=np.array(COMPLEMENT, np.uint8)[window.tokens][::-1].copy())
-    number = 0 if kind == "classifier" else None
-    explainer = explainer_of(model.eval(), method, number=number, complement=COMPLEMENT, ignored=4)
-    found, of_other = (explainer.explain(one)[1] for one in (window, other))
+    explainer = explainer_of(model.eval(), method, complement=COMPLEMENT, ignored=4)
+    (spans, found), (other_spans, of_other) = (explained(explainer, one) for one in (window, other))
+    assert spans.of == other_spans.of
     assert np.allclose(found[:, 0], of_other[::-1, 0], atol=1e-4)
     assert np.allclose(found[:, 1:], of_other[::-1, 1:][:, [3, 2, 1, 0]], atol=1e-4)
-    one_strand = replace(explainer, complement=None).explain(window)[1]
+    one_strand = explained(replace(explainer, complement=None), window)[1]
     assert not np.allclose(found, one_strand, atol=1e-3)
 
 
@@ -160,9 +165,46 @@ def test_the_likelihood_of_mixtures_is_that_of_codes():
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_windows_together_are_what_each_is_alone(method):
+    """Of two lengths, with the likeliest class of each."""
+    model = classifier_of()
+    windows = []
+    for seed, length in enumerate((30, 30, 30, 30, 30, 20, 20)):
+        tokens = np.random.default_rng(seed).integers(5, size=length).astype(np.uint8)
+        windows.append(ExplainedWindow("c", 100 * seed, tokens, seed, 18))
+    together = list(explainer_of(model, method, steps=4).explain(windows))
+    alone = [explained(explainer_of(model, method, steps=4), window) for window in windows]
+    assert len({spans.of for spans, _ in alone}) > 1
+    for (spans, values), (own, expected) in zip(together, alone, strict=True):
+        assert (spans.of, spans.starts.tolist()) == (own.of, own.starts.tolist())
+        assert np.allclose(values, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fewer_windows_at_once_where_the_memory_runs_out(method):
+    class Small(Linear):
+        most = 2
+
+        def forward(self, tokens, recompute=False):
+            if len(tokens) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(tokens, recompute)
+
+    model, windows = Small(30), [window_of(), window_of(first=2), window_of(last=9), window_of(), window_of()]
+    explainer = explainer_of(model, method, number=0, steps=2)
+    found = list(explainer.explain(windows))
+    assert explainer.at_once == 2
+    expected = list(explainer_of(Linear(30), method, number=0, steps=2).explain(windows))
+    assert all(np.allclose(a[1], b[1], atol=1e-5) for a, b in zip(found, expected, strict=True))
+    model.most = 0
+    with pytest.raises(InputError, match="one window of 30 tokens does not fit into the memory"):
+        list(explainer.explain(windows))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_models_of_both_sides_are_explained(method):
     model = classifier_of(bidirectional=True, complement=COMPLEMENT)
-    _, values = explainer_of(model, method, number=0).explain(window_of())
+    _, values = explained(explainer_of(model, method, number=0), window_of())
     assert np.abs(values[:, 0]).min() > 0
 
 
@@ -199,7 +241,7 @@ def test_scores_that_are_not_finite_are_refused(method):
     with torch.no_grad():
         model.head.bias[0] = torch.nan
     with pytest.raises(InputError, match="scores that are not finite; its weights are damaged"):
-        explainer_of(model, method, number=0).explain(window_of())
+        explained(explainer_of(model, method, number=0), window_of())
 
 
 @pytest.mark.parametrize(("truth", "inside"), [([True, True], 2), ([False, False], 0)])
@@ -236,7 +278,7 @@ def test_a_planted_motif_is_found():
         explainer = explainer_of(model.eval(), method, number=0)
         importance, truth = [], []
         for row, start in zip(tokens[::2], starts[::2], strict=True):
-            _, values = explainer.explain(ExplainedWindow("x", 0, row, 0, 40))
+            _, values = explained(explainer, ExplainedWindow("x", 0, row, 0, 40))
             importance.append(values[:, 0])
             truth.append((np.arange(40) >= start) & (np.arange(40) < start + 7))
         found = recovery(np.concatenate(importance), np.concatenate(truth))
@@ -248,7 +290,7 @@ def test_a_planted_motif_is_found():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gpu_says_what_a_cpu_says(method):
     model, window = classifier_of(bidirectional=True), window_of()
-    _, expected = explainer_of(model, method, number=0, complement=COMPLEMENT).explain(window)
+    _, expected = explained(explainer_of(model, method, number=0, complement=COMPLEMENT), window)
     shown = Shown()
     explainer = replace(explainer_of(model, method, number=0, complement=COMPLEMENT), device=torch.device("cuda"))
     explain(explainer, [("x", [window])], nullcontext(shown), progress=False)
