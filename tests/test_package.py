@@ -188,6 +188,7 @@ def test_flags_are_the_ones_we_promise():
             "fasta",
             "model",
         ],
+        "genomics pretrain": ["--data", "--device", "--dry-run", "--out", "--preset", "--regions", "--set"],
         "genomics score": [
             "--device",
             "--on-mismatch",

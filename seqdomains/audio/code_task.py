@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from seqdomains.audio.clip_windows import CLIP, ClipWindows, clips_of
 from seqdomains.audio.code_baselines import CodeModel, Codes, LinearPrediction, MarkovChain
 from seqdomains.audio.data_config import ClipData
-from seqdomains.audio.front_end import SoundInput
+from seqdomains.audio.front_end import LEVELS, SoundInput
 from seqdomains.errors import ConfigError
 from seqdomains.sampling import below
 from seqdomains.task import Windows
@@ -63,7 +63,7 @@ class CodeTask(ClipWindows):
     [((1, 4001), [4001])]
     """
 
-    ignored = None
+    ignored, codes = None, LEVELS
 
     def __init__(self, data: ClipData, given: SoundInput, *, simulated: bool = False) -> None:
         check_codes(given)

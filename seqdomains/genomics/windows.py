@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqdomains.errors import InputError
+from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import atomic_file
 
 _HEADER_WORDS = (["track"], ["browser"])
 _MOST_DIGITS = 18  # a coordinate fits 64 bits
+_REGION = re.compile(
+    r"(?:\{(?P<braced>[^{}\s]+)\}|(?P<contig>[^{}\s]+?))(?::(?P<start>\d[\d,]{0,17})(?:-(?P<end>\d[\d,]{0,17}))?)?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,40 @@ def _region(path: Path, number: int, line: str, words: list[str]) -> Region:
             "of a contig is 0 to 1"
         )
     return Region(words[0], start, end, words[3] if len(words) > 3 else "", number)
+
+
+def parse_region(text: str, *, option: str) -> Region:
+    """Read a region as samtools writes it: `contig`, `contig:start-end` or `contig:start`, 1-based, ends included.
+
+    Commas within numbers are allowed. A contig whose own name has a colon and digits is written in braces.
+
+    Returns
+    -------
+    Region
+        0-based half-open; an end of 0 stands for the contig's own.
+
+    Raises
+    ------
+    ConfigError
+        It is none; names the option that it was given to.
+
+    Examples
+    --------
+    >>> region = parse_region("chr1:9-1,000", option="")
+    >>> region.contig, region.start, region.end
+    ('chr1', 8, 1000)
+    >>> parse_region("{HLA:1}:5", option="").contig
+    'HLA:1'
+    """
+    found = _REGION.fullmatch(text.strip())
+    if not found:
+        raise ConfigError(f"{option}: {text!r} is no region; expected contig or contig:start-end, as chr1:1,001-2,000")
+    start, end = (int(found[key].replace(",", "")) if found[key] else 0 for key in ("start", "end"))
+    if (found["start"] and not start) or (found["end"] and end < start):
+        raise ConfigError(
+            f"{option}: {text!r} begins at {start} and ends at {end}; positions count from 1, start <= end"
+        )
+    return Region(found["braced"] or found["contig"], max(0, start - 1), end)
 
 
 def write_bed(path: Path, rows: Iterable[tuple[object, ...]], *, header: str = "") -> None:

@@ -10,7 +10,6 @@ import torch
 
 from seqdomains.backbone import MambaLM, SequenceClassifier
 from seqdomains.backbone.footprint import Footprint
-from seqdomains.pipelines.batch_tensors import BatchTensors
 from seqdomains.pipelines.borrowed import borrowed, thread_count
 from seqdomains.pipelines.memory import step_memory, uses_bf16
 from seqdomains.pipelines.objectives import CLASSIFICATION, Objective
@@ -162,7 +161,7 @@ def _time(
     windows = max(1, min(windows, most // min(length, most)))
     # A language model is not asked for the first one.
     tokens = model.backbone.blank(windows, max(2, min(length, most)))
-    part = BatchTensors(tokens, torch.zeros(windows, dtype=torch.int64), None, tokens.shape[0] * tokens.shape[1])
+    part = objective.trial(tokens)
     times = []
     try:
         for _ in range(3):  # the first one compiles or loads kernels
