@@ -166,6 +166,17 @@ def test_flags_are_the_ones_we_promise():
             "fasta",
             "model",
         ],
+        "genomics likelihood": [
+            "--device",
+            "--every",
+            "--from-file",
+            "--output",
+            "--set",
+            "--strand",
+            "-o",
+            "fasta",
+            "model",
+        ],
         "genomics predict": [
             "--device",
             "--engine",

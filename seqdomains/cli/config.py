@@ -50,7 +50,7 @@ class Resolved(Generic[Schema]):
         default: Any = type(self.config)()
         for part in key.split(".") if key else ():
             value, default = getattr(value, part), getattr(default, part, None)
-        return value == default
+        return bool(value == default)
 
 
 def preset_names() -> tuple[str, ...]:

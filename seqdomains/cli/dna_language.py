@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from seqdomains.cli.options import DEVICE, PRESET, SET
+from seqdomains.cli.genomics import Strand
+from seqdomains.cli.options import DEVICE, PRESET, SET, SKIPPED_INPUTS
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to those of genomics."""
     app.command(short_help="Train a language model of DNA and score it.")(pretrain)
+    app.command(short_help="Write how likely records are to a language model.")(likelihood)
 
 
 def pretrain(
@@ -60,3 +62,47 @@ def pretrain(
         device=device,
         only_estimate=dry_run,
     )
+
+
+def likelihood(
+    model: Annotated[Path, typer.Argument(help="A run folder or an artefact of a language model.", metavar="MODEL")],
+    fasta: Annotated[
+        list[str] | None,
+        typer.Argument(help="FASTA or GenBank files, folders, patterns; - is stdin.", metavar="FASTA..."),
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from-file", help="A list of more of these, one on each line.", metavar="LIST")
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option("--every", min=1, help="bp of a row; a row for each record if not given.")
+    ] = None,
+    strand: Annotated[
+        Strand, typer.Option("--strand", help="The forward one alone, or both, and their mean.")
+    ] = Strand.FORWARD,
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="TSV, or Parquet by suffix .parquet; - is stdout.", metavar="FILE")
+    ] = "-",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="data.gap_policy=mask reads -, . and * as masked bases.", metavar="KEY=VALUE"),
+    ] = None,
+    device: Annotated[str | None, DEVICE] = None,
+) -> None:
+    """Write how many bases of each record count, their log-likelihood (natural logarithm), and bits per base.
+
+    Each base is asked given all before it in its record, in memory that does not grow; N and other ambiguous bases are
+    read and never asked. The other strand is read from the record's end (columns forward and reverse).
+    """
+    from seqdomains.cli.language import run_likelihood
+
+    if run_likelihood(
+        model,
+        fasta or [],
+        from_file=from_file,
+        every=every,
+        strands=strand.value,
+        output=output,
+        settings=settings or [],
+        device=device,
+    ):
+        raise typer.Exit(SKIPPED_INPUTS)

@@ -45,7 +45,7 @@ def split_language(headers: Sequence[RecordHeader], data: LanguageData) -> Langu
     everything = Areas.whole(np.array([header.length for header in headers], dtype=np.int64))
     regions = None if data.regions is None else read_bed(data.regions)
     kept = everything if regions is None else everything.within(place(regions, headers, of=data.regions))
-    homologues = _homologues(headers)
+    homologues = _homologues(headers) if data.split in ("auto", "homologue") else []
     kind = data.split
     if kind == "auto":
         named = regions is not None and all(region.name in NAMES for region in regions)
@@ -128,7 +128,11 @@ def _held(data: LanguageData) -> list[Region]:
 
 
 def _homologues(headers: Sequence[RecordHeader]) -> list[str | None]:
-    species = {header.file: find_species(header.file.name) for header in headers}
+    try:
+        species = {header.file: find_species(header.file.name) for header in headers}
+    except InputError:
+        # A file of several species, which says of no record whose it is.
+        return [None] * len(headers)
     if None in species.values():
         return [None] * len(headers)
     return [None if (one := species[header.file]) is None else homologue_of(header, one) for header in headers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -32,7 +33,7 @@ _POSITION, _STRAND = range(2)
 _STRETCH: Final = 1 << 22
 _CHOSEN_ON: Final = 1 << 20
 _BLOCK: Final = 1 << 12
-# Share of each record's training bases, at its end, that the order is chosen on before they count too.
+# Share of each record's training part, at its end, that does not count while the order is chosen on its second half.
 _TAIL: Final = 0.1
 
 
@@ -244,25 +245,31 @@ class LanguageTask:
             yield first, self._sequences.windows(records, starts, self.window)
 
     def _markov(self) -> MarkovModel:
-        """Fit the Markov model; orthologous contigs, which are long alike, keep their ends out together."""
-        # With fewer words than that in all, the counts of a higher order say nothing.
-        most = min(self.data.markov_order, max(1, int(np.log2(self._train.bases) / 2)))
+        """Fit the Markov model.
+
+        Its order is chosen on the ends of the training parts of all records. Orthologous records are long alike, so
+        that those ends, and twice as much that is not counted before them, are where the others have theirs: a choice
+        on a stretch whose orthologue was counted would take the highest order.
+        """
+        # Of higher orders hardly a word stands twice, but for long repeats: two more are enough for those.
+        most = min(self.data.markov_order, math.ceil(math.log(self._train.bases, BASES)) + 2)
         model = MarkovModel(most=most, both_strands=self.data.reverse_complement > 0)
-        lengths = self._sequences.lengths
-        tails = self._train.within(
-            Areas.of((record, length - int(_TAIL * length), length) for record, length in enumerate(lengths.tolist()))
-        )
-        if not 0 < tails.bases < self._train.bases / 2:
-            tails = Areas.of(
-                (record, end - max(1, int(_TAIL * (end - start))), end) for record, start, end in self._train.rows()
-            )
+        chosen_on, tails = self._ends_of_training(_TAIL / 2), self._ends_of_training(_TAIL)
         for codes in self._stretches(self._train.without(tails), _STRETCH):
             model.add(codes)
-        every = max(1, tails.bases // _CHOSEN_ON)
-        model.choose([codes for number, codes in enumerate(self._stretches(tails, _BLOCK)) if number % every == 0])
+        every = max(1, chosen_on.bases // _CHOSEN_ON)
+        model.choose([codes for number, codes in enumerate(self._stretches(chosen_on, _BLOCK)) if number % every == 0])
         for codes in self._stretches(tails, _STRETCH):
             model.add(codes)
         return model
+
+    def _ends_of_training(self, share: float) -> Areas:
+        """Return the last share of what lies between each record's first training base and its last."""
+        extents: dict[int, tuple[int, int]] = {}
+        for record, start, end in self._train.rows():
+            extents[record] = (extents.get(record, (start, end))[0], end)
+        rows = ((record, end - math.ceil(share * (end - start)), end) for record, (start, end) in extents.items())
+        return self._train.within(Areas.of(rows))
 
     def _stretches(self, areas: Areas, longest: int) -> Iterator[NDArray[np.uint8]]:
         for record, start, end in areas.rows():
