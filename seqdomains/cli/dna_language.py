@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to those of genomics."""
     app.command(short_help="Train a language model of DNA and score it.")(pretrain)
     app.command(short_help="Write how likely records are to a language model.")(likelihood)
+    app.command(short_help="Write new sequences with a language model.")(generate)
 
 
 def pretrain(
@@ -106,3 +107,45 @@ def likelihood(
         device=device,
     ):
         raise typer.Exit(SKIPPED_INPUTS)
+
+
+def generate(
+    model: Annotated[Path, typer.Argument(help="A run folder or an artefact of a language model.", metavar="MODEL")],
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="Bases to go on from, or a FASTA file of such; - is stdin.", metavar="DNA|FASTA"),
+    ] = None,
+    length: Annotated[int, typer.Option("--length", min=1, help="bp to write, without the prompt.")] = 1000,
+    count: Annotated[int, typer.Option("--count", min=1, help="Sequences for each prompt.")] = 1,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, help="Below 1 likelier bases are preferred; 0 takes the likeliest.")
+    ] = 1.0,
+    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Only the likeliest K bases.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", help="Only the fewest bases whose probabilities are P together.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="The same seed gives the same bytes.")] = 0,
+    any_code: Annotated[bool, typer.Option("--any-code", help="Let it write N and ambiguous bases too.")] = False,
+    output: Annotated[str, typer.Option("-o", "--output", help="FASTA; - is stdout.", metavar="FILE")] = "-",
+    device: Annotated[str | None, DEVICE] = None,
+) -> None:
+    """Write sequences base by base, each drawn from what the model says given all before it, as FASTA.
+
+    Headers hold the settings. A sequence is a function of the seed, its number, the prompt and the settings, whatever
+    others are written with it, on one kind of device. What is written is no real sequence.
+    """
+    from seqdomains.cli.generation import run_generate
+
+    run_generate(
+        model,
+        prompt=prompt,
+        length=length,
+        count=count,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        any_code=any_code,
+        output=output,
+        device=device,
+    )
