@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from seqdomains.cli.config import resolve
+from seqdomains.cli.language_config import LanguageConfig
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import PAD, N, encode, reverse_complement, soft_mask
+from seqdomains.genomics.fasta import stream_fasta
 from seqdomains.genomics.language_data import LanguageData
 from seqdomains.genomics.language_task import LanguageTask
 from seqdomains.task import MaskedWindows
@@ -240,3 +246,37 @@ def test_assemblies_named_after_their_species_are_split_by_homology(write):
     assert sorted(split.test.records.tolist()) == [1, 5]
     assert sorted(split.train.records.tolist()) == [0, 3, 4, 7]
     assert sorted(task_of(*paths, part="valid").split.test.records.tolist()) == [2, 6]
+
+
+@pytest.mark.skipif("SEQDOMAINS_DATA" not in os.environ, reason="SEQDOMAINS_DATA names no real sequences")
+def test_orthologous_parts_of_encode_enm002_are_on_one_side():
+    """Of the words of 32 bases that stand once in the human region, and are held out, hardly any is trained on."""
+    folder = Path(os.environ["SEQDOMAINS_DATA"]) / "encode-ENm002"
+    config = resolve(LanguageConfig, preset="encode-enm002", settings=[f"data.paths=[{folder}]"]).config
+    split = LanguageTask(config.data).split
+    ((human, chimpanzee),) = [
+        [record.codes() for record in stream_fasta(file)] for file in sorted(folder.glob("*.fasta"))
+    ]
+    assert [split.train.records.tolist(), split.test.records.tolist()] == [[0, 1], [0, 1]]
+
+    sides = []
+    for record, codes in enumerate((human, chimpanzee)):
+        words, starts = words32_that_stand_once(codes)
+        (_, _, end), (_, first, last) = (list(areas.rows())[record] for areas in (split.train, split.test))
+        assert (first - end, last) == (10_000, len(codes))
+        sides.append((words[starts <= end - 32], words[starts >= first]))
+    (trained, held), (other_trained, other_held) = sides
+    for one, trained_on, beside in ((held, other_trained, other_held), (other_held, trained, held)):
+        assert np.isin(one, trained_on).mean() < 0.001
+        assert np.isin(one, beside).mean() > 0.6
+
+
+def words32_that_stand_once(codes):
+    """Words of 32 bases without N, as numbers of 64 bits, and where they begin."""
+    words = (codes & 3).astype(np.uint64)
+    for length in (1, 2, 4, 8, 16):
+        words = words[:-length] << np.uint64(2 * length) | words[length:]
+    unknown = np.concatenate([[0], np.cumsum(codes > 3)])
+    starts = np.flatnonzero(unknown[32:] == unknown[:-32])
+    once, index, counts = np.unique(words[starts], return_index=True, return_counts=True)
+    return once[counts == 1], starts[index[counts == 1]]
