@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -101,6 +102,20 @@ class Areas:
                 at = max(at, last + gap)
             left.append((record, at, end))
         return Areas.of(left)
+
+    def ends_of_records(self, share: float) -> Areas:
+        """Return of each record what lies in the last share of the way from its first base to its last.
+
+        Examples
+        --------
+        >>> list(Areas.of([(0, 0, 10), (0, 90, 100), (1, 5, 8)]).ends_of_records(0.5).rows())
+        [(0, 90, 100), (1, 6, 8)]
+        """
+        extents: dict[int, tuple[int, int]] = {}
+        for record, start, end in self.rows():
+            extents[record] = (extents.get(record, (start, end))[0], end)
+        rows = ((record, end - math.ceil(share * (end - start)), end) for record, (start, end) in extents.items())
+        return self.within(Areas.of(rows))
 
     def _near(self, record: int, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield those of a record that have a base between start and end."""

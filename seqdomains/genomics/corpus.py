@@ -179,13 +179,14 @@ def load_sequences(
         logger.warning("holding about %d MB of sequence in memory: plain gzip and GenBank have no index", size >> 20)
     headers: list[RecordHeader] = []
     arrays: list[NDArray[np.uint8]] = []
-    masks: list[NDArray[np.bool_]] = []
+    masks: list[NDArray[np.uint8]] = []
     for file in files:
         for record in stream_records(file, policy=policy):
             if cases:
                 text = b"".join(record.pieces)
                 arrays.append(encode(text, policy=policy, record=record.name))
-                masks.append(soft_mask(text))
+                # GenBank writes all in lower case, which says nothing.
+                masks.append(np.packbits(soft_mask(text.upper() if is_genbank(file) else text)))
             else:
                 arrays.append(record.codes())
             headers.append(RecordHeader(file, record.name, record.description, arrays[-1].size))

@@ -78,10 +78,7 @@ def split_language(headers: Sequence[RecordHeader], data: LanguageData) -> Langu
         split = split_by_group(names, fraction=data.test_fraction, seed=data.seed)
         test, train = kept.within(_whole(split.held, headers)), kept.within(_whole(split.train, headers))
     else:
-        ends = Areas.of(
-            (record, header.length - round(data.test_fraction * header.length), header.length)
-            for record, header in enumerate(headers)
-        )
+        ends = kept.ends_of_records(data.test_fraction)
         test, train = kept.within(ends), kept.without(ends, gap=data.gap)
     return LanguageSplit(train, test, kind, notes)
 

@@ -76,7 +76,12 @@ class LanguageTask:
         self.objective: Objective = objective
         files = sequence_files(data.paths)
         self._headers, self._sequences = load_sequences(
-            files, memory_mb=data.memory_mb, policy=data.gap_policy, needs_headers=True, cases=True
+            files,
+            memory_mb=data.memory_mb,
+            policy=data.gap_policy,
+            # Only a homologue may stand there.
+            needs_headers=data.split in ("auto", "homologue") and not (data.held or data.held_regions),
+            cases=True,
         )
         self._simulated = simulated_folder(files) is not None
         self.split: LanguageSplit = split_language(self._headers, data)
@@ -254,7 +259,7 @@ class LanguageTask:
         # Of higher orders hardly a word stands twice, but for long repeats: two more are enough for those.
         most = min(self.data.markov_order, math.ceil(math.log(self._train.bases, BASES)) + 2)
         model = MarkovModel(most=most, both_strands=self.data.reverse_complement > 0)
-        chosen_on, tails = self._ends_of_training(_TAIL / 2), self._ends_of_training(_TAIL)
+        chosen_on, tails = (self._train.ends_of_records(share) for share in (_TAIL / 2, _TAIL))
         for codes in self._stretches(self._train.without(tails), _STRETCH):
             model.add(codes)
         every = max(1, chosen_on.bases // _CHOSEN_ON)
@@ -262,14 +267,6 @@ class LanguageTask:
         for codes in self._stretches(tails, _STRETCH):
             model.add(codes)
         return model
-
-    def _ends_of_training(self, share: float) -> Areas:
-        """Return the last share of what lies between each record's first training base and its last."""
-        extents: dict[int, tuple[int, int]] = {}
-        for record, start, end in self._train.rows():
-            extents[record] = (extents.get(record, (start, end))[0], end)
-        rows = ((record, end - math.ceil(share * (end - start)), end) for record, (start, end) in extents.items())
-        return self._train.within(Areas.of(rows))
 
     def _stretches(self, areas: Areas, longest: int) -> Iterator[NDArray[np.uint8]]:
         for record, start, end in areas.rows():

@@ -37,8 +37,8 @@ class EncodedSequences:
     ----------
     records : sequence of ndarray of uint8
         Codes of each record.
-    masks : sequence of ndarray of bool, optional
-        Soft mask of each; none means that all is in upper case.
+    masks : sequence of ndarray of uint8, optional
+        Soft mask of each, 8 bases in a byte (`numpy.packbits`); none means that all is in upper case.
 
     Examples
     --------
@@ -48,12 +48,12 @@ class EncodedSequences:
     ['ACGT', 'TTGG']
     """
 
-    def __init__(self, records: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.bool_]] | None = None) -> None:
+    def __init__(self, records: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]] | None = None) -> None:
         self.codes: NDArray[np.uint8] = np.concatenate(records) if records else np.empty(0, dtype=np.uint8)
         self.lengths: NDArray[np.int64] = np.array([record.size for record in records], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
         self.may_hold_n = bool((self.codes >= N).any())
-        self._packed = None if not masks else np.packbits(np.concatenate(masks))
+        self._masks = masks
 
     def windows(self, records: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> NDArray[np.uint8]:
         """Read windows; see `SequenceStore`."""
@@ -69,9 +69,9 @@ class EncodedSequences:
     def soft_masks(self, records: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
         """Read soft masks; see `SequenceStore`."""
         rows = np.zeros((len(records), length), dtype=np.bool_)
-        if self._packed is not None:
-            for row, first in zip(rows, (self.offsets[records] + starts).tolist(), strict=True):
-                bits = np.unpackbits(self._packed[first // 8 : (first + length + 7) // 8])
+        if self._masks is not None:
+            for row, record, first in zip(rows, records.tolist(), starts.tolist(), strict=True):
+                bits = np.unpackbits(self._masks[record][first // 8 : (first + length + 7) // 8])
                 row[:] = bits[first % 8 : first % 8 + length]
         return rows
 

@@ -188,6 +188,22 @@ def test_regions_whose_fourth_column_says_so_are_the_split(write, tmp_path):
     assert task.split.kind == "named"
 
 
+def test_the_ends_of_what_is_read_are_held_out(write, tmp_path):
+    regions = tmp_path / "parts.bed"
+    regions.write_text("a\t100\t300\nb\t0\t50\nb\t150\t200\n")
+    split = task_of(write(a=bases(1000), b=bases(200)), regions=regions, test_fraction=0.25).split
+    assert list(split.test.rows()) == [(0, 250, 300), (1, 150, 200)]
+    assert list(split.train.rows()) == [(0, 100, 250), (1, 0, 50)]
+
+
+def test_genbank_has_no_soft_mask(tmp_path):
+    path = tmp_path / "one.gb"
+    text = bases(600).lower()
+    rows = "".join(f"{at + 1:>9} {text[at : at + 60]}\n" for at in range(0, 600, 60))
+    path.write_text(f"LOCUS       one 600 bp DNA linear UNK\nACCESSION   one\nORIGIN\n{rows}//\n")
+    assert task_of(path, soft_mask_weight=0.5).training_batch(0, 0, 50).weights is None
+
+
 def test_whole_contigs_are_held_out_by_seed(write):
     path = write(**{f"c{number}": bases(100, number) for number in range(10)})
     split = task_of(path, split="contig", test_fraction=0.2).split
