@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,8 +25,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seqdomains.backbone import MambaConfig, SequenceClassifier, from_pretrained
-from seqdomains.cli.batch import Asked, run_batch_command
+from seqdomains.cli.batch import Asked
 from seqdomains.cli.batch_plan import BatchOptions
+from seqdomains.cli.species import run_batch
 from seqdomains.genomics.alphabet import SIGNATURE, encode, reverse_complement
 from seqdomains.genomics.faidx import FastaFile
 from seqdomains.genomics.fasta import stream_fasta
@@ -67,11 +69,12 @@ def write_model(folder: Path, window: int, width: int, blocks: int) -> None:
 def batch(model: Path, *fasta: Path, out: Path, **options: object) -> tuple[float, dict]:
     """Run the command; returns its seconds and run.json."""
     began = time.perf_counter()
-    run_batch_command(
+    run_batch(
         Asked("predict"),
         model,
         [str(path) for path in fasta],
         from_file=None,
+        regions=None,
         settings=(),
         options=BatchOptions(out=out, **options),
     )
@@ -184,12 +187,28 @@ def main() -> int:
 
 
 def scaling(model: Path, files: list[Path], bases: int, folder: Path, device: torch.device, precision: str) -> int:
-    """Time one worker and two, computing alone and as a whole; each starts anew, as for a user."""
+    """Time the command with one worker and with two, in all as for a user, and computing alone."""
     found = []
     for workers in (1, 2):
-        options = {"workers": workers, "threads": 1, "device": device.type, "precision": precision}
-        whole, facts = batch(model, *files, out=folder / f"workers-{workers}", **options)
-        computing = facts["last_session"]["seconds"]
+        out = folder / f"workers-{workers}"
+        command = [
+            sys.executable,
+            "-m",
+            "seqdomains",
+            "genomics",
+            "predict",
+            model,
+            *files,
+            "--out",
+            out,
+            "--threads",
+            1,
+        ]
+        command += ["--workers", workers, "--device", device.type, "--precision", precision]
+        began = time.perf_counter()
+        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+        whole = time.perf_counter() - began
+        computing = json.loads((out / "run.json").read_text())["last_session"]["seconds"]
         found.append((whole, computing))
         rates = f"{bases / whole / 1e6:.3f} M bases/s in all, {bases / computing / 1e6:.3f} computing"
         print(f"{precision}, {workers} workers: {rates}", flush=True)

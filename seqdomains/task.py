@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class MaskedWindows(Windows):
+class HiddenTokens(Windows):
     """Windows of one shape of which some tokens are hidden, and asked given all others.
 
     Parameters
@@ -61,6 +61,25 @@ class MaskedWindows(Windows):
     """
 
     targets: NDArray[Any] = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class MaskedWindows:
+    """Windows of one shape, of which some positions are hidden and asked for.
+
+    Parameters
+    ----------
+    tokens : ndarray of float32, shape (B, L, features)
+        Real numbers of each position, the hidden ones too; zeros at and after `lengths`.
+    masked : ndarray of bool, shape (B, L)
+        Which are hidden; none at or after `lengths`.
+    lengths : ndarray of int64, shape (B,)
+        Number of real positions of each window.
+    """
+
+    tokens: NDArray[Any]
+    masked: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -91,7 +110,9 @@ class WindowTask(Protocol):
     def signature(self) -> Mapping[str, Any]:
         """JSON-ready facts that an artefact carries and that an input must match (domain, alphabet, unit)."""
 
-    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch | Windows:
+    def training_batch(
+        self, seed: int, first: int, count: int, *, window: int | None = None
+    ) -> Batch | Windows | MaskedWindows:
         """Draw samples `first` to `first + count` of the stream that `seed` names; a pure function of its arguments.
 
         `window` is their length in tokens: the task's own by default, or shorter.
@@ -127,7 +148,7 @@ class ClassificationTask(WindowTask, Protocol):
 class PretrainingTask(WindowTask, Protocol):
     """Windows of which each token is asked; their rows are one token longer than `window`, the first being given.
 
-    Where they are `MaskedWindows`, some of their tokens are, and rows are as long as `window`.
+    Where they are `HiddenTokens`, some of their tokens are, and rows are as long as `window`.
     """
 
     @property
@@ -146,3 +167,27 @@ class PretrainingTask(WindowTask, Protocol):
 
     def baselines(self) -> Sequence[Mapping[str, Any]]:
         """Fit simple references and score them on the test windows: {"name": ..., "bits": per position, ...} each."""
+
+
+@runtime_checkable
+class ControlledTask(Protocol):
+    """What a `ClassificationTask` may say besides: parts of its test windows, and what should not be able to tell."""
+
+    def test_groups(self) -> Sequence[str] | None:
+        """Name the group of each test window, in order; accuracies are told group by group."""
+
+    def controls(self) -> Sequence[Mapping[str, Any]]:
+        """Fit and score references that see only what should not matter: like `baseline`, and expected near chance."""
+
+
+class MaskedTask(WindowTask, Protocol):
+    """Windows of real numbers of which some positions are hidden and asked for."""
+
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> MaskedWindows:
+        """See `WindowTask`."""
+
+    def test_batches(self, batch_size: int) -> Iterator[MaskedWindows]:
+        """Yield the fixed test windows in order, of whatever lengths; what is hidden in them is fixed too."""
+
+    def baselines(self) -> Sequence[Mapping[str, Any]]:
+        """Return what simple references miss there: {"name": ..., "error": mean squared error, ...} each."""

@@ -63,7 +63,12 @@ def test_wheel_holds_the_package_alone(wheel):
         if path.suffix in (".py", ".yaml", ".jinja", ".typed", ".md")
     }
     assert inside == tracked
-    assert {"seqdomains/py.typed", "seqdomains/configs/laptop.yaml", "seqdomains/pipelines/report.html.jinja"} <= inside
+    assert {
+        "seqdomains/py.typed",
+        "seqdomains/configs/laptop.yaml",
+        "seqdomains/genomics/great-apes.yaml",
+        "seqdomains/pipelines/report.html.jinja",
+    } <= inside
 
 
 def test_predicts_from_outside_the_checkout(installed, tmp_path):

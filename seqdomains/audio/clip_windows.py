@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,27 @@ def clips_of(data: ClipData) -> tuple[Clip, ...]:
     if not data.paths:
         raise ConfigError("data.paths: no data; give folders, manifests or sound files")
     return read_clips(data.paths, label_from=data.label_from, labels=data.labels, is_sound=is_sound_file)
+
+
+def unlabelled_clips_of(data: ClipData) -> list[Clip]:
+    """List the clips as `clips_of` does, without their labels: a class of a single file is a file like any other.
+
+    Raises
+    ------
+    ConfigError, InputError
+        As `clips_of`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from seqdomains.audio.files import write_wav
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "a").mkdir()
+    >>> write_wav(folder / "a" / "0.wav", np.zeros(4000, np.float32), 8000)
+    >>> [(clip.name, clip.label) for clip in unlabelled_clips_of(ClipData(paths=(folder,)))]
+    [('a/0.wav', None)]
+    """
+    return [replace(clip, label=None) for clip in clips_of(data)]
 
 
 class ClipWindows:
@@ -143,6 +166,17 @@ class ClipWindows:
         """Return the random numbers of samples, a row each."""
         return uniform(counter_words(seed, _DRAW_STREAM, first, count, words=_WORDS))
 
+    @cached_property
+    def _windows_until(self) -> NDArray[np.int64]:
+        """How many windows the training sounds fill, up to each."""
+        lengths = [self.input.positions(self._sounds[number].frames) for number in self._train.tolist()]
+        return np.cumsum(-(-np.array(lengths, np.int64) // self.window))
+
+    def _drawn_by_length(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the number of the sound of each sample, drawn in proportion to the windows that sounds fill."""
+        places = below(draws[:, CLIP], int(self._windows_until[-1]))
+        return self._train[np.searchsorted(self._windows_until, places, side="right")]
+
     def _windows(
         self, seed: int, first: int, draws: NDArray[np.float64], numbers: NDArray[np.int64], window: int
     ) -> list[NDArray[Any]]:
@@ -154,7 +188,7 @@ class ClipWindows:
 
     def _window(self, number: int, draw: NDArray[np.float64], window: int, *, key: tuple[int, int]) -> NDArray[Any]:
         data, given = self.data, self.input
-        frames = window * given.patch if given.codec != "log-mel" else (window - 1) * given.patch + given.span
+        frames = given.frames(window)
         speed = 1 + data.speed * (2 * draw[SPEED] - 1)
         taken = min(int(np.ceil(frames * speed)), self._sounds[number].frames)
         start = int(below(draw[START : START + 1], self._sounds[number].frames - taken + 1)[0])

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqdomains.audio.clip_windows import CLIP, ClipWindows, clips_of
+from seqdomains.audio.clip_windows import ClipWindows, unlabelled_clips_of
 from seqdomains.audio.code_baselines import CodeModel, Codes, LinearPrediction, MarkovChain
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.front_end import LEVELS, SoundInput
 from seqdomains.errors import ConfigError
-from seqdomains.sampling import below
 from seqdomains.task import Windows
 
 # Samples of training clips that the baselines are fitted on, and of a piece of a clip that they are given at once.
 _FITTED = 1 << 22
 _PIECE = 1 << 20
+# Parts of clips that are only scored: the baselines of each are fitted on the others.
+_FOLDS = 5
 
 
 class CodeTask(ClipWindows):
@@ -39,6 +39,8 @@ class CodeTask(ClipWindows):
         Rate and codec, mu-law or linear.
     simulated : bool
         Whether the clips are synthesized.
+    scored_only : bool
+        Whether all clips are scored and none is trained on; the baselines of a clip are then fitted on other files.
 
     Raises
     ------
@@ -65,13 +67,13 @@ class CodeTask(ClipWindows):
 
     ignored, codes = None, LEVELS
 
-    def __init__(self, data: ClipData, given: SoundInput, *, simulated: bool = False) -> None:
+    def __init__(
+        self, data: ClipData, given: SoundInput, *, simulated: bool = False, scored_only: bool = False
+    ) -> None:
         check_codes(given)
-        # Without its labels, a class of a single file is a file like any other.
-        clips = [replace(clip, label=None) for clip in clips_of(data)]
-        super().__init__(clips, data, given, simulated=simulated)
-        frames = np.array([self._sounds[number].frames for number in self._train], np.int64)
-        self._windows_until = np.cumsum(-(-frames // self.window))
+        data = data.model_copy(update={"split": "none"}) if scored_only else data
+        super().__init__(unlabelled_clips_of(data), data, given, simulated=simulated)
+        self._scored_only = scored_only
 
     def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Windows:
         """Draw samples `first` to `first + count` of the stream that `seed` names, of `window` samples and a silence.
@@ -83,9 +85,8 @@ class CodeTask(ClipWindows):
         """
         window = window or self.window
         draws = self._draws(seed, first, count)
-        places = below(draws[:, CLIP], int(self._windows_until[-1]))
-        numbers = self._train[np.searchsorted(self._windows_until, places, side="right")]
-        return Windows(*self._filled(self._windows(seed, first, draws, numbers, window), window, before=1))
+        rows = self._windows(seed, first, draws, self._drawn_by_length(draws), window)
+        return Windows(*self._filled(rows, window, before=1))
 
     def test_batches(self, batch_size: int) -> Iterator[Windows]:
         """Yield the held-out clips, whole, in their order."""
@@ -96,17 +97,45 @@ class CodeTask(ClipWindows):
     def baselines(self) -> Sequence[Mapping[str, Any]]:
         """Fit an order-1 Markov chain and linear prediction to training clips and score them on the held-out ones.
 
-        They are fitted to at most 2^22 samples, and a clip of more than 2^20 is given to them in pieces.
+        They are fitted to at most 2^22 samples, and a clip of more than 2^20 is given to them in pieces. There are none
+        where clips of a single file are only scored.
         """
-        fitted = list(self._pieces(self._shuffled(0), most=_FITTED))
-        models: tuple[CodeModel, ...] = (MarkovChain(self.input), LinearPrediction(self.input))
-        for model in models:
-            model.fit(fitted)
-        bits, positions = np.zeros(len(models)), 0
-        for codes in self._pieces(self._held.tolist()):
-            bits += [model.bits(codes) for model in models]
-            positions += len(codes)
-        return [{"name": model.name, "bits": float(own) / positions} for model, own in zip(models, bits, strict=True)]
+        names: list[str] = []
+        bits, positions = np.zeros(2), 0
+        for fitted_on, asked in self._folds():
+            fitted = list(self._pieces(fitted_on, most=_FITTED))
+            models: tuple[CodeModel, ...] = (MarkovChain(self.input), LinearPrediction(self.input))
+            for model in models:
+                model.fit(fitted)
+            for codes in self._pieces(asked):
+                bits += [model.bits(codes) for model in models]
+                positions += len(codes)
+            names = [model.name for model in models]
+        return [{"name": name, "bits": float(own) / positions} for name, own in zip(names, bits, strict=False)]
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that must stand beside the results."""
+        if not self._scored_only:
+            return super().notes()
+        files = len({sound.clip.path for sound in self._sounds})
+        said = f"fitted on clips of other files than those they are scored on, in {min(files, _FOLDS)} parts"
+        return (
+            f"Scored on {', '.join(map(str, self.data.paths))}.",
+            f"The references are {said}." if files > 1 else "One file alone has no other to fit references on.",
+            *(note for note in super().notes() if note not in self.split.notes),
+        )
+
+    def _folds(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Yield what baselines are fitted on and what they are then asked, until all held-out sounds were asked."""
+        if not self._scored_only:
+            yield self._shuffled(0), self._held.tolist()
+            return
+        drawn = self._shuffled(0)
+        files = list(dict.fromkeys(self._sounds[number].clip.path for number in drawn))
+        for part in range(min(len(files), _FOLDS) if len(files) > 1 else 0):
+            asked = set(files[part::_FOLDS])
+            fitted = [number for number in drawn if self._sounds[number].clip.path not in asked]
+            yield fitted, [number for number in drawn if self._sounds[number].clip.path in asked]
 
     def _pieces(self, numbers: Iterable[int], *, most: int | None = None) -> Iterator[Codes]:
         """Yield the codes of sounds, `most` of them in all."""

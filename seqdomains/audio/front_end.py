@@ -159,6 +159,16 @@ class SoundInput(BaseModel):
             return 1 + max(0, frames - self.span) // self.patch
         return -(-frames // self.patch)
 
+    def frames(self, positions: int) -> int:
+        """Return how many samples at `rate` the first `positions` positions of a sound are made of.
+
+        Examples
+        --------
+        >>> SoundInput(codec="log-mel", patch=160).frames(2), SoundInput(codec="waveform", patch=8).frames(2)
+        (560, 16)
+        """
+        return positions * self.patch + (self.span - self.patch if self.codec == "log-mel" else 0)
+
     def encode(self, samples: NDArray[np.float32]) -> NDArray[Any]:
         """Turn a whole sound, shape (frames,), into codes, shape (L,), or real numbers, shape (L, features).
 

@@ -189,6 +189,13 @@ def _by_clip(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[NDArray
         if wanted and all(held_of[label] + count < size[label] for label, count in inside.items()):
             held[places[files[draw]]] = True
             held_of.update(inside)
+    if set(size) == {None}:
+        if not held.any():
+            raise InputError(
+                f"{len(clips)} clips of one file, {clips[0].path}: another file is needed, one to train on and one to "
+                "hold out; add some"
+            )
+        return held, [f"Held out: {held.sum()} of {len(clips)} clips, drawn from all files."]
     if single := sorted(str(label) for label in size if not held_of[label]):
         raise InputError(
             f"no clip can be held out of {_listed(map(repr, single))}: a class needs clips from two files, one to "

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from seqdomains.backbone.artefact import LoadedModel, from_pretrained, save_pretrained
 from seqdomains.backbone.config import MambaConfig
-from seqdomains.backbone.heads import MambaLM, Pooling, SequenceClassifier
+from seqdomains.backbone.heads import MambaLM, SequenceClassifier
 from seqdomains.backbone.initialisation import no_weight_decay
 from seqdomains.backbone.model import MambaBackbone
 from seqdomains.backbone.official import load_official, official_state_dict
+from seqdomains.backbone.pooling import Pooling
+from seqdomains.backbone.reconstruction import PatchReconstructor
 from seqdomains.backbone.state import InferenceState, LayerState
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "MambaBackbone",
     "MambaConfig",
     "MambaLM",
+    "PatchReconstructor",
     "Pooling",
     "SequenceClassifier",
     "from_pretrained",

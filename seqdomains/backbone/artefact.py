@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqdomains.backbone.config import MambaConfig
-from seqdomains.backbone.heads import Artefact, MambaLM, Pooling, SequenceClassifier, check_classes
+from seqdomains.backbone.heads import Artefact, MambaLM, SequenceClassifier, check_classes
 from seqdomains.backbone.parameters import adopt, block_shapes, check_finite, check_shapes
+from seqdomains.backbone.pooling import Pooling
+from seqdomains.backbone.reconstruction import PatchReconstructor
 from seqdomains.errors import InputError
 from seqdomains.files import atomic_folder, parse_json, read_bounded
 
@@ -68,9 +70,25 @@ class ClassifierConfig(ArtefactConfig):
         return SequenceClassifier(config, classes=self.classes, pooling=self.pooling)
 
 
-READER: TypeAdapter[LanguageModelConfig | ClassifierConfig] = TypeAdapter(
-    Annotated[LanguageModelConfig | ClassifierConfig, Field(discriminator="architecture")]
-)
+class ReconstructorConfig(ArtefactConfig):
+    """What it says of a `PatchReconstructor`."""
+
+    architecture: Literal["PatchReconstructor"] = "PatchReconstructor"
+
+    @field_validator("model")
+    @classmethod
+    def _reads_real_numbers(cls, model: MambaConfig) -> MambaConfig:
+        if model.features is None:
+            raise ValueError("features is null, and what is reconstructed are real numbers: expected a number")
+        return model
+
+    def build(self, config: MambaConfig) -> PatchReconstructor:
+        """Return a model of these sizes, its weights not yet those of the artefact."""
+        return PatchReconstructor(config)
+
+
+Described = LanguageModelConfig | ClassifierConfig | ReconstructorConfig
+READER: TypeAdapter[Described] = TypeAdapter(Annotated[Described, Field(discriminator="architecture")])
 
 
 @dataclass(frozen=True)
@@ -79,7 +97,7 @@ class LoadedModel:
 
     Parameters
     ----------
-    model : MambaLM or SequenceClassifier
+    model : MambaLM or SequenceClassifier or PatchReconstructor
         In evaluation mode.
     signature : dict
         Facts of the data that it was trained on (domain, alphabet, unit); its input must match them.
@@ -87,7 +105,7 @@ class LoadedModel:
         All of `config.json`.
     """
 
-    model: MambaLM | SequenceClassifier
+    model: MambaLM | SequenceClassifier | PatchReconstructor
     signature: dict[str, Any]
     config: dict[str, Any]
 
@@ -100,7 +118,7 @@ def save_pretrained(model: Artefact, folder: str | Path, *, signature: Mapping[s
 
     Parameters
     ----------
-    model : MambaLM or SequenceClassifier
+    model : MambaLM or SequenceClassifier or PatchReconstructor
         On any device.
     folder : str or Path
         The artefact's folder.
@@ -183,14 +201,18 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
     return LoadedModel(model.to(device).eval(), dict(content.signature), content.model_dump(mode="json"))
 
 
-def _describe(model: Artefact, signature: Mapping[str, Any]) -> LanguageModelConfig | ClassifierConfig:
+def _describe(model: Artefact, signature: Mapping[str, Any]) -> Described:
     if isinstance(model, MambaLM):
         return LanguageModelConfig(model=model.config, signature=dict(signature))
     if isinstance(model, SequenceClassifier):
         return ClassifierConfig(
             model=model.config, classes=model.classes, pooling=model.pooling, signature=dict(signature)
         )
-    raise TypeError(f"{type(model).__name__} is no artefact: expected a MambaLM or a SequenceClassifier")
+    if isinstance(model, PatchReconstructor):
+        return ReconstructorConfig(model=model.config, signature=dict(signature))
+    raise TypeError(
+        f"{type(model).__name__} is no artefact: expected a MambaLM, a SequenceClassifier or a PatchReconstructor"
+    )
 
 
 def read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -240,7 +262,7 @@ def open_weights(path: Path) -> Any:
         raise InputError(f"{path}: {size} bytes that are no whole safetensors file ({error}). {ADVICE}") from error
 
 
-def _read_config(folder: Path) -> LanguageModelConfig | ClassifierConfig:
+def _read_config(folder: Path) -> Described:
     path = folder / CONFIG
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected an artefact, a folder with {CONFIG} and {WEIGHTS}")

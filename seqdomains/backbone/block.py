@@ -69,6 +69,7 @@ class Block(nn.Module):
         return_state: bool = False,
         shard: SequenceShard | None = None,
         recompute: bool = False,
+        padding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, LayerState | None]:
         """Advance the residual stream by the previous block's output and compute this block's.
 
@@ -80,11 +81,11 @@ class Block(nn.Module):
             The stream so far; None for the first block.
         state : LayerState, optional
             Memory of the tokens before.
-        return_state, shard
+        return_state, shard, padding
             See `MambaMixer.forward`.
         recompute : bool
-            Whether to keep a third of the memory for the backward pass and compute the rest again; see `lean`. Not with
-            `shard`, nor where something traces.
+            Whether to keep little for the backward pass and compute the rest again; see `lean`. Not with `shard`, nor
+            where something traces.
 
         Returns
         -------
@@ -93,10 +94,12 @@ class Block(nn.Module):
         state : LayerState or None
         """
         if recompute and shard is None and hidden.numel() and torch.is_grad_enabled() and not watched((hidden,)):
+            self.mixer.refuse_state(state, return_state=return_state)
             hidden, residual, after = run_block(
-                self.mixer, hidden, residual, state, norm_weight=self.norm.weight, eps=self.norm.eps
-            )
+                self.mixer, hidden, residual, state, norm_weight=self.norm.weight, eps=self.norm.eps,
+                padding=padding,
+            )  # fmt: skip
             return hidden, residual, after if return_state else None
         normed, residual = self.norm(hidden, residual)
-        hidden, state = self.mixer(normed, state, return_state=return_state, shard=shard)
+        hidden, state = self.mixer(normed, state, return_state=return_state, shard=shard, padding=padding)
         return hidden, residual, state

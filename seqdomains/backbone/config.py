@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from seqdomains.errors import InputError
+
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -41,6 +43,12 @@ class MambaConfig(BaseModel):
         Bias in the convolution.
     tie_embeddings : bool
         Whether the language-model head is the embedding matrix itself.
+    bidirectional : bool
+        Whether each block also runs from the last position to the first, with a convolution, projections and decays of
+        its own between the same outer projections: a position then knows both of its sides, and nothing is causal.
+    complement : tuple of int or None
+        Where set, the partner of each code on the other strand: the model reads both strands with the same weights, and
+        the reverse complement of a window has the same answer, or the same vectors in reverse; see `strands`.
 
     Raises
     ------
@@ -75,12 +83,63 @@ class MambaConfig(BaseModel):
     bias: bool = False
     conv_bias: bool = True
     tie_embeddings: bool = True
+    bidirectional: bool = False
+    complement: tuple[int, ...] | None = None
 
     @model_validator(mode="after")
     def _order_steps(self) -> Self:
         if self.dt_min > self.dt_max:
             raise ValueError(f"dt_min {self.dt_min} is above dt_max {self.dt_max}; swap them or widen the range")
         return self
+
+    @model_validator(mode="after")
+    def _pair_codes(self) -> Self:
+        if self.complement is None:
+            return self
+        if self.features is not None:
+            raise ValueError("complement: codes have partners, and the model reads features; leave one of the two")
+        codes = range(self.vocab_size)
+        if len(self.complement) != len(codes) or any(
+            code not in codes or self.complement[code] != own for own, code in enumerate(self.complement)
+        ):
+            raise ValueError(
+                f"complement {list(self.complement)}: expected the partner of each of the {len(codes)} codes, and each "
+                "to be its partner's"
+            )
+        return self
+
+    @property
+    def strands(self) -> int:
+        """How often a window goes through the blocks."""
+        return 1 if self.complement is None else 2
+
+    @property
+    def d_hidden(self) -> int:
+        """Width of a position's vector: d_model of each strand."""
+        return self.strands * self.d_model
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position knows only of those before it, so that a sequence can be read on from a state."""
+        return not self.bidirectional and self.complement is None
+
+    def require_causal(self, what: str, *, instead: str) -> None:
+        """Refuse a model that reads both sides of a position where one must be read on from what came before.
+
+        Raises
+        ------
+        InputError
+            The model is not causal; `what` names what asks for one that is, `instead` says what the user can do.
+
+        Examples
+        --------
+        >>> MambaConfig(d_model=8, n_layer=1).require_causal("a stream", instead="Use predict.")
+        """
+        if not self.causal:
+            raise InputError(
+                f"the model reads both sides of a position, and {what} takes one that reads from the first position to "
+                f"the last alone. {instead}"
+            )
 
     @property
     def d_inner(self) -> int:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seqdomains.backbone.config import MambaConfig
+from seqdomains.kernels.selective_scan.fast_path import STATES
+from seqdomains.kernels.selective_scan.plan import GLUON_SCRATCH, STRIDE
 
 # Steps between two states that the scan keeps: 32 on a CPU, 384 to 1,536 on a GPU.
 _STEPS_A_STATE = {"cpu": 32, "cuda": 512}
@@ -49,7 +51,8 @@ def footprint(
 
     Each block keeps, of each token, five tensors of the inner width (the convolution's input and output, the step, the
     gate and the gated output), its normed input, the float32 residual stream, the projections to the step, B and C, and
-    states at the borders of the scan's chunks.
+    states at the borders of the scan's chunks. The other direction of a bidirectional block has a convolution's output,
+    a step, projections and states of its own.
 
     Parameters
     ----------
@@ -64,7 +67,8 @@ def footprint(
     device : str
         Its type.
     recompute : bool
-        Whether blocks keep the gated output, the normed input and the residual stream alone; see `lean`.
+        Whether blocks keep the residual stream alone, and the gated output where the fast kernels don't run; see
+        `lean`.
     shared : bool
         Whether ranks share each sequence: the scan is run twice then, and its states are kept twice.
 
@@ -72,15 +76,28 @@ def footprint(
     --------
     >>> found = footprint(MambaConfig(d_model=128, n_layer=12), parameters=1_401_472, tokens=2**20, precision="bf16")
     >>> round(found.total / 2**30, 1)
-    43.9
+    44.3
     """
     d, D, N = config.d_model, config.d_inner, config.d_state
     width = 2 if precision == "bf16" else 4
-    numbers = D + d if recompute else 5 * D + d + (config.rank + 2 * N) + 2 * N
-    block = width * numbers + 4 * (d + 1) + 4 * (1 + shared) * N * D // _STEPS_A_STATE.get(device, 512)
-    # Gradients of the scan's input, step and gate and of the convolution's input, scratch of about half a tensor, and
-    # the residual stream's gradient.
-    working = width * 9 * D // 2 + 4 * d
+    paths = 1 + config.bidirectional
+    repeated = device == "cuda" and N in STATES and D % 16 == 0
+    numbers = (0 if repeated else D) if recompute else (3 + 2 * paths) * D + d + paths * (config.rank + 4 * N)
+    block = width * numbers + 4 * (d + 1) + 4 * (paths + shared) * N * D // _STEPS_A_STATE.get(device, 512)
+    # Gradients of the scan's input, step and gate and of the convolution's input, and the residual stream's gradient.
+    working = width * 4 * D + 4 * d
+    if config.bidirectional:
+        # The other direction's gradients of input and gate wait to be added.
+        working += width * 2 * D
     if recompute:
-        working += width * (4 * D + config.rank + 2 * N)
-    return Footprint(16 * parameters, tokens * config.n_layer * block, tokens * working)
+        working += width * ((5 if repeated else 4) * D + d + config.rank + 2 * N)
+    tokens *= config.strands
+    return Footprint(16 * parameters, tokens * config.n_layer * block, tokens * working + _scratch(tokens, D, N, width))
+
+
+def _scratch(tokens: int, D: int, N: int, width: int) -> int:
+    """Return what the scan's backward takes for itself: a state every `STRIDE` steps and sums over 32 channels.
+
+    Where that is too much, slabs are taken, of a bit more than a tensor of the inner width; see `gluon_plan`.
+    """
+    return min(4 * N * (D // STRIDE + D // 32) * tokens, max(GLUON_SCRATCH, width * D * tokens + D * tokens // 2))

@@ -14,14 +14,12 @@ from seqdomains.backbone.initialisation import initialise
 from seqdomains.backbone.lengths import check_lengths, counted_positions
 from seqdomains.backbone.model import MambaBackbone
 from seqdomains.backbone.parameters import unset
+from seqdomains.backbone.pooling import POOLINGS, Pooling, last_position, pool, sum_of_positions
 from seqdomains.backbone.precision import full_precision
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState
 from seqdomains.backbone.time_chunks import Part, sum_over_chunks
 from seqdomains.backbone.token_cost import token_cost
-
-Pooling = Literal["last", "mean", "both"]
-POOLINGS: tuple[Pooling, ...] = ("last", "mean", "both")
 
 
 class Artefact(nn.Module):
@@ -54,6 +52,9 @@ class Artefact(nn.Module):
 class MambaLM(Artefact):
     """Next-token model whose output matrix is its embedding, unless `config.tie_embeddings` is off.
 
+    With `config.bidirectional` or `config.complement` it is a model of each token given both of its sides, to be
+    trained on masked ones.
+
     Parameters
     ----------
     config : MambaConfig
@@ -82,38 +83,73 @@ class MambaLM(Artefact):
 
     @overload
     def forward(
-        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: Literal[False] = False
+        self,
+        tokens: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        state: InferenceState | None = None,
+        return_state: Literal[False] = False,
+        recompute: bool = False,
     ) -> Tensor: ...
 
     @overload
     def forward(
-        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: Literal[True]
+        self,
+        tokens: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        state: InferenceState | None = None,
+        return_state: Literal[True],
+        recompute: bool = False,
     ) -> tuple[Tensor, InferenceState]: ...
 
     def forward(
-        self, tokens: Tensor, *, state: InferenceState | None = None, return_state: bool = False
+        self,
+        tokens: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        state: InferenceState | None = None,
+        return_state: bool = False,
+        recompute: bool = False,
     ) -> Tensor | tuple[Tensor, InferenceState]:
-        """Compute the logits of each next token.
+        """Compute the logits of each next token, or of each token itself where the model is not causal.
 
         Parameters
         ----------
         tokens : Tensor of any integer dtype, shape (B, L)
             Codes below `config.vocab_size`.
+        lengths
+            See `MambaBackbone.forward`.
         state : InferenceState, optional
             Memory of the tokens before.
         return_state : bool
             Whether to return the memory after the last token too.
+        recompute : bool
+            See `seqdomains.backbone.block.Block.forward`.
 
         Returns
         -------
         logits : Tensor, shape (B, L, vocab_size), fp32
-            Row t scores the token at t + 1.
+            Row t scores the token at t + 1; the one at t where the model is not causal, which has then read that too:
+            it says something where the token was masked.
         state : InferenceState
             Only with `return_state`.
         """
-        hidden, after = self.backbone(tokens, state=state, return_state=True)
-        logits = full_precision(self.lm_head(hidden))
-        return (logits, after) if return_state else logits
+        if not return_state:
+            return self.logits(self.backbone(tokens, lengths=lengths, state=state, recompute=recompute))
+        hidden, after = self.backbone(tokens, state=state, return_state=True, recompute=recompute)
+        return self.logits(hidden), after
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Turn the backbone's vectors, shape (B, L, d_hidden), into logits; see `forward`.
+
+        Of both strands the sum is taken, each code of the other one as its partner.
+        """
+        if self.config.complement is None:
+            return full_precision(self.lm_head(hidden))
+        given, other = hidden.chunk(2, dim=-1)
+        of_other = full_precision(self.lm_head(other.flip(-1)))
+        return full_precision(self.lm_head(given)) + of_other[..., list(self.config.complement)]
 
     def loss(
         self,
@@ -147,6 +183,11 @@ class MambaLM(Artefact):
         loss : Tensor, shape (), fp32
             The mean is NaN where no position counts.
 
+        Raises
+        ------
+        ValueError
+            If there is no second token, or the model is not causal: it has read the token that it would be asked.
+
         Examples
         --------
         >>> model = MambaLM(MambaConfig(d_model=16, n_layer=1))
@@ -154,6 +195,10 @@ class MambaLM(Artefact):
         >>> torch.allclose(model.loss(tokens, time_chunk=20), model.loss(tokens), rtol=1e-5)
         True
         """
+        if not self.config.causal:
+            raise ValueError(
+                "a model that reads both sides of a position has seen the next token: train it on masked tokens"
+            )
         if tokens.shape[1] < 2:
             raise ValueError(
                 f"sequences of {tokens.shape[1]} tokens: the first has none before it, expected at least 2"
@@ -178,6 +223,9 @@ class MambaLM(Artefact):
 
 class SequenceClassifier(Artefact):
     """One class per window, from its last position, its mean, or both side by side.
+
+    With `config.complement` it reads both strands, and their mean goes to the head: a window and its reverse complement
+    have the same logits.
 
     Parameters
     ----------
@@ -258,8 +306,11 @@ class SequenceClassifier(Artefact):
         Raises
         ------
         ValueError
-            If L is 0 or `lengths` does not fit `tokens`.
+            If L is 0, `lengths` does not fit `tokens`, or `time_chunk` or `shard` go with a model that is not causal.
         """
+        chunked = time_chunk is not None and time_chunk < tokens.shape[1]
+        if not self.config.causal and (shard is not None or chunked):
+            raise ValueError("a model that reads both sides of a position takes windows whole: no time_chunk, no shard")
         if tokens.dim() > 1 and tokens.shape[1] == 0:
             raise ValueError("a window of 0 tokens has no class: expected at least one token")
         if lengths is not None:
@@ -272,7 +323,11 @@ class SequenceClassifier(Artefact):
             first, end = shard.bounds(tokens.shape[1])
             pooled = shard.sum(self._share(tokens, lengths)(self.backbone(tokens[:, first:end], shard=shard), first))
         else:
-            pooled = pool(self.backbone(tokens, recompute=recompute), lengths, pooling=self.pooling)
+            hidden = self.backbone.both_strands(tokens, lengths=lengths, recompute=recompute)
+            strands = self.config.strands
+            pooled = pool(hidden, None if lengths is None else lengths.repeat(strands), pooling=self.pooling)
+            # The mean of both strands does not tell which of them was given.
+            pooled = pooled.view(strands, len(tokens), -1).mean(0) if strands > 1 else pooled
         # B rows only: bf16 would cost accuracy and save nothing.
         with torch.autocast(pooled.device.type, enabled=False):
             logits: Tensor = self.head(pooled)
@@ -292,11 +347,13 @@ class SequenceClassifier(Artefact):
                 else:
                     within = (lengths - first).clamp(1, hidden.shape[1])
                     elsewhere = (lengths <= first) | (lengths > end)
-                    last = _last(hidden, within).masked_fill(elsewhere[:, None], 0)
+                    last = last_position(hidden, within).masked_fill(elsewhere[:, None], 0)
                 parts.append(full_precision(last))
             if self.pooling in ("mean", "both"):
                 parts.append(
-                    _sum(hidden, None) / count if lengths is None else _sum(hidden, lengths - first) / lengths[:, None]
+                    sum_of_positions(hidden, None) / count
+                    if lengths is None
+                    else sum_of_positions(hidden, lengths - first) / lengths[:, None]
                 )
             return torch.cat(parts, dim=-1)
 
@@ -314,57 +371,3 @@ def check_classes(classes: Sequence[str]) -> None:
         raise ValueError(f"classes {list(classes)}: expected at least one name, each once")
     if unfit := [name for name in classes if not name or not name.isprintable()]:
         raise ValueError(f"class {unfit[0]!r}: expected a name without tabs and line ends")
-
-
-def pool(hidden: Tensor, lengths: Tensor | None, *, pooling: Pooling) -> Tensor:
-    """Reduce hidden vectors over time, reading only the first `lengths` of each window.
-
-    Parameters
-    ----------
-    hidden : Tensor, shape (B, L, d)
-        L at least 1.
-    lengths : Tensor of int64, shape (B,), or None
-        Positions to read, 1 to L, on the device of `hidden`; None means all.
-    pooling : "last", "mean" or "both"
-        The last of those positions, their mean, or [last, mean].
-
-    Returns
-    -------
-    pooled : Tensor, shape (B, d) or (B, 2 d), fp32
-
-    Examples
-    --------
-    >>> hidden = torch.tensor([[[1.0], [3.0], [100.0]]])
-    >>> pool(hidden, torch.tensor([2]), pooling="both").tolist()
-    [[3.0, 2.0]]
-    """
-    parts = []
-    if pooling in ("last", "both"):
-        parts.append(_last(hidden, lengths))
-    if pooling in ("mean", "both"):
-        parts.append(_mean(hidden, lengths))
-    return torch.cat([full_precision(part) for part in parts], dim=-1)
-
-
-def _last(hidden: Tensor, lengths: Tensor | None) -> Tensor:
-    if lengths is None:
-        return hidden[:, -1]
-    index = (lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
-    return hidden.gather(1, index).squeeze(1)
-
-
-def _mean(hidden: Tensor, lengths: Tensor | None) -> Tensor:
-    # Summed in fp32: a bf16 sum of a million terms stops growing after a few hundred.
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    if lengths is None:
-        return hidden.mean(1, dtype=dtype)
-    return _sum(hidden, lengths) / lengths[:, None]
-
-
-def _sum(hidden: Tensor, lengths: Tensor | None) -> Tensor:
-    """Add the first `lengths` positions of each window, none or all of them where that is out of its range."""
-    if lengths is not None:
-        real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-        hidden = hidden.masked_fill(~real[:, :, None], 0)
-    # A bf16 sum of a million terms stops growing after a few hundred.
-    return hidden.sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))

@@ -65,16 +65,18 @@ def initialise_mixer(mixer: MambaMixer, config: MambaConfig, *, generator: torch
 
     A is S4D-real, -(1..N) for each channel. The bias of the step is the inverse softplus of a step drawn log-uniformly.
     The output is divided by sqrt(n_layer), one residual per block, so that the stream's variance does not grow with
-    depth (GPT-2; the comment in the official code says 2 * n_layer, the code does not).
+    depth (GPT-2; the comment in the official code says 2 * n_layer, the code does not). The two directions of a
+    bidirectional mixer are two residuals.
     """
     states = torch.arange(1, config.d_state + 1, dtype=torch.float32, device=mixer.A_log.device)
-    mixer.A_log.copy_(states.log().expand_as(mixer.A_log))
-    nn.init.ones_(mixer.D)
-    log_dt = torch.empty_like(mixer.dt_proj.bias)
-    log_dt.uniform_(math.log(config.dt_min), math.log(config.dt_max), generator=generator)
-    dt = log_dt.exp().clamp(min=config.dt_init_floor)
-    mixer.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
-    mixer.out_proj.weight.div_(math.sqrt(config.n_layer))
+    for path in mixer.paths:
+        path.A_log.copy_(states.log().expand_as(path.A_log))
+        nn.init.ones_(path.D)
+        log_dt = torch.empty_like(path.dt_proj.bias)
+        log_dt.uniform_(math.log(config.dt_min), math.log(config.dt_max), generator=generator)
+        dt = log_dt.exp().clamp(min=config.dt_init_floor)
+        path.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+    mixer.out_proj.weight.div_(math.sqrt(config.n_layer * len(mixer.paths)))
 
 
 def no_weight_decay(model: nn.Module) -> set[str]:

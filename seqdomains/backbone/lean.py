@@ -1,13 +1,15 @@
 """One residual block as a single autograd function that keeps little and computes the rest again.
 
-Kept of each token are the normed input, the residual stream and the scan's output, and the scan's states at the borders
-of its chunks: a third of what a block built of ops keeps. What lies between is computed again in the backward pass, all
-but the scan: a projection, the convolution and two small projections. Gradients that meet are added by the products
-that make them.
+Kept of each token is the residual stream, and the scan's states at the borders of its chunks: a fifth of what a block
+built of ops keeps. What lies between is computed again in the backward pass: the norm, a projection, the convolution
+and two small projections. The scan is not run again: the fast kernels go through all states in the backward pass
+anyway, and write its output on the way; where other kernels run, the output is kept too. Gradients that meet are added
+by the products that make them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +22,19 @@ from seqdomains.backbone.state import LayerState
 from seqdomains.kernels import raw
 
 
-class _Weights(NamedTuple):
-    """Parameters of a block; the biases of the projections may be absent."""
+class _Outer(NamedTuple):
+    """Parameters of a block that its directions share; the biases of the projections may be absent."""
 
     norm: Tensor
     to_inner: Tensor
     to_inner_bias: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+
+
+class _Path(NamedTuple):
+    """Parameters of one direction."""
+
     conv: Tensor
     conv_bias: Tensor | None
     to_scan: Tensor
@@ -33,15 +42,11 @@ class _Weights(NamedTuple):
     step_bias: Tensor
     A_log: Tensor
     D: Tensor
-    out: Tensor
-    out_bias: Tensor | None
 
 
 class _Inner(NamedTuple):
-    """What is computed again: the convolution's input and output, the gate, and what the scan takes."""
+    """What is computed again of one direction: the convolution's output, and what the scan takes."""
 
-    x: Tensor
-    z: Tensor
     u: Tensor
     low: Tensor
     dt: Tensor
@@ -58,6 +63,7 @@ def run_block(
     *,
     norm_weight: Tensor,
     eps: float,
+    padding: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, LayerState]:
     """Do what `Block.forward` does with this mixer and this norm before it, keeping less for the backward pass.
 
@@ -74,42 +80,66 @@ def run_block(
     >>> torch.equal(out, block(hidden, None)[0])
     True
     """
-    weights = _Weights(
-        norm_weight, mixer.in_proj.weight, mixer.in_proj.bias, mixer.conv1d.weight, mixer.conv1d.bias,
-        mixer.x_proj.weight, mixer.dt_proj.weight, mixer.dt_proj.bias, mixer.A_log, mixer.D, mixer.out_proj.weight,
-        mixer.out_proj.bias,
-    )  # fmt: skip
+    outer = _Outer(norm_weight, mixer.in_proj.weight, mixer.in_proj.bias, mixer.out_proj.weight, mixer.out_proj.bias)
+    paths = [
+        _Path(
+            path.conv1d.weight, path.conv1d.bias, path.x_proj.weight, path.dt_proj.weight, path.dt_proj.bias,
+            path.A_log, path.D,
+        )
+        for path in mixer.paths
+    ]  # fmt: skip
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     conv, ssm = (None, None) if state is None else (state.conv.to(dtype), state.ssm)
     with torch.autocast(device, enabled=False):
-        out, total, last, h_last = _LeanBlock.apply(eps, dtype, hidden, residual, conv, ssm, *weights)
+        out, total, last, h_last = _LeanBlock.apply(
+            eps, dtype, padding, hidden, residual, conv, ssm, *outer, *(one for path in paths for one in path)
+        )
     return out, total, LayerState(last, h_last)
 
 
-def _inner(normed: Tensor, conv: Tensor | None, weights: _Weights) -> _Inner:
-    to_x, to_z = weights.to_inner.chunk(2)
+def _project(normed: Tensor, outer: _Outer, *, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what the directions share: the convolutions' input and the gate."""
+    to_x, to_z = outer.to_inner.chunk(2)
     x, z = normed @ to_x.t(), normed @ to_z.t()
-    if weights.to_inner_bias is not None:
-        bias_x, bias_z = weights.to_inner_bias.chunk(2)
+    if outer.to_inner_bias is not None:
+        bias_x, bias_z = outer.to_inner_bias.chunk(2)
         x, z = x.add_(bias_x), z.add_(bias_z)
-    u, last = raw.convolve(x, weights.conv.squeeze(1), weights.conv_bias, conv, True, return_state=True)
-    rank = weights.to_step.shape[1]
-    states = (weights.to_scan.shape[0] - rank) // 2
-    low, B, C = torch.split(u @ weights.to_scan.t(), [rank, states, states], dim=-1)
-    return _Inner(x, z, u, low, low @ weights.to_step.t().contiguous(), B.contiguous(), C.contiguous(), last)
+    return x if padding is None else x.masked_fill_(padding, 0), z
 
 
-def _cast(weights: _Weights, dtype: torch.dtype) -> _Weights:
+def _inner(x: Tensor, conv: Tensor | None, path: _Path, *, reverse: bool, padding: Tensor | None) -> _Inner:
+    u, last = raw.convolve(x, path.conv.squeeze(1), path.conv_bias, conv, True, reverse, return_state=True)
+    if reverse and padding is not None:
+        u = u.masked_fill_(padding, 0)
+    rank = path.to_step.shape[1]
+    states = (path.to_scan.shape[0] - rank) // 2
+    low, B, C = torch.split(u @ path.to_scan.t(), [rank, states, states], dim=-1)
+    return _Inner(u, low, low @ path.to_step.t().contiguous(), B.contiguous(), C.contiguous(), last)
+
+
+def _split(parameters: Sequence[Tensor | None]) -> tuple[_Outer, list[_Path]]:
+    first, width = len(_Outer._fields), len(_Path._fields)
+    paths = [parameters[start : start + width] for start in range(first, len(parameters), width)]
+    return _Outer(*parameters[:first]), [_Path(*path) for path in paths]  # type: ignore[arg-type]
+
+
+def _cast_outer(outer: _Outer, dtype: torch.dtype) -> _Outer:
     """Return the weights of products in their precision; those of the kernels stay as they are."""
-    return weights._replace(
-        to_inner=weights.to_inner.to(dtype),
-        to_inner_bias=None if weights.to_inner_bias is None else weights.to_inner_bias.to(dtype),
-        to_scan=weights.to_scan.to(dtype),
-        to_step=weights.to_step.to(dtype),
-        out=weights.out.to(dtype),
-        out_bias=None if weights.out_bias is None else weights.out_bias.to(dtype),
+    return outer._replace(
+        to_inner=outer.to_inner.to(dtype),
+        to_inner_bias=None if outer.to_inner_bias is None else outer.to_inner_bias.to(dtype),
+        out=outer.out.to(dtype),
+        out_bias=None if outer.out_bias is None else outer.out_bias.to(dtype),
     )
+
+
+def _cast_path(path: _Path, dtype: torch.dtype) -> _Path:
+    return path._replace(to_scan=path.to_scan.to(dtype), to_step=path.to_step.to(dtype))
+
+
+def _decay(path: _Path) -> Tensor:
+    return -torch.exp(full_precision(path.A_log))
 
 
 def _over_tokens(a: Tensor, b: Tensor) -> Tensor:
@@ -122,82 +152,144 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     total.view(-1, total.shape[-1]).addmm_(a.reshape(-1, a.shape[-1]), b)
 
 
+def _path_gradients(
+    path: _Path,
+    held: list[Tensor],
+    conv: Tensor | None,
+    h0: Tensor | None,
+    states: Tensor,
+    dout: Tensor,
+    dlast: Tensor | None,
+    dh_last: Tensor | None,
+    *,
+    to_out: Tensor,
+    repeated: bool,
+    reverse: bool,
+    last: bool,
+    padding: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, _Path]:
+    """Return the gradients of a direction's input, gate and two states, its share in the output's, its parameters'.
+
+    `held` are the input and the gate, which the `last` direction lets go of as soon as it can. The share is None where
+    the output is kept.
+    """
+    x, z = held
+    if last:
+        held.clear()
+    cast = _cast_path(path, to_out.dtype)
+    u, low, dt, B, C, _ = _inner(x, conv, cast, reverse=reverse, padding=padding)
+    A, dy = _decay(path), dout @ to_out
+    arguments = (dy, dh_last, u, dt, A, B, C, path.D, z, path.step_bias, h0, None, states, True, reverse)
+    out = None
+    if repeated:
+        *gradients, y = raw.scan_backward_with_output(*arguments)
+        out = _over_tokens(dout, y)
+        del y
+    else:
+        gradients = list(raw.scan_backward(*arguments))
+    du, ddt, dA, dB, dC, dD, dz, dbias, dh0 = gradients
+    del z, dt, dy, arguments, gradients
+    to_step, dlow = _over_tokens(ddt, low), ddt @ cast.to_step
+    del ddt
+    projected = torch.cat([dlow, dB, dC], dim=-1)
+    to_scan = _over_tokens(projected, u)
+    _add_product(du, projected, cast.to_scan)
+    if reverse and padding is not None:
+        du = du.masked_fill_(padding, 0)
+    dx, dconv, dconv_bias, dstate = raw.convolve_backward(
+        du, dlast, x, path.conv.squeeze(1), path.conv_bias, conv, True, reverse, None
+    )
+    return dx, dz, dstate, dh0, out, _Path(dconv.unsqueeze(1), dconv_bias, to_scan, to_step, dbias, dA * A, dD)
+
+
 class _LeanBlock(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         eps: float,
         dtype: torch.dtype,
+        padding: Tensor | None,
         hidden: Tensor,
         residual: Tensor | None,
         conv: Tensor | None,
         h0: Tensor | None,
         *parameters: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        given = _Weights(*parameters)  # type: ignore[arg-type]
-        weights = _cast(given, dtype)
-        normed, total, rstd = raw.normalise(hidden, weights.norm, residual, eps)
-        inner = _inner(normed.to(dtype), conv, weights)
-        A = -torch.exp(full_precision(given.A_log))
-        y, h_last, states = raw.scan(
-            inner.u, inner.dt, A, inner.B, inner.C, given.D, inner.z, given.step_bias, h0, None, True, False
-        )
-        out = y @ weights.out.t()
-        if weights.out_bias is not None:
-            out += weights.out_bias
-        ctx.save_for_backward(normed, total, rstd, y, states, conv, h0, *given)
-        ctx.dtype, ctx.hidden_dtype, ctx.has_residual = dtype, hidden.dtype, residual is not None
+        given, paths = _split(parameters)
+        # With one direction nothing behind a position reaches it, padding or not.
+        padding = padding if len(paths) > 1 else None
+        outer = _cast_outer(given, dtype)
+        normed, total, rstd = raw.normalise(hidden, outer.norm, residual, eps)
+        x, z = _project(normed.to(dtype), outer, padding=padding)
+        found, kept = [], []
+        for number, path in enumerate(paths):
+            reverse = number > 0
+            inner = _inner(x, None if reverse else conv, _cast_path(path, dtype), reverse=reverse, padding=padding)
+            y, h_last, states = raw.scan(
+                inner.u, inner.dt, _decay(path), inner.B, inner.C, path.D, z, path.step_bias,
+                None if reverse else h0, None, True, reverse,
+            )  # fmt: skip
+            found.append((y, inner.last, h_last))
+            kept.append(states)
+        y, last, h_last = found[0]
+        for other, _, _ in found[1:]:
+            y = y.add_(other)
+        out = y @ outer.out.t()
+        if outer.out_bias is not None:
+            out += outer.out_bias
+        repeated = raw.scan_repeats_output(inner.u, _decay(paths[0]), inner.B, inner.C, z)
+        ctx.save_for_backward(total, rstd, None if repeated else y, conv, h0, padding, *kept, *parameters)
+        ctx.dtype, ctx.hidden_dtype, ctx.has_residual, ctx.paths = dtype, hidden.dtype, residual is not None, len(paths)
+        ctx.eps = eps
         ctx.set_materialize_grads(False)
-        return out, total, inner.last, h_last
+        return out, total, last, h_last
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, dout: Tensor | None, dtotal: Tensor | None, dlast: Tensor | None, dh_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        normed, total, rstd, y, states, conv, h0, *parameters = ctx.saved_tensors
-        given = _Weights(*parameters)
-        weights = _cast(given, ctx.dtype)
-        dout = y.new_zeros(normed.shape) if dout is None else dout
-        wide = normed.to(ctx.dtype)
-        inner = _inner(wide, conv, weights)
-        A = -torch.exp(full_precision(given.A_log))
-        dy, out = dout @ weights.out, _over_tokens(dout, y)
-        del y
-        du, ddt, dA, dB, dC, dD, dz, dbias, dh0 = raw.scan_backward(
-            dy, dh_last, inner.u, inner.dt, A, inner.B, inner.C, given.D, inner.z, given.step_bias, h0, None, states,
-            True, False,
+        total, rstd, y, conv, h0, padding, *rest = ctx.saved_tensors
+        kept, parameters = rest[: ctx.paths], rest[ctx.paths :]
+        given, paths = _split(parameters)
+        outer = _cast_outer(given, ctx.dtype)
+        dout = total.new_zeros(total.shape, dtype=ctx.dtype) if dout is None else dout
+        wide = raw.normalise_again(total, outer.norm, ctx.eps, ctx.dtype)
+        held = list(_project(wide, outer, padding=padding))
+        repeated, both = y is None, ctx.paths > 1
+        dx, dz, dstate, dh0, out, first = _path_gradients(
+            paths[0], held, conv, h0, kept[0], dout, dlast, dh_last,
+            to_out=outer.out, repeated=repeated, reverse=False, last=not both, padding=padding,
         )  # fmt: skip
-        del dy
-        to_step, dlow = _over_tokens(ddt, inner.low), ddt @ weights.to_step
-        del ddt
-        projected = torch.cat([dlow, dB, dC], dim=-1)
-        to_scan = _over_tokens(projected, inner.u)
-        _add_product(du, projected, weights.to_scan)
-        dx, dconv, dconv_bias, dstate = raw.convolve_backward(
-            du, dlast, inner.x, weights.conv.squeeze(1), weights.conv_bias, conv, True, False, None
-        )
-        del du
-        to_x, to_z = weights.to_inner.chunk(2)
+        slopes: list[Tensor | None] = [*first]
+        if both:
+            more_x, more_z, _, _, more_out, second = _path_gradients(
+                paths[1], held, None, None, kept[1], dout, None, None,
+                to_out=outer.out, repeated=repeated, reverse=True, last=True, padding=padding,
+            )  # fmt: skip
+            dx, dz, slopes = dx.add_(more_x), dz.add_(more_z), [*slopes, *second]
+            out = None if out is None or more_out is None else out.add_(more_out)
+        out = _over_tokens(dout, y) if out is None else out
+        del y
+        if padding is not None:
+            dx = dx.masked_fill_(padding, 0)
+        to_x, to_z = outer.to_inner.chunk(2)
         dnormed = dx @ to_x
         _add_product(dnormed, dz, to_z)
         to_inner = torch.cat([_over_tokens(dx, wide), _over_tokens(dz, wide)])
         biased = given.to_inner_bias is not None
         to_inner_bias = torch.cat([dx.sum((0, 1)), dz.sum((0, 1))]) if biased else None
         dhidden, dresidual, dnorm = raw.normalise_backward(
-            dnormed.to(normed.dtype), dtotal, total, given.norm, rstd, ctx.hidden_dtype, ctx.has_residual
+            dnormed.to(ctx.hidden_dtype), dtotal, total, given.norm, rstd, ctx.hidden_dtype, ctx.has_residual
         )
         if ctx.has_residual and ctx.hidden_dtype == total.dtype:
             dresidual = dhidden
-        slopes = _Weights(
-            dnorm, to_inner, to_inner_bias, dconv.unsqueeze(1), dconv_bias, to_scan, to_step, dbias, dA * A, dD, out,
-            None if given.out_bias is None else dout.sum((0, 1)),
-        )  # fmt: skip
+        own_outer = _Outer(dnorm, to_inner, to_inner_bias, out, None if given.out_bias is None else dout.sum((0, 1)))
         own = [
             None if weight is None or slope is None else slope.to(weight.dtype)
-            for weight, slope in zip(given, slopes, strict=True)
+            for weight, slope in zip(parameters, [*own_outer, *slopes], strict=True)
         ]
         return (
-            None, None, dhidden, dresidual if ctx.has_residual else None, None if conv is None else dstate,
+            None, None, None, dhidden, dresidual if ctx.has_residual else None, None if conv is None else dstate,
             None if h0 is None else dh0, *own,
         )  # fmt: skip

@@ -24,6 +24,17 @@ def check_lengths(lengths: Tensor, tokens: Tensor) -> None:
             raise ValueError(f"lengths {shortest} to {longest}: expected 1 to {tokens.shape[1]}, the window")
 
 
+def behind(lengths: Tensor, count: int) -> Tensor:
+    """Tell which of `count` positions lie at and after each window's length, shape (B, count, 1).
+
+    Examples
+    --------
+    >>> behind(torch.tensor([2, 3]), 3)[:, :, 0].tolist()
+    [[False, False, True], [False, False, False]]
+    """
+    return (torch.arange(count, device=lengths.device) >= lengths[:, None])[:, :, None]
+
+
 def counted_positions(tokens: Tensor, lengths: Tensor | None = None, ignored: int | None = None) -> Tensor:
     """Tell which positions of windows, from the second on, a language model is asked about.
 

@@ -14,10 +14,119 @@ from seqdomains.backbone.state import LayerState
 from seqdomains.kernels import causal_conv1d, selective_scan
 
 
-class MambaMixer(nn.Module):
+class ScanPath(nn.Module):
+    """One direction of a mixer: a convolution, the projections that it feeds and the scan, officially named."""
+
+    split: tuple[int, int, int]
+    conv1d: nn.Conv1d
+    x_proj: nn.Linear
+    dt_proj: nn.Linear
+    A_log: nn.Parameter
+    D: nn.Parameter
+
+    def add_parameters(self, config: MambaConfig) -> None:
+        """Give the path its parameters, unset."""
+        D, N, R = config.d_inner, config.d_state, config.rank
+        self.split = (R, N, N)
+        # conv1d and dt_proj hold parameters under their official names; the kernels apply them.
+        self.conv1d = unset(nn.Conv1d, D, D, config.d_conv, groups=D, bias=config.conv_bias)
+        self.x_proj = unset(nn.Linear, D, R + 2 * N, bias=False)
+        self.dt_proj = unset(nn.Linear, R, D)
+        self.A_log = nn.Parameter(torch.empty(D, N))
+        self.D = nn.Parameter(torch.empty(D))
+
+    def run(
+        self,
+        x: Tensor,
+        z: Tensor,
+        state: LayerState | None = None,
+        *,
+        shard: SequenceShard | None = None,
+        reverse: bool = False,
+        padding: Tensor | None = None,
+    ) -> tuple[Tensor, LayerState]:
+        """Convolve `x`, scan it and gate it with `z`, in one direction of time.
+
+        Parameters
+        ----------
+        x, z : Tensor, shape (B, L, D)
+            Halves of the inner projection.
+        state, shard
+            See `MambaMixer.forward`.
+        reverse : bool
+            Whether to run from the last position to the first.
+        padding : Tensor of bool, shape (B, L, 1), optional
+            Positions before which a reversed scan is to be as if they were not there; `x` is zero at them.
+
+        Returns
+        -------
+        y : Tensor, shape (B, L, D)
+        state : LayerState
+            Behind the last position processed.
+        """
+        before = None if state is None else state.conv.to(x.dtype)
+        after = None
+        if shard is not None:
+            before, after = shard.tails(x, before, self.conv1d.kernel_size[0] - 1)
+        u, conv = causal_conv1d(
+            x,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            activation="silu",
+            state=before,
+            return_state=True,
+            reverse=reverse,
+        )
+        if padding is not None:
+            # The convolution's bias would move the state away from the zero that it begins with.
+            u = u.masked_fill(padding, 0)
+        dt, B, C = self.x_proj(u).split(self.split, dim=-1)
+        # exp of a bf16 A_log would be off by up to 0.8 % for the fastest states; float64 models stay in float64.
+        A = -torch.exp(full_precision(self.A_log))
+        # The product with a contiguous transpose of this small matrix is 1 ms of 20 faster on a CPU (width 64).
+        dt = dt @ self.dt_proj.weight.t().contiguous()
+        h0 = None if state is None else state.ssm
+        if shard is None:
+            y, ssm = selective_scan(
+                u,
+                dt,
+                A,
+                B,
+                C,
+                self.D,
+                z,
+                self.dt_proj.bias,
+                softplus=True,
+                h0=h0,
+                return_state=True,
+                reverse=reverse,
+            )
+        else:
+            y, ssm = shard.scan(u, dt, A, B, C, self.D, z, self.dt_proj.bias, h0=h0)
+        return y, LayerState(conv if after is None else after, ssm)
+
+
+class ReversePath(ScanPath):
+    """The path of a bidirectional mixer that runs from the last position to the first.
+
+    Parameters
+    ----------
+    config : MambaConfig
+        Sizes.
+    """
+
+    def __init__(self, config: MambaConfig) -> None:
+        super().__init__()
+        self.add_parameters(config)
+
+
+class MambaMixer(ScanPath):
     """Selective state-space mixer with the parameter names of the official code.
 
-    Parameters are left unset: `seqdomains.backbone.initialisation.initialise` fills a whole model.
+    A bidirectional one has a second path of its own, `reverse`, with its own convolution, projections and decays; both
+    read the same inner projection, and their sum goes through the same outer one (BiMamba with tied projections,
+    arXiv:2403.03234, section 3.1). Parameters are left unset: `seqdomains.backbone.initialisation.initialise` fills a
+    whole model.
 
     Parameters
     ----------
@@ -41,17 +150,21 @@ class MambaMixer(nn.Module):
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
-        d, D, N, R = config.d_model, config.d_inner, config.d_state, config.rank
-        self.split = (R, N, N)
         self.biased = config.bias
-        self.in_proj = unset(nn.Linear, d, 2 * D, bias=config.bias)
-        # conv1d and dt_proj hold parameters under their official names; the kernels apply them.
-        self.conv1d = unset(nn.Conv1d, D, D, config.d_conv, groups=D, bias=config.conv_bias)
-        self.x_proj = unset(nn.Linear, D, R + 2 * N, bias=False)
-        self.dt_proj = unset(nn.Linear, R, D)
-        self.A_log = nn.Parameter(torch.empty(D, N))
-        self.D = nn.Parameter(torch.empty(D))
-        self.out_proj = unset(nn.Linear, D, d, bias=config.bias)
+        self.in_proj = unset(nn.Linear, config.d_model, 2 * config.d_inner, bias=config.bias)
+        self.add_parameters(config)
+        self.out_proj = unset(nn.Linear, config.d_inner, config.d_model, bias=config.bias)
+        self.reverse = ReversePath(config) if config.bidirectional else None
+
+    @property
+    def paths(self) -> tuple[ScanPath, ...]:
+        """Its directions, the one from the first position to the last before the other."""
+        return (self,) if self.reverse is None else (self, self.reverse)
+
+    def refuse_state(self, state: object, *, return_state: bool, shard: object = None) -> None:
+        """Raise ValueError where a bidirectional mixer is asked to go on, or to be gone on from."""
+        if self.reverse is not None and (state is not None or return_state or shard is not None):
+            raise ValueError("a bidirectional mixer reads whole sequences: it has no state to begin with or to leave")
 
     def forward(
         self,
@@ -60,6 +173,7 @@ class MambaMixer(nn.Module):
         *,
         return_state: bool = False,
         shard: SequenceShard | None = None,
+        padding: Tensor | None = None,
     ) -> tuple[Tensor, LayerState | None]:
         """Mix `hidden` over time.
 
@@ -74,38 +188,29 @@ class MambaMixer(nn.Module):
         shard : SequenceShard, optional
             Which part of the sequence `hidden` is, where other ranks have the rest; the states are those before and
             after all of it.
+        padding : Tensor of bool, shape (B, L, 1), optional
+            Positions behind the end of each sequence: what they hold changes nothing before them. Only a bidirectional
+            mixer needs to be told.
 
         Returns
         -------
         hidden : Tensor, shape (B, L, d_model)
         state : LayerState or None
+
+        Raises
+        ------
+        ValueError
+            A bidirectional mixer is given a state or a shard, or asked for a state.
         """
+        self.refuse_state(state, return_state=return_state, shard=shard)
         x, z = self._project_in(hidden)
-        before = None if state is None else state.conv.to(x.dtype)
-        after = None
-        if shard is not None:
-            before, after = shard.tails(x, before, self.conv1d.kernel_size[0] - 1)
-        u, conv = causal_conv1d(
-            x,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            activation="silu",
-            state=before,
-            return_state=True,
-        )
-        dt, B, C = self.x_proj(u).split(self.split, dim=-1)
-        # exp of a bf16 A_log would be off by up to 0.8 % for the fastest states; float64 models stay in float64.
-        A = -torch.exp(full_precision(self.A_log))
-        # The product with a contiguous transpose of this small matrix is 1 ms of 20 faster on a CPU (width 64).
-        dt = dt @ self.dt_proj.weight.t().contiguous()
-        h0 = None if state is None else state.ssm
-        if shard is None:
-            y, ssm = selective_scan(
-                u, dt, A, B, C, self.D, z, self.dt_proj.bias, softplus=True, h0=h0, return_state=True
-            )
-        else:
-            y, ssm = shard.scan(u, dt, A, B, C, self.D, z, self.dt_proj.bias, h0=h0)
-        return self.out_proj(y), LayerState(conv if after is None else after, ssm) if return_state else None
+        if self.reverse is None:
+            y, after = self.run(x, z, state, shard=shard)
+            return self.out_proj(y), after if return_state else None
+        if padding is not None:
+            x = x.masked_fill(padding, 0)
+        y = self.run(x, z)[0] + self.reverse.run(x, z, reverse=True, padding=padding)[0]
+        return self.out_proj(y), None
 
     def _project_in(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Give the scan's input and its gate, each (B, L, D) and contiguous.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from seqdomains.backbone.block import Block, RMSNorm
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.initialisation import initialise
+from seqdomains.backbone.lengths import behind, check_lengths
 from seqdomains.backbone.parameters import unset
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState
+from seqdomains.backbone.strands import beside, other_strand
 
 
 class MambaBackbone(nn.Module):
-    """Tokens to hidden vectors, causally: position t sees tokens 0 to t.
+    """Tokens to hidden vectors, causally: position t sees tokens 0 to t; all of them with `config.bidirectional`.
 
     Parameters
     ----------
@@ -48,10 +50,12 @@ class MambaBackbone(nn.Module):
         self,
         tokens: Tensor,
         *,
+        lengths: Tensor | None = None,
         state: InferenceState | None = None,
         return_state: Literal[False] = False,
         shard: SequenceShard | None = None,
         recompute: bool = False,
+        blocks: int | None = None,
     ) -> Tensor: ...
 
     @overload
@@ -59,28 +63,36 @@ class MambaBackbone(nn.Module):
         self,
         tokens: Tensor,
         *,
+        lengths: Tensor | None = None,
         state: InferenceState | None = None,
         return_state: Literal[True],
         shard: SequenceShard | None = None,
         recompute: bool = False,
+        blocks: int | None = None,
     ) -> tuple[Tensor, InferenceState]: ...
 
     def forward(
         self,
         tokens: Tensor,
         *,
+        lengths: Tensor | None = None,
         state: InferenceState | None = None,
         return_state: bool = False,
         shard: SequenceShard | None = None,
         recompute: bool = False,
+        blocks: int | None = None,
     ) -> Tensor | tuple[Tensor, InferenceState]:
         """Compute the hidden vectors of a window, or of its next chunk when `state` is given.
 
         Parameters
         ----------
         tokens : Tensor of any integer dtype, shape (B, L)
-            Codes below `config.vocab_size`; with `config.features` real numbers, shape (B, L, features). One token per
+            Codes below `config.vocab_size`, or mixtures of them, real numbers of shape (B, L, vocab_size), such as a
+            gradient is asked of; with `config.features` real numbers, shape (B, L, features). One token per
             call is the single step; L = 0 gives an empty result.
+        lengths : Tensor of any integer dtype, shape (B,), optional
+            Real tokens of each window, 1 to L: what stands at and after them changes nothing before them. A causal
+            model needs none for that.
         state : InferenceState, optional
             Memory of the tokens before.
         return_state : bool
@@ -90,37 +102,91 @@ class MambaBackbone(nn.Module):
             states are those before and after all of it.
         recompute : bool
             See `Block.forward`.
+        blocks : int, optional
+            Only so many blocks, from 0, and no final norm.
 
         Returns
         -------
-        hidden : Tensor, shape (B, L, d_model)
-            After the final norm.
+        hidden : Tensor, shape (B, L, d_hidden)
+            After the final norm, or the residual stream behind `blocks` blocks.
         state : InferenceState
             Only with `return_state`.
 
         Raises
         ------
         ValueError
-            If `tokens` is not what the model reads or `state` is of another model or batch.
+            If `tokens` is not what the model reads, `state` is of another model or batch, `lengths` do not fit, or a
+            model that is not causal is given a state or a shard, or asked for a state.
         """
-        self._check(tokens, state)
+        if not self.config.causal and (state is not None or return_state or shard is not None):
+            raise ValueError("a model that reads both sides of a position has no state to begin with or to leave")
+        if self.config.complement is not None:
+            hidden = self.both_strands(tokens, lengths=lengths, recompute=recompute, blocks=blocks)
+            return beside(hidden, None if lengths is None else lengths.to(tokens.device, torch.int64))
+        return self._run(tokens, lengths, state, return_state, shard, recompute, blocks)
+
+    def both_strands(
+        self, tokens: Tensor, *, lengths: Tensor | None = None, recompute: bool = False, blocks: int | None = None
+    ) -> Tensor:
+        """Compute the hidden vectors of windows, and where the model has a complement of their other strands too.
+
+        Parameters
+        ----------
+        tokens, lengths, recompute, blocks
+            See `forward`.
+
+        Returns
+        -------
+        hidden : Tensor, shape (config.strands * B, L, d_model)
+            Of all windows, then of their other strands, each from its own beginning.
+        """
+        if self.config.complement is not None:
+            if lengths is not None:
+                check_lengths(lengths, tokens)
+                lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
+            self._check(tokens, None, blocks)
+            tokens = torch.cat([tokens, other_strand(tokens, lengths, complement=self.config.complement)])
+            lengths = None if lengths is None else lengths.repeat(2)
+        return cast(Tensor, self._run(tokens, lengths, None, False, None, recompute, blocks))
+
+    def _run(
+        self,
+        tokens: Tensor,
+        lengths: Tensor | None,
+        state: InferenceState | None,
+        return_state: bool,
+        shard: SequenceShard | None,
+        recompute: bool,
+        blocks: int | None,
+    ) -> Tensor | tuple[Tensor, InferenceState]:
+        self._check(tokens, state, blocks)
+        padding = None
+        if lengths is not None and self.config.bidirectional:
+            check_lengths(lengths, tokens)
+            lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
+            padding = behind(lengths, tokens.shape[1])
         hidden = self.embed(tokens)
         residual: Tensor | None = None
         layers = []
-        for index, block in enumerate(self.layers):
+        for index, block in enumerate(self.layers[:blocks]):
             before = None if state is None else state.layers[index]
             hidden, residual, after = block(
-                hidden, residual, before, return_state=return_state, shard=shard, recompute=recompute
+                hidden, residual, before, return_state=return_state, shard=shard, recompute=recompute, padding=padding
             )
             layers.append(after)
-        hidden, _ = self.norm_f(hidden, residual)
+        if blocks is None:
+            hidden, _ = self.norm_f(hidden, residual)
+        elif residual is not None:
+            hidden = hidden + residual
         return (hidden, InferenceState(tuple(layers))) if return_state else hidden
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Return the vectors that the first block takes, shape (B, L, d_model)."""
+        """Return the vectors that the first block takes, shape (B, L, d_model); see `forward` for `tokens`."""
         if self.config.features is not None:
             projected: Tensor = self.projection(tokens)
             return projected
+        if tokens.is_floating_point():
+            return tokens @ self.embedding.weight
         # Embedding kernels read 32- and 64-bit codes only; domains store one byte per token.
         embedded: Tensor = self.embedding(tokens if tokens.dtype == torch.int32 else tokens.long())
         return embedded
@@ -138,7 +204,7 @@ class MambaBackbone(nn.Module):
             return torch.zeros(windows, length, dtype=torch.uint8)
         return torch.zeros(windows, length, features)
 
-    def _check(self, tokens: Tensor, state: InferenceState | None) -> None:
+    def _check(self, tokens: Tensor, state: InferenceState | None, blocks: int | None) -> None:
         features = self.config.features
         if features is not None:
             if tokens.dim() != 3 or tokens.shape[2] != features or not tokens.is_floating_point():
@@ -146,15 +212,17 @@ class MambaBackbone(nn.Module):
                     f"features of shape {tuple(tokens.shape)} and dtype {tokens.dtype}: expected real numbers of shape "
                     f"(B, L, {features})"
                 )
+        elif tokens.is_floating_point() and tokens.dim() == 3 and tokens.shape[2] == self.config.vocab_size:
+            pass
         elif tokens.dim() != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
             raise ValueError(
                 f"tokens of shape {tuple(tokens.shape)} and dtype {tokens.dtype}: expected integers of shape (B, L)"
             )
         if state is None:
             return
-        if len(state.layers) != len(self.layers):
+        if len(state.layers) != len(self.layers[:blocks]):
             raise ValueError(f"the state is of {len(state.layers)} blocks and this model has {len(self.layers)}")
-        if state.layers[0].ssm.shape[0] != tokens.shape[0]:
+        if state.layers and state.layers[0].ssm.shape[0] != tokens.shape[0]:
             raise ValueError(
                 f"the state is of {state.layers[0].ssm.shape[0]} sequences and tokens of {tokens.shape[0]}"
             )

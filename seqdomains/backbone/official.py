@@ -45,12 +45,19 @@ def official_state_dict(model: MambaLM, *, layout: Layout = "mamba_ssm") -> dict
     layout : "mamba_ssm", "transformers" or "mambapy"
         Whose names: `MambaLMHeadModel`, `MambaForCausalLM`, or `mambapy.lm.LM`. All three list a tied head too.
 
+    Raises
+    ------
+    InputError
+        If the model is not causal: none of them has the other direction.
+
     Examples
     --------
     >>> model = MambaLM(MambaConfig(d_model=16, n_layer=1))
     >>> list(official_state_dict(model, layout="mambapy"))[:2]
     ['embedding.weight', 'mamba.layers.0.norm.weight']
     """
+    if not model.config.causal:
+        raise InputError("the model reads both sides of a position, which no Mamba-1 language model elsewhere does")
     return {_rename(name, PREFIXES[layout]): values for name, values in model.state_dict().items()}
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from seqdomains.backbone.mixer import MambaMixer
+from seqdomains.backbone.mixer import ScanPath
 
 
 @torch.no_grad()
@@ -45,8 +45,8 @@ def rescale_steps(model: nn.Module, factor: float) -> None:
     """
     if not 0 < factor < float("inf"):
         raise ValueError(f"factor {factor}: expected a number above 0")
-    for mixer in model.modules():
-        if isinstance(mixer, MambaMixer):
-            rank, states, _ = mixer.split
-            mixer.A_log.add_(math.log(factor))
-            mixer.x_proj.weight[rank : rank + states] *= factor
+    for path in model.modules():
+        if isinstance(path, ScanPath):
+            rank, states, _ = path.split
+            path.A_log.add_(math.log(factor))
+            path.x_proj.weight[rank : rank + states] *= factor

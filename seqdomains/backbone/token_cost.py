@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from seqdomains.backbone.precision import full_precision
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.time_chunks import sum_over_chunks
 
@@ -60,7 +59,7 @@ def token_cost(
     targets = targets.long().masked_fill(targets < 0, _NOTHING)
 
     def part(hidden: Tensor, first: int) -> Tensor:
-        logits = full_precision(model.lm_head(hidden)).flatten(0, 1)
+        logits = model.logits(hidden).flatten(0, 1)
         own = targets[:, first : first + hidden.shape[1]].flatten()
         if weights is None:
             return cross_entropy(logits, own, ignore_index=_NOTHING, reduction="sum")

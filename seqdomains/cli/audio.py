@@ -116,7 +116,7 @@ def train(
     )
 
 
-@app.command(short_help="Train a language model of samples and score it.")
+@app.command(short_help="Train a model without labels and score it.")
 def pretrain(
     data: Annotated[list[Path] | None, DATA] = None,
     label_from: Annotated[str | None, LABEL_FROM] = None,
@@ -128,10 +128,11 @@ def pretrain(
 ) -> None:
     """Train on your own clips (on SYNTHESIZED words unless --data gives them) to predict each next sample.
 
-    The result is in bits per sample of held-out clips. No label is needed; --label-from names what clips are held out
-    by. Repeat the command with the same --out to go on with a run that was stopped.
+    The result is in bits per sample of held-out clips. With --preset spectrogram-small spans of log-mel spectra are
+    hidden and reconstructed instead, and the result is the squared error of these. No label is needed; --label-from
+    names what clips are held out by. Repeat the command with the same --out to go on with a run that was stopped.
     """
-    from seqdomains.cli.sounds import run_pretrain
+    from seqdomains.cli.sound_pretraining import run_pretrain
 
     run_pretrain(
         data=data or [],
@@ -175,7 +176,7 @@ def finetune(
     )
 
 
-@app.command(short_help="Score a trained model on labelled clips.")
+@app.command(short_help="Score a trained model on clips.")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, or with --data an artefact.", metavar="RUN")],
     data: Annotated[list[Path] | None, DATA] = None,
@@ -192,7 +193,10 @@ def evaluate(
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
 ) -> None:
-    """Score a run on its own held-out clips, or a model on other labelled clips (--data)."""
+    """Score a run on its own held-out clips, or a model on other clips (--data), labelled ones for a classifier.
+
+    A model of `pretrain` is scored in bits per sample, or by the squared error of what is hidden, and needs no label.
+    """
     from seqdomains.cli.sounds import run_evaluate
 
     run_evaluate(

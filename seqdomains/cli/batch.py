@@ -95,6 +95,8 @@ def run_batch_command(
     artefact = artefact_of(model)
     # Looked at here; workers have it on their devices.
     loaded = domain.load(artefact, device=torch.device("cpu"))
+    if asked.verb == "stream":
+        loaded.model.config.require_causal("a stream", instead="Classify windows instead: predict reads them whole.")
     _check_form(options.form, asked.verb, likelihoods=isinstance(loaded.model, MambaLM))
     workers, threads = _workers(options, device)
     facts = session_facts(device)
@@ -253,7 +255,7 @@ def _computation(domain: Domain, parameters: Any, loaded: LoadedModel, device: t
 
 def _runner(parameters: Any, loaded: LoadedModel, device: torch.device) -> verbs.Runner:
     verb = (
-        verbs.Predict(classifier_of(loaded))
+        verbs.Predict(classifier_of(loaded), complement=parameters.get("complement"))
         if parameters["verb"] == "predict"
         else verbs.Embed(loaded.model, pooling=parameters["pooling"], layer=parameters["layer"])
     )

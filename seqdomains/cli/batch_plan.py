@@ -153,7 +153,9 @@ def plan_of_records(domain: Domain, parameters: dict[str, Any], paths: Sequence[
     )
     records = sum(len(lengths) for _, lengths in found.good)
     logger.info("%d records of %d inputs in %d shards", records, len(found.good), len(cut))
-    return Plan(parameters, inputs, cut, found.skipped)
+    lengths = dict(found.good)
+    tokens = tuple(sum(sum(lengths[one.input][one.first : one.first + one.windows]) for one in part) for part in cut)
+    return Plan(parameters, inputs, cut, found.skipped, tokens)
 
 
 def _shard_tokens(parameters: dict[str, Any], options: BatchOptions, total: int) -> int:

@@ -158,7 +158,9 @@ def predict(
     ] = "-",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="data.gap_policy=mask reads -, . and * as masked bases.", metavar="KEY=VALUE"),
+        typer.Option(
+            "--set", help="strands=both: their mean; data.gap_policy=mask: masks -, . and *.", metavar="KEY=VALUE"
+        ),
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
     out: Annotated[Path | None, OUT] = None,

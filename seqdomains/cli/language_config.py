@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from seqdomains.backbone import MambaConfig
+from seqdomains.cli.run_config import Strandedness, complement_of
 from seqdomains.genomics.language_data import LanguageData
 from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.recipe import TrainConfig
@@ -40,6 +41,8 @@ class LanguageModelConfig(MambaConfig):
     n_layer: int = Field(4, ge=1)
     vocab_size: Literal[16] = 16
     features: None = None
+    reverse_complement: Strandedness = "none"
+    complement: None = None
     size: Size | None = None
 
     @model_validator(mode="before")
@@ -76,4 +79,5 @@ class LanguageConfig(BaseModel):
 
     def backbone(self) -> MambaConfig:
         """Return the sizes of the backbone."""
-        return MambaConfig(**self.model.model_dump(exclude={"size"}))
+        own = self.model.model_dump(exclude={"size", "reverse_complement", "complement"})
+        return MambaConfig(**own, complement=complement_of(self.model.reverse_complement))

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from seqdomains.backbone import LoadedModel, MambaLM, SequenceClassifier, from_pretrained
+from seqdomains.backbone.strands import MeanOfStrands
+from seqdomains.cli.run_config import Strands
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.genomics.alphabet import check_signature
+from seqdomains.genomics.alphabet import COMPLEMENT, check_signature
 from seqdomains.kernels.dispatch import OPS, implementation
 from seqdomains.pipelines.run_folder import RunFolder
 
@@ -150,3 +153,16 @@ def classifier_of(loaded: LoadedModel) -> SequenceClassifier:
     if not isinstance(loaded.model, SequenceClassifier):
         raise InputError(f"the artefact is a {type(loaded.model).__name__}; this command needs a SequenceClassifier")
     return loaded.model
+
+
+def asked_of(model: nn.Module, *, strands: Strands) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a classifier as it is asked of one strand or both, and what to say of that beside a result.
+
+    Examples
+    --------
+    >>> asked_of(nn.Identity(), strands="both")[1]
+    ('Probabilities are the mean of both strands.',)
+    """
+    if strands == "forward":
+        return model, ()
+    return MeanOfStrands(model, complement=COMPLEMENT.tolist()), ("Probabilities are the mean of both strands.",)

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from seqdomains.backbone import MambaConfig, Pooling
-from seqdomains.genomics.alphabet import GapPolicy
+from seqdomains.genomics.alphabet import COMPLEMENT, GapPolicy
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.recipe import TrainConfig
+
+Strandedness = Literal["none", "equivariant"]
+"""Whether a model reads both strands with the same weights, so that the reverse complement has the same answer."""
+
+
+Strands = Literal["forward", "both"]
+"""Of which strand a classifier is asked; both: the mean of its probabilities."""
+
+
+def complement_of(strandedness: Strandedness) -> tuple[int, ...] | None:
+    """Return the partners of the codes of DNA, for a backbone that is to know them.
+
+    Examples
+    --------
+    >>> complement_of("none"), complement_of("equivariant")[:4]
+    (None, (3, 2, 1, 0))
+    """
+    return None if strandedness == "none" else tuple(COMPLEMENT.tolist())
 
 
 class ModelConfig(MambaConfig):
@@ -23,10 +43,13 @@ class ModelConfig(MambaConfig):
     d_model: int = Field(64, ge=1)
     n_layer: int = Field(2, ge=1)
     pooling: Pooling = "mean"
+    reverse_complement: Strandedness = "none"
+    complement: None = None
 
     def backbone(self) -> MambaConfig:
         """Return the part that the backbone reads."""
-        return MambaConfig(**self.model_dump(exclude={"pooling"}))
+        own = self.model_dump(exclude={"pooling", "reverse_complement", "complement"})
+        return MambaConfig(**own, complement=complement_of(self.reverse_complement))
 
 
 class RunConfig(BaseModel):
@@ -44,6 +67,7 @@ class RunConfig(BaseModel):
     data: SpeciesData = SpeciesData()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    strands: Strands = "forward"
 
     @property
     def pooling(self) -> Pooling:
@@ -75,3 +99,4 @@ class PredictConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: PredictData = PredictData()
+    strands: Strands = "forward"

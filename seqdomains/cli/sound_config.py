@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.front_end import LEVELS, SoundInput
+from seqdomains.audio.masking import MaskConfig
 from seqdomains.backbone import MambaConfig, Pooling
 from seqdomains.cli.config import read_preset
 from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.language_config import LanguageConfig
 from seqdomains.cli.run_config import ModelConfig, RunConfig
+from seqdomains.errors import ConfigError
 from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.recipe import TrainConfig
@@ -34,11 +36,36 @@ def schema_of(
     return SoundRunConfig if "input" in tree else RunConfig
 
 
+def check_preset(preset: str | None, *, classes: bool) -> None:
+    """Refuse a preset of the other kind of training, whose keys would be unknown one by one.
+
+    Raises
+    ------
+    ConfigError
+        It is one, or there is no such preset.
+
+    Examples
+    --------
+    >>> check_preset("digits", classes=True)
+    >>> check_preset("codes", classes=True)
+    Traceback (most recent call last):
+        ...
+    seqdomains.errors.ConfigError: --preset codes: is of a model without classes; use it with `seqdomains audio ...
+    """
+    tree = {} if preset is None else read_preset(preset)
+    if classes and "objective" in tree:
+        raise ConfigError(f"--preset {preset}: is of a model without classes; use it with `seqdomains audio pretrain`")
+    model = tree.get("model")
+    if not classes and "objective" not in tree and isinstance(model, dict) and "pooling" in model:
+        raise ConfigError(f"--preset {preset}: is of a classifier; use it with `seqdomains audio train`")
+
+
 class SoundModelConfig(ModelConfig):
     """The backbone and how its positions become one answer; what a position is follows from `input`."""
 
     vocab_size: Literal[256] = LEVELS
     features: None = None
+    reverse_complement: Literal["none"] = "none"
 
 
 class SoundRunConfig(BaseModel):
@@ -69,13 +96,14 @@ class SoundRunConfig(BaseModel):
         return self.model.backbone().model_copy(update={"features": self.input.features})
 
 
-class CodeModelConfig(MambaConfig):
-    """The backbone of a language model of sample codes."""
+class PretrainedModelConfig(MambaConfig):
+    """The backbone of a model without classes; what a position is follows from `input`."""
 
     d_model: int = Field(64, ge=1)
     n_layer: int = Field(3, ge=1)
     vocab_size: Literal[256] = LEVELS
     features: None = None
+    complement: None = None
 
 
 class SoundPretrainConfig(BaseModel):
@@ -90,13 +118,23 @@ class SoundPretrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # A preset says it, so that one of a classifier is not taken for it.
-    objective: Literal["next-token"] = "next-token"
-    model: CodeModelConfig = CodeModelConfig()
+    objective: Literal["next-token", "masked"] = "next-token"
+    model: PretrainedModelConfig = PretrainedModelConfig()
     input: SoundInput = SoundInput()
+    mask: MaskConfig = MaskConfig()
     data: ClipData = ClipData()
     train: TrainConfig = TrainConfig()
     evaluate: BitsConfig = BitsConfig()
 
     def backbone(self) -> MambaConfig:
         """Return the sizes of the backbone."""
-        return MambaConfig(**self.model.model_dump())
+        return MambaConfig(**self.model.model_dump() | {"features": self.input.features})
+
+    @model_validator(mode="after")
+    def _masked_windows_are_whole(self) -> Self:
+        if self.objective == "masked" and (self.train.time_chunk is not None or self.train.sequence_ranks > 1):
+            raise ValueError(
+                "train.time_chunk, train.sequence_ranks: windows of objective masked are computed whole; lower "
+                "train.micro_batch or data.seconds to save memory, or set train.recompute=true"
+            )
+        return self

@@ -12,28 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from seqdomains.audio.clip_task import ClipTask
-from seqdomains.audio.code_task import CodeTask, check_codes
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import is_sound_file
 from seqdomains.audio.front_end import SoundInput, input_of
 from seqdomains.audio.synthesis import SynthesisConfig, synthesize
+from seqdomains.backbone import SequenceClassifier
 from seqdomains.backbone.rate import rescale_steps
 from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions
 from seqdomains.cli.config import resolve
 from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.given_data import GivenData
-from seqdomains.cli.models import choose_device, classifier_of, load_classifier, load_model
-from seqdomains.cli.simulated import synthesized_clips
-from seqdomains.cli.sound_config import SoundPretrainConfig, SoundRunConfig
-from seqdomains.cli.summary import as_text, bits_as_text
-from seqdomains.cli.training import (
-    made,
-    pretrain_and_evaluate,
-    print_estimate,
-    print_pretraining_estimate,
-    train_and_evaluate,
-)
+from seqdomains.cli.models import choose_device, classifier_of, load_model
+from seqdomains.cli.sound_config import SoundRunConfig, check_preset
+from seqdomains.cli.sound_data import check_scored, given_options, or_synthesized, refuse_without_data
+from seqdomains.cli.sound_pretraining import score_pretrained
+from seqdomains.cli.summary import as_text
+from seqdomains.cli.training import made, print_estimate, train_and_evaluate
 from seqdomains.errors import MOST_PROBLEMS, ConfigError, InputError
 from seqdomains.files import atomic_file, parse_json
 from seqdomains.pipelines import evaluate as evaluation
@@ -75,7 +70,8 @@ def run_train(
     """Train, evaluate, and print the result; go on with the run in `out` if there is one."""
     where = choose_device(own_device(device))
     preset = preset or ("digits" if data else "words")
-    resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=_given(data, label_from, labels))
+    check_preset(preset, classes=True)
+    resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=given_options(data, label_from, labels))
     config = resolved.config
     if only_estimate:
         window = config.input.positions(round(config.data.seconds * config.input.rate))
@@ -106,9 +102,10 @@ def run_finetune(
 ) -> None:
     """Train a classifier on the backbone of a model; the rest is as `run_train` has it."""
     where = choose_device(own_device(device))
+    check_preset(preset, classes=True)
     origin = Origin.of(path, head_only=head_only)
     loaded = load_model(origin.artefact, device=choose_device("cpu"), check=input_of)
-    given = _given(data, label_from, labels)
+    given = given_options(data, label_from, labels)
     # What the model is and reads is not the user's to choose any more.
     sizes = loaded.model.config.model_dump(exclude={"features"})
     given |= {f"model.{key}": (value, "the artefact") for key, value in sizes.items()}
@@ -132,37 +129,6 @@ def run_finetune(
     )
 
 
-def run_pretrain(
-    *,
-    data: Sequence[Path],
-    label_from: str | None,
-    preset: str | None,
-    settings: Sequence[str],
-    out: Path | None,
-    device: str | None,
-    only_estimate: bool = False,
-) -> None:
-    """Train a language model, score it, and print the result; go on with the run in `out` if there is one."""
-    where = choose_device(own_device(device))
-    preset = preset or ("codes-small" if where.type == "cpu" else "codes")
-    resolved = resolve(SoundPretrainConfig, preset=preset, settings=settings, given=_given(data, label_from, None))
-    config = resolved.config
-    check_codes(config.input)
-    if only_estimate:
-        window = config.input.positions(round(config.data.seconds * config.input.rate))
-        print_pretraining_estimate(config, window=window, device=where)
-        return
-    pretrain_and_evaluate(
-        config,
-        resolved,
-        preset=preset,
-        out=out,
-        device=where,
-        make_task=lambda: _code_task(config.data, config.input),
-        as_text=partial(bits_as_text, units="clips", position="sample"),
-    )
-
-
 def run_evaluate(
     path: Path,
     *,
@@ -176,26 +142,34 @@ def run_evaluate(
 ) -> None:
     """Score a run on its held-out clips, or a model on other labelled clips, and print the result."""
     where = choose_device(device)
-    loaded = load_classifier(path, device=where, check=input_of)
+    loaded = load_model(path, device=where, check=input_of)
+    if not isinstance(loaded.model, SequenceClassifier):
+        score_pretrained(
+            path,
+            loaded,
+            loaded.model,
+            data=data,
+            label_from=label_from,
+            labels=labels,
+            rate=rate,
+            settings=settings,
+            out=out,
+            device=where,
+        )
+        return
     trained = input_of(loaded.signature)
     read = trained if rate is None else _at_rate(trained, rate)
     rescale_steps(loaded.model, trained.rate / read.rate)
     run = RunFolder(path)
     if not data:
-        if not run.config.exists():
-            raise ConfigError(f"{path} is an artefact without test clips of its own: give --data with labels")
-        if out is not None or label_from or labels or settings or rate is not None:
-            raise ConfigError(
-                "--out, --label-from, --labels, --rate and --set go with --data; a run's own result is its own"
-            )
+        refuse_without_data(path, out=out, label_from=label_from, labels=labels, rate=rate, set=settings)
         run.read_config()
         config = resolve(SoundRunConfig, preset=str(run.config)).config
         result = evaluation.evaluate(loaded.model, _task(config.data, config.input), config.evaluate, run, device=where)
     else:
-        given = _given(data, label_from, labels) | {"data.split": ("none", "the command")}
+        given = given_options(data, label_from, labels) | {"data.split": ("none", "the command")}
+        check_scored(settings, out)
         config = resolve(SoundRunConfig, settings=settings, given=given).config
-        if out is not None and RunFolder(out).config.exists():
-            raise ConfigError(f"--out {out}: is a run folder, which keeps its own result; choose another folder")
         task = ClipTask(config.data, read, least_classes=1)
         notes = [note for note in task.notes() if note not in task.split.notes]
         scored = f"Scored on {', '.join(str(one) for one in data)}."
@@ -302,34 +276,8 @@ def _at_rate(given: SoundInput, rate: int) -> SoundInput:
 
 
 def _task(data: ClipData, given: SoundInput) -> ClipTask:
-    data, simulated = _data(data)
+    data, simulated = or_synthesized(data)
     return ClipTask(data, given, simulated=simulated)
-
-
-def _code_task(data: ClipData, given: SoundInput) -> CodeTask:
-    data, simulated = _data(data)
-    return CodeTask(data, given, simulated=simulated)
-
-
-def _data(data: ClipData) -> tuple[ClipData, bool]:
-    """Return the data with paths, synthesized where none are given, and whether they were."""
-    if data.paths:
-        return data, False
-    synthesis = data.synthesis or SynthesisConfig()
-    logger.info("no data given: working on SYNTHESIZED %s; for your own give --data", synthesis.kind)
-    manifest = synthesized_clips(synthesis) / "manifest.jsonl"
-    return data.model_copy(update={"paths": (manifest,)}), True
-
-
-def _given(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:
-    given: dict[str, tuple[Any, str]] = {}
-    if data:
-        given["data.paths"] = ([str(path.absolute()) for path in data], "--data")
-    if label_from is not None:
-        given["data.label_from"] = (label_from, "--label-from")
-    if labels is not None:
-        given["data.labels"] = (str(labels.absolute()), "--labels")
-    return given
 
 
 def _positions(seconds: float | None, given: SoundInput, option: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.backbone import MambaLM
+from seqdomains.cli.assemblies import real_assemblies
 from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions, hash_of
 from seqdomains.cli.config import resolve
 from seqdomains.cli.given_data import GivenData
 from seqdomains.cli.models import (
+    asked_of,
     choose_device,
     classifier_of,
     load_classifier,
@@ -30,7 +33,7 @@ from seqdomains.cli.simulated import simulated_genomes
 from seqdomains.cli.summary import as_text
 from seqdomains.cli.training import made, print_estimate, train_and_evaluate
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.genomics.alphabet import VOCAB_SIZE, GapPolicy
+from seqdomains.genomics.alphabet import COMPLEMENT, VOCAB_SIZE, GapPolicy
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.fasta import STDIN, reads_once, source_name
 from seqdomains.genomics.records import is_sequence_file, stream_records
@@ -88,6 +91,10 @@ def run_train(
     if great_apes and data:
         given["data.classes"] = (SPECIES_NAMES, "--species great-apes")
     resolved = resolve(RunConfig, preset=preset, settings=settings, given=given)
+    if great_apes and (real := real_assemblies(resolved.sources)):
+        given["data.paths"] = ([str(path) for path in real], "genomics fetch")
+        given["data.classes"] = (SPECIES_NAMES, "--species great-apes")
+        resolved = resolve(RunConfig, preset=preset, settings=settings, given=given)
     config = resolved.config
     if not config.data.paths and not great_apes:
         raise ConfigError(
@@ -107,6 +114,7 @@ def run_train(
         device=where,
         make_task=lambda: SpeciesTask(_with_genomes(config.data)),
         as_text=as_text,
+        as_asked=partial(asked_of, strands=config.strands),
     )
 
 
@@ -131,17 +139,20 @@ def run_evaluate(
             raise ConfigError("--out, --label-from and --labels go with --data; a run's own result stays in its folder")
         config = _read_run(run, settings)
         _refuse_other_sections(
-            settings, ("evaluate",), reason="is part of the run, whose own windows are scored; give --data and --out"
+            settings,
+            ("evaluate", "strands"),
+            reason="is part of the run, whose own windows are scored; give --data and --out",
         )
         task: Any = SpeciesTask(_with_genomes(config.data))
-        result = evaluation.evaluate(loaded.model, task, config.evaluate, run, device=where)
+        model, said = asked_of(loaded.model, strands=config.strands)
+        result = evaluation.evaluate(model, task, config.evaluate, run, device=where, notes=said)
     else:
         base = _read_run(run, ()).data if run.config.exists() else SpeciesData(window=trained_window(loaded))
         given = _given(data, label_from, labels)
         for key, value in (("data.window", base.window), ("data.max_n", base.max_n), ("data.split", "none")):
             given[key] = (value, "the model")
         config = resolve(RunConfig, settings=settings, given=given).config
-        _refuse_other_sections(settings, ("data", "evaluate"), reason="changes nothing of a trained model")
+        _refuse_other_sections(settings, ("data", "evaluate", "strands"), reason="changes nothing of a trained model")
         if out is not None and RunFolder(out).config.exists():
             raise ConfigError(f"--out {out}: is a run folder, which keeps its own result; choose another folder")
         given_task = SpeciesTask(config.data, least_classes=1)
@@ -150,7 +161,8 @@ def run_evaluate(
         known = classifier_of(loaded).classes
         task = GivenData(given_task, classes=known, notes=(f"Scored on {files}.", *notes))
         target = RunFolder(made(out)) if out is not None else None
-        result = evaluation.evaluate(loaded.model, task, config.evaluate, target, device=where)
+        model, said = asked_of(loaded.model, strands=config.strands)
+        result = evaluation.evaluate(model, task, config.evaluate, target, device=where, notes=said)
     sys.stdout.write(as_text(result))
 
 
@@ -167,7 +179,8 @@ def run_predict(
     device: str | None,
 ) -> bool:
     """Classify the windows of files; returns whether any record or file was skipped."""
-    policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
+    config = resolve(PredictConfig, settings=settings).config
+    policy = config.data.gap_policy
     fasta = find_sequences(given, from_file)
     refuse_clashes(fasta, regions, output)
     where = choose_device(device)
@@ -179,7 +192,7 @@ def run_predict(
         logger.warning("skipped: %s", error)
     blank = [0]
     outcome = prediction.predict(
-        loaded.model,
+        asked_of(loaded.model, strands=config.strands)[0],
         classifier_of(loaded).classes,
         ((file.source, _counting(file.spans(), blank)) for file in plan.files),
         output,
@@ -210,7 +223,7 @@ def run_stream(
     device: str | None,
 ) -> bool:
     """Classify records as they are read; returns whether any file was skipped."""
-    policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
+    policy = _forward(settings, verb="stream").data.gap_policy
     fasta = find_sequences(given, from_file)
     refuse_clashes(fasta, None, output)
     where = choose_device(device)
@@ -238,13 +251,18 @@ def run_batch(
     options: BatchOptions,
 ) -> bool:
     """Do a batch over sequence files, or what is left of it; returns whether anything was skipped."""
-    policy = resolve(PredictConfig, settings=settings).config.data.gap_policy
+    config = resolve(PredictConfig, settings=settings).config
+    if asked.verb != "predict":
+        config = _forward(settings, verb=asked.verb)
+    policy = config.data.gap_policy
     fasta = find_sequences(given, from_file)
     if streams := [source for source in fasta if reads_once(source)]:
         raise ConfigError(
             f"{streams[0]}: a batch with --out reads its inputs more than once; give files, or leave --out"
         )
     own: dict[str, Any] = {"gap_policy": policy}
+    if config.strands == "both":
+        own["complement"] = COMPLEMENT.tolist()
     if asked.verb != "stream":
         own["regions"] = None if regions is None else str(regions.absolute())
         own["regions_sha256"] = None if regions is None else hash_of(regions)
@@ -256,6 +274,14 @@ def run_batch(
             )
         print_last(f"{outcome.table}: {outcome.rows} rows")
     return bool(outcome.skipped)
+
+
+def _forward(settings: Sequence[str], *, verb: str) -> PredictConfig:
+    """Return what --set tells a command that reads one strand."""
+    config = resolve(PredictConfig, settings=settings).config
+    if config.strands != "forward":
+        raise ConfigError(f"strands: {verb} reads the strand that is given; both are for predict and evaluate")
+    return config
 
 
 def _lengths(fasta: Sequence[str], policy: GapPolicy) -> dict[str, int]:
@@ -328,8 +354,8 @@ def _with_genomes(data: SpeciesData) -> SpeciesData:
     if data.paths:
         return data
     logger.info(
-        "no assemblies given: working on SIMULATED great apes; for real ones give --data DIR, a folder with one FASTA "
-        "per species, named after the species or its assembly (human.fa, mPanTro3.fa.gz)"
+        "no assemblies given: working on SIMULATED great apes; for real ones run genomics fetch, or give --data DIR, a "
+        "folder with one FASTA per species, named after the species or its assembly (human.fa, mPanTro3.fa.gz)"
     )
     return data.model_copy(update={"paths": (simulated_genomes(data.simulation or SimulationConfig()),)})
 

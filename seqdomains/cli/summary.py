@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -54,6 +54,7 @@ def as_text(
         low, high = result["baseline"]["interval"]
         name = f"{result['baseline']['name']}, {low:.3f} to {high:.3f}"
         lines.append(f"{baseline:16}  {result['baseline']['accuracy']:.3f}   {name}")
+    lines += _beside(result)
     if ranks and result["d_prime"] is not None:
         scores = (result[key] for key in ("macro_f1", "mean_average_precision", "d_prime"))
         lines.append("macro F1 {:.3f}, mean average precision {:.3f}, d' {:.2f}".format(*scores))
@@ -65,6 +66,21 @@ def as_text(
     lines += ["", *_confusion(result["classes"], result["confusion"])]
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def _beside(result: Mapping[str, Any]) -> list[str]:
+    """Write the groups of test windows, and the controls, of which one above chance is told."""
+    lines = []
+    for name, part in result.get("groups", {}).items():
+        low, high = part["interval"]
+        lines.append(f"{name:16}  {part['accuracy']:.3f}   {low:.3f} to {high:.3f}, {part['windows']} windows")
+    for control in result.get("controls", ()):
+        low, high = control["interval"]
+        verdict = (
+            "as by chance" if low <= result["chance"] else "ABOVE CHANCE: the classes differ in more than sequence"
+        )
+        lines.append(f"{control['name']:16}  {control['accuracy']:.3f}   control, {low:.3f} to {high:.3f}: {verdict}")
+    return lines
 
 
 def bits_as_text(result: Mapping[str, Any], *, units: str = "windows", position: str = "position") -> str:
@@ -97,15 +113,56 @@ def bits_as_text(result: Mapping[str, Any], *, units: str = "windows", position:
     all codes alike       8.000
     """
     heading = f"{result['windows']} test {units}, {result['positions']:,} {position}s"
-    error = result["standard_error"]
     rows = [
-        (f"bits per {position}", result["bits"], "" if error is None else f" ± {error:.3f}"),
-        *((baseline["name"], baseline["bits"], "") for baseline in result["baselines"]),
-        ("all codes alike", result["uniform"], ""),
+        (f"bits per {position}", result["bits"], result["standard_error"]),
+        *((baseline["name"], baseline["bits"], None) for baseline in result["baselines"]),
+        ("all codes alike", result["uniform"], None),
     ]
+    return _beside_references(heading, rows, result)
+
+
+def errors_as_text(result: Mapping[str, Any], *, units: str = "windows") -> str:
+    """Write an evaluation of a reconstructor as text.
+
+    Parameters
+    ----------
+    result : mapping
+        What `seqdomains.pipelines.reconstruction.evaluate_reconstruction` returns.
+    units : str
+        What was scored.
+
+    Returns
+    -------
+    str
+        Lines that end with a newline.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from seqdomains.pipelines.reconstruction import summarise_errors
+    >>> result = summarise_errors(
+    ...     np.array([10.0, 30.0]), np.array([100, 100]), baselines=[{"name": "last visible patch", "error": 1.5}],
+    ...     simulated=True, notes=("half is hidden",),
+    ... )
+    >>> print(errors_as_text(result), end="")
+    2 test windows, 200 hidden patches, SIMULATED data
+    squared error       0.200 ± 0.100
+    last visible patch  1.500
+    note: half is hidden
+    """
+    heading = f"{result['windows']} test {units}, {result['positions']:,} hidden patches"
+    rows = [("squared error", result["error"], result["standard_error"])]
+    rows += [(baseline["name"], baseline["error"], None) for baseline in result["baselines"]]
+    return _beside_references(heading, rows, result)
+
+
+def _beside_references(heading: str, rows: Sequence[tuple[str, float, float | None]], result: Mapping[str, Any]) -> str:
+    """Write names with their figures, and standard errors where there are any."""
     width = max(len(name) for name, _, _ in rows)
     lines = [heading + (", SIMULATED data" if result["simulated"] else "")]
-    lines += [f"{name.ljust(width)}  {bits:.3f}{more}" for name, bits, more in rows]
+    lines += [
+        f"{name.ljust(width)}  {figure:.3f}{'' if error is None else f' ± {error:.3f}'}" for name, figure, error in rows
+    ]
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(lines) + "\n"
 

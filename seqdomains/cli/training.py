@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 
-from seqdomains.backbone import MambaConfig, MambaLM, Pooling, SequenceClassifier
+from seqdomains.backbone import MambaConfig, MambaLM, PatchReconstructor, Pooling, SequenceClassifier
 from seqdomains.cli.config import Resolved
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines import bits
@@ -23,11 +24,12 @@ from seqdomains.pipelines import train as training
 from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.evaluate import EvaluateConfig
-from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective
+from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective, Reconstruction, refuse_unfit
 from seqdomains.pipelines.ranks import joined, started_by_torchrun
 from seqdomains.pipelines.recipe import TrainConfig
+from seqdomains.pipelines.reconstruction import evaluate_reconstruction
 from seqdomains.pipelines.run_folder import RunFolder
-from seqdomains.task import ClassificationTask, PretrainingTask, WindowTask
+from seqdomains.task import ClassificationTask, MaskedTask, PretrainingTask, WindowTask
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +58,22 @@ class TrainedClassifier(Trained, Protocol):
 
 
 class Pretrained(Trained, Protocol):
-    """What it says of a language model."""
+    """What it says of a language model, or of a reconstructor."""
 
     @property
     def evaluate(self) -> BitsConfig:
         """How to score."""
 
 
-Model = TypeVar("Model", SequenceClassifier, MambaLM)
+Model = TypeVar("Model", SequenceClassifier, MambaLM, PatchReconstructor)
 Task = TypeVar("Task", bound=WindowTask)
 AsText = Callable[[Mapping[str, Any]], str]
+AsAsked = Callable[[SequenceClassifier], tuple[nn.Module, Sequence[str]]]
+
+
+def as_it_is(model: SequenceClassifier) -> tuple[nn.Module, Sequence[str]]:
+    """Return a model as what is scored, of which there is nothing to say."""
+    return model, ()
 
 
 def print_estimate(config: TrainedClassifier, *, window: int, classes: tuple[str, ...], device: torch.device) -> None:
@@ -82,14 +90,21 @@ def print_pretraining_estimate(
     _print_estimate(model, config.train, window=window, device=device, objective=asked)
 
 
+def print_masked_estimate(config: Pretrained, *, window: int, device: torch.device) -> None:
+    """Print what training a reconstructor would take; under torchrun the first process does."""
+    model = PatchReconstructor(config.backbone())
+    _print_estimate(model, config.train, window=window, device=device, objective=Reconstruction())
+
+
 def _print_estimate(
-    model: SequenceClassifier | MambaLM,
+    model: SequenceClassifier | MambaLM | PatchReconstructor,
     config: TrainConfig,
     *,
     window: int,
     device: torch.device,
     objective: Objective,
 ) -> None:
+    refuse_unfit(config, model.config, objective=objective)
     size = max(int(os.environ.get("WORLD_SIZE", "1")), config.sequence_ranks)
     found = estimation.dry_run(model, config, window=window, device=device, objective=objective, ranks=size)
     if os.environ.get("RANK", "0") == "0":
@@ -115,12 +130,19 @@ def train_and_evaluate(
     make_task: Callable[[], ClassificationTask],
     as_text: AsText,
     make_model: Callable[..., SequenceClassifier] | None = None,
+    as_asked: AsAsked = as_it_is,
 ) -> None:
     """Train a classifier, evaluate, and print the result; go on with the run in `out` if there is one.
 
     Each process that torchrun starts makes this call; the first one writes and prints. `make_model` takes the
-    classes and returns a model that knows something already, in place of a new one.
+    classes and returns a model that knows something already, in place of a new one. `as_asked` makes of the trained
+    model what is scored, and says so.
     """
+
+    def score(model: SequenceClassifier, task: ClassificationTask, run: RunFolder) -> Mapping[str, Any]:
+        asked, notes = as_asked(model)
+        return evaluation.evaluate(asked, task, config.evaluate, run, device=device, notes=notes)
+
     fresh = make_model or partial(SequenceClassifier, config.backbone(), pooling=config.pooling)
     _run(
         config,
@@ -131,7 +153,7 @@ def train_and_evaluate(
         make_task=make_task,
         make_model=lambda task: fresh(classes=task.classes),
         objective_of=lambda task: CLASSIFICATION,
-        score=lambda model, task, run: evaluation.evaluate(model, task, config.evaluate, run, device=device),
+        score=score,
         as_text=as_text,
     )
 
@@ -162,6 +184,31 @@ def pretrain_and_evaluate(
     )
 
 
+def pretrain_masked_and_evaluate(
+    config: Pretrained,
+    resolved: Resolved[Any],
+    *,
+    preset: str,
+    out: Path | None,
+    device: torch.device,
+    make_task: Callable[[], MaskedTask],
+    as_text: AsText,
+) -> None:
+    """Train a reconstructor as `train_and_evaluate` trains a classifier."""
+    _run(
+        config,
+        resolved,
+        preset=preset,
+        out=out,
+        device=device,
+        make_task=make_task,
+        make_model=lambda task: PatchReconstructor(config.backbone()),
+        objective_of=lambda task: Reconstruction(),
+        score=lambda model, task, run: evaluate_reconstruction(model, task, config.evaluate, run, device=device),
+        as_text=as_text,
+    )
+
+
 def _run(
     config: Trained,
     resolved: Resolved[Any],
@@ -175,6 +222,7 @@ def _run(
     score: Callable[[Model, Task, RunFolder], Mapping[str, Any]],
     as_text: AsText,
 ) -> None:
+    refuse_unfit(config.train, config.backbone())
     if out is None and started_by_torchrun():
         raise ConfigError("--out: name the run folder, which all processes of torchrun share")
     folder = out or Path("runs") / f"{Path(preset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -187,6 +235,7 @@ def _run(
             else:
                 RunFolder(folder).refuse_strangers()
             task = make_task()
+            refuse_unfit(config.train, config.backbone(), objective=objective_of(task))
             run = RunFolder.prepare(folder, tree) if ranks.first else RunFolder(folder)
         logger.info("preset %s, run folder %s: repeat with --out %s if it is stopped", preset, folder, folder)
         with seeded(config.train.seed, device=device):

@@ -29,6 +29,9 @@ _CHROMOSOME = re.compile(r"^(?:chr(?:omosome)?_?)?0*(\d{1,2}[AB]?|[XY])$", re.IG
 _CHROMOSOMES = frozenset({*_HUMAN_NAMES, "2A", "2B"})
 
 
+# In a gorilla parts of human 5 and 17 have changed places, so that a chromosome named after one of them holds both.
+_OF_GORILLA = {"5": "5x17", "17": "17x5"}
+
 _MOST_ALIASES = 100  # UCSC has 5 or 6; every name keeps all others
 
 
@@ -68,7 +71,8 @@ def homologue(name: str, *, description: str = "", species: Species | None = Non
 
     In this order: ``hsa=`` in the header, the ``_hsa`` suffix of a T2T name, the length of a chromosome of the species'
     T2T assembly, then the plain chromosome name, which follows human numbering in the UCSC and Ensembl assemblies of
-    apes. Length comes before the plain name because T2T apes are numbered by their own size: chimpanzee chr4 is hsa5.
+    apes (the gorilla's 5 and 17 are of its translocation). Length comes before the plain name because T2T apes are
+    numbered by their own size: chimpanzee chr4 is hsa5.
 
     Parameters
     ----------
@@ -100,7 +104,8 @@ def homologue(name: str, *, description: str = "", species: Species | None = Non
         return _spell(match.group(1))
     if species is not None and length in species.homologue_of_length:
         return species.homologue_of_length[length]
-    return canonical(name)
+    plain = canonical(name)
+    return _OF_GORILLA.get(plain, plain) if plain and species is not None and species.name == "gorilla" else plain
 
 
 def _spell(hsa: str) -> str:

@@ -18,7 +18,7 @@ from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.faidx import FastaFile
 from seqdomains.genomics.fasta import compression
 from seqdomains.genomics.labels import header_key, header_value, labels_from_headers, labels_from_table
-from seqdomains.genomics.records import is_genbank, is_sequence_file, stream_records
+from seqdomains.genomics.records import is_genbank, is_sequence_file, says_simulated, stream_records
 from seqdomains.genomics.sequences import EncodedSequences, IndexedSequences, SequenceStore
 from seqdomains.genomics.simulate.run import RECORD
 from seqdomains.genomics.species import SPECIES_NAMES, Species, class_order, find_species
@@ -48,6 +48,8 @@ class Corpus:
     sequences : SequenceStore
     simulated : Path or None
         The simulated folder, where the data are simulated.
+    marked : bool
+        Whether an assembly's header says that it is simulated, wherever it lies.
     """
 
     classes: tuple[str, ...]
@@ -58,6 +60,7 @@ class Corpus:
     groups: tuple[str, ...] | None
     sequences: SequenceStore = field(repr=False)
     simulated: Path | None = None
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ def read_corpus(data: SpeciesData, *, least_classes: int = 2) -> Corpus:
     """
     files = sequence_files(data.paths)
     species_of = None if data.label_from or data.labels else _species_of_files(files)
-    needs_headers = data.label_from is not None or data.group is not None
+    marked = species_of is not None and any(map(says_simulated, files))
+    # Of simulated genomes only the header tells a gorilla's chromosome 5 from a real one's.
+    needs_headers = data.label_from is not None or data.group is not None or marked
     headers, sequences = load_sequences(
         files, memory_mb=data.memory_mb, policy=data.gap_policy, needs_headers=needs_headers
     )
@@ -104,6 +109,7 @@ def read_corpus(data: SpeciesData, *, least_classes: int = 2) -> Corpus:
         groups=_groups(headers, data.group) if data.group else None,
         sequences=sequences,
         simulated=simulated_folder(files),
+        marked=marked,
     )
 
 

@@ -43,6 +43,9 @@ class SpeciesData(BaseModel):
         `group` where it is set, else whole records of each class that has at least two.
     group : str or None
         ``header:KEY``: records with the same value, such as a gene, are never on both sides of the split.
+    sex_chromosomes : {"test", "train", "drop"}
+        Where assemblies are split by chromosome, the side of X and Y. On the test side the result is told with and
+        without them.
     held : {"test", "valid"}
         Which held-out part is scored: choose settings on valid, report test.
     test_fraction : float
@@ -81,6 +84,7 @@ class SpeciesData(BaseModel):
     classes: tuple[str, ...] | None = None
     split: Literal["auto", "chromosome", "group", "record", "none"] = "auto"
     group: HeaderSource | None = None
+    sex_chromosomes: Literal["test", "train", "drop"] = "test"
     held: Literal["test", "valid"] = "test"
     test_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
     test_windows: Annotated[int, Field(ge=1)] = 200

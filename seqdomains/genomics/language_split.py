@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from seqdomains.genomics.areas import Areas
 from seqdomains.genomics.contigs import unknown_contig
 from seqdomains.genomics.corpus import RecordHeader, homologue_of
 from seqdomains.genomics.language_data import LanguageData
+from seqdomains.genomics.regions import parse_region
 from seqdomains.genomics.spans import resolve_in
 from seqdomains.genomics.species import find_species
 from seqdomains.genomics.splits import split_by_chromosome, split_by_group
-from seqdomains.genomics.windows import Region, parse_region, read_bed
+from seqdomains.genomics.windows import Region, read_bed
 
 NAMES = ("train", "valid", "test")
 _MAY_BE_HOMOLOGOUS = "Sequences homologous to the test windows may be among those trained on."
@@ -56,7 +57,7 @@ def split_language(headers: Sequence[RecordHeader], data: LanguageData) -> Langu
         raise ConfigError(f"data.part: valid is not known to the split {kind}, which these data take")
     notes: tuple[str, ...] = (_MAY_BE_HOMOLOGOUS,) if kind in ("contig", "fraction") else ()
     if kind == "held":
-        held_areas = place(_held(data), headers, of=data.held_regions)
+        held_areas = place(_held(data, headers), headers, of=data.held_regions)
         test, train = kept.within(held_areas), kept.without(held_areas, gap=data.gap)
     elif kind == "named":
         if regions is None or any(region.name not in NAMES for region in regions):
@@ -119,9 +120,19 @@ def place(regions: Iterable[Region], headers: Sequence[RecordHeader], *, of: Pat
     return Areas.of(rows)
 
 
-def _held(data: LanguageData) -> list[Region]:
+def _held(data: LanguageData, headers: Sequence[RecordHeader]) -> list[Region]:
+    """Return what is held out by name; a region that goes to its contig's end does so in each file."""
     regions = [] if data.held_regions is None else list(read_bed(data.held_regions))
-    return regions + [parse_region(text, option="data.held") for text in data.held]
+    longest: dict[str, int] = {}
+    for header in headers:
+        longest[header.name] = max(header.length, longest.get(header.name, 0))
+    for text in data.held:
+        try:
+            region = parse_region(text, longest, headers[0].file)
+        except InputError as error:
+            raise InputError(f"data.held: {error}") from error
+        regions.append(replace(region, end=0) if region.end == longest[region.contig] else region)
+    return regions
 
 
 def _homologues(headers: Sequence[RecordHeader]) -> list[str | None]:

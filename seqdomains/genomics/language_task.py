@@ -17,10 +17,11 @@ from seqdomains.genomics.corpus import load_sequences, sequence_files, simulated
 from seqdomains.genomics.language_data import LanguageData
 from seqdomains.genomics.language_split import LanguageSplit, split_language
 from seqdomains.genomics.markov import BASES, MarkovModel
+from seqdomains.genomics.records import says_simulated
 from seqdomains.genomics.species_task import Loci
 from seqdomains.genomics.windows import write_bed
 from seqdomains.sampling import counter_words, uniform
-from seqdomains.task import MaskedWindows, Windows
+from seqdomains.task import HiddenTokens, Windows
 
 Objective = Literal["next-token", "masked"]
 
@@ -83,7 +84,7 @@ class LanguageTask:
             needs_headers=data.split in ("auto", "homologue") and not (data.held or data.held_regions),
             cases=True,
         )
-        self._simulated = simulated_folder(files) is not None
+        self._simulated = simulated_folder(files) is not None or any(map(says_simulated, files))
         self.split: LanguageSplit = split_language(self._headers, data)
         runs = runs_of_n(self._sequences, longer_than=int(data.max_n * data.window))
         self._train, self._held = self.split.train.without(runs), self.split.test.without(runs)
@@ -197,7 +198,7 @@ class LanguageTask:
         if self.objective == "masked":
             hidden, read = self._hidden(tokens, key)
             targets = np.where(hidden, tokens, 255).astype(np.int8)
-            return MaskedWindows(read, np.full(count, length, np.int64), weights, targets=targets)
+            return HiddenTokens(read, np.full(count, length, np.int64), weights, targets=targets)
         tokens = np.concatenate([np.full((count, 1), N, np.uint8), tokens], axis=1)
         if weights is not None:
             weights = np.concatenate([np.zeros((count, 1), np.float32), weights], axis=1)

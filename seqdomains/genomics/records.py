@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from seqdomains.genomics.alphabet import GapPolicy
@@ -53,3 +54,17 @@ def stream_records(source: Path | str, *, policy: GapPolicy = "reject") -> Itera
     ['a']
     """
     return stream_genbank(source, policy=policy) if is_genbank(source) else stream_fasta(source, policy=policy)
+
+
+def says_simulated(source: Path | str) -> bool:
+    r"""Tell whether the first header of a file has the word SIMULATED, in either case, as the simulator writes it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "human.fa"
+    >>> _ = path.write_text(">chr2 hsa=2 species=human simulated\nACGT\n")
+    >>> says_simulated(path)
+    True
+    """
+    return any("simulated" in record.description.lower().split() for record in islice(stream_records(source), 1))

@@ -29,7 +29,7 @@ from seqdomains.genomics.contigs import aliases_beside, read_aliases, resolve_co
 from seqdomains.genomics.faidx import FastaFile
 from seqdomains.genomics.fasta import Record, compression, reads_once, source_name
 from seqdomains.genomics.records import is_genbank, stream_records
-from seqdomains.genomics.windows import Region, count_windows, least_tail, tile
+from seqdomains.genomics.windows import Region, count_windows, least_tail, require_within, tile
 from seqdomains.task import Span
 
 _log = logging.getLogger(__name__)
@@ -385,20 +385,12 @@ def _regions_of_files(
             except InputError as error:
                 errors.append(error)
                 continue
-            if region.end > lengths[contig]:
-                raise InputError(
-                    f"region {region.contig}:{region.start}-{region.end}{_line(region)} ends behind the contig, which "
-                    f"has {lengths[contig]} bp in {path}"
-                )
+            require_within(region, lengths[contig], path)
             own.append(Region(contig, region.start, region.end, region.name, region.line))
         if surveys and len(errors) == len(surveys):
             names = list(dict.fromkeys(name for _, lengths in surveys for name in lengths or ()))
             raise errors[0] if len(errors) == 1 else unknown_contig(region.contig, names, where=None)
     return [tuple(own) for own in found]
-
-
-def _line(region: Region) -> str:
-    return f" (line {region.line} of the BED)" if region.line else ""
 
 
 def resolve_in(contig: str, lengths: Mapping[str, int], path: Path) -> str:

@@ -15,7 +15,7 @@ from seqdomains.genomics.alphabet import SIGNATURE, VOCAB_SIZE, N, reverse_compl
 from seqdomains.genomics.corpus import Corpus, read_corpus
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.sequences import SequenceStore
-from seqdomains.genomics.splits import Split, no_split, split_by_chromosome, split_by_group, split_by_record
+from seqdomains.genomics.splits import Split, no_split, sex_groups, split_by_chromosome, split_by_group, split_by_record
 from seqdomains.genomics.windows import write_bed
 from seqdomains.sampling import below, counter_words, uniform
 from seqdomains.task import Batch
@@ -152,7 +152,7 @@ class SpeciesTask:
     @property
     def simulated(self) -> bool:
         """Whether the genomes are simulated."""
-        return self.corpus.simulated is not None
+        return self.corpus.marked or self.corpus.simulated is not None
 
     def signature(self) -> Mapping[str, Any]:
         """Return what an artefact carries: domain, alphabet and unit, which an input must match, and the window."""
@@ -217,23 +217,34 @@ class SpeciesTask:
         """Fit k-mer logistic regression on training windows and score it on the test windows."""
         from seqdomains.genomics.kmers import KmerBaseline
 
+        baseline = KmerBaseline()
+        return self._reference(baseline, f"{baseline.k}-mer logistic regression")
+
+    def controls(self) -> tuple[Mapping[str, Any], ...]:
+        """Fit and score what sees the gaps of the assemblies alone, where there are any."""
+        from seqdomains.genomics.gaps import GapClassifier
+
+        if self._clean or self.split.kind != "chromosome":
+            return ()
+        return (self._reference(GapClassifier(), GapClassifier.name),)
+
+    def test_groups(self) -> tuple[str, ...] | None:
+        """Say of each test window whether it is on a sex chromosome, where some are."""
+        return sex_groups(self.corpus.homologues, self.test.records)
+
+    def _reference(self, model: Any, name: str) -> dict[str, Any]:
         most = max(_BASELINE_LEAST_WINDOWS, _BASELINE_BASES // self.window)
         count = min(_BASELINE_WINDOWS, most) * len(self.classes)
         train = self.training_batch(self.data.seed, 0, count)
-        baseline = KmerBaseline()
-        baseline.fit(train.tokens, train.targets)
-        right = sum(
-            baseline.score(batch.tokens, batch.targets) * len(batch.targets) for batch in self.test_batches(count)
-        )
-        return {
-            "name": f"{baseline.k}-mer logistic regression",
-            "accuracy": float(right / len(self.test.targets)),
-            "training_windows": count,
-        }
+        model.fit(train.tokens, train.targets)
+        right = sum(model.score(batch.tokens, batch.targets) * len(batch.targets) for batch in self.test_batches(count))
+        return {"name": name, "accuracy": float(right / len(self.test.targets)), "training_windows": count}
 
     def notes(self) -> tuple[str, ...]:
         """Sentences that must stand beside the results."""
         notes = list(self.split.notes)
+        if self.split.kind == "chromosome" and self.corpus.simulated is None:
+            notes.insert(0, f"Assemblies: {', '.join(dict.fromkeys(path.name for path in self.corpus.files))}.")
         if self.split.kind == "record" and self.data.label_from is None and self.data.labels is None:
             notes.append("The human homologues of the contigs are not known: the same locus may be on both sides.")
         short = int((self._sequences.lengths < self.window).sum())
@@ -360,7 +371,7 @@ def _split(corpus: Corpus, data: SpeciesData) -> Split:
     if kind == "chromosome":
         if not any(corpus.homologues):
             raise ConfigError("data.split: chromosome needs one assembly per species, and these are labelled records")
-        return split_by_chromosome(corpus.homologues, part=data.held)
+        return split_by_chromosome(corpus.homologues, part=data.held, sex_chromosomes=data.sex_chromosomes)
     if kind == "group":
         if corpus.groups is None:
             raise ConfigError("data.split: group needs data.group, such as header:gene")

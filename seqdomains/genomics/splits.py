@@ -13,6 +13,7 @@ from seqdomains.errors import InputError
 from seqdomains.sampling import counter_words
 
 Part = Literal["test", "valid"]
+SexChromosomes = Literal["test", "train", "drop"]
 
 # The parts of HyenaDNA's species task (arXiv:2306.15794, species_dataset.py), which the Mamba paper follows; everything
 # else trains. They are human numbers: T2T names of apes are not homologous across species.
@@ -20,6 +21,8 @@ TEST_HOMOLOGUES = frozenset({"5", "7", "9", "10", "11"})
 VALID_HOMOLOGUES = frozenset({"1", "3", "12", "13"})
 # Gorilla chr4_hsa17x5 and chr19_hsa5x17 each join a test and a train homologue, so they are on neither side.
 TRANSLOCATED = frozenset({"17x5", "5x17"})
+# HyenaDNA trains on them, so that no test window is on one.
+SEX_CHROMOSOMES = frozenset({"X", "Y"})
 
 _GROUP_STREAM = 1 << 32
 
@@ -43,10 +46,21 @@ class Split:
     notes: tuple[str, ...] = ()
 
 
-def split_by_chromosome(homologues: Sequence[str | None], *, part: Part = "test") -> Split:
+def split_by_chromosome(
+    homologues: Sequence[str | None], *, part: Part = "test", sex_chromosomes: SexChromosomes = "test"
+) -> Split:
     """Hold out the human-homologous chromosomes 5, 7, 9, 10, 11 (test) and 1, 3, 12, 13 (valid).
 
     Contigs whose homology is unknown, the gorilla 5;17 translocation and the mitochondrion are on neither side.
+
+    Parameters
+    ----------
+    homologues : sequence of (str or None)
+        Human-homologous chromosome of each record.
+    part : {"test", "valid"}
+        Which part is held out for scoring; the other does not train either.
+    sex_chromosomes : {"test", "train", "drop"}
+        The side of X and Y, which are homologous to each other in part and so always on one.
 
     Examples
     --------
@@ -55,7 +69,9 @@ def split_by_chromosome(homologues: Sequence[str | None], *, part: Part = "test"
     ([False, True, False, False, False], [True, False, False, False, False])
     """
     usable = np.array([hsa is not None and hsa != "M" and hsa not in TRANSLOCATED for hsa in homologues], dtype=bool)
+    sex = np.array([hsa in SEX_CHROMOSOMES for hsa in homologues], dtype=bool)
     test = np.array([hsa in TEST_HOMOLOGUES for hsa in homologues], dtype=bool)
+    test |= sex & (sex_chromosomes == "test")
     valid = np.array([hsa in VALID_HOMOLOGUES for hsa in homologues], dtype=bool)
     left_out = int((~usable).sum())
     notes = []
@@ -64,7 +80,34 @@ def split_by_chromosome(homologues: Sequence[str | None], *, part: Part = "test"
             f"{left_out} of {len(homologues)} contigs are on neither side of the split: mitochondria, the gorilla 5;17 "
             "translocation and contigs whose human homologue is not known."
         )
-    return Split(usable & ~test & ~valid, test if part == "test" else valid, "chromosome", tuple(notes))
+    if sex.any() and sex_chromosomes != "test":
+        fate = "are trained on" if sex_chromosomes == "train" else "are on neither side"
+        notes.append(f"X and Y {fate}: no test window is on them.")
+    train = usable & ~test & ~valid & ~(sex & (sex_chromosomes == "drop"))
+    return Split(train, test if part == "test" else valid, "chromosome", tuple(notes))
+
+
+def sex_groups(homologues: Sequence[str | None], records: NDArray[np.int64]) -> tuple[str, ...] | None:
+    """Say of each test window whether it is on a sex chromosome; None where none is.
+
+    Parameters
+    ----------
+    homologues : sequence of (str or None)
+        Human-homologous chromosome of each record.
+    records : ndarray of int64, shape (windows,)
+        The record of each window.
+
+    Examples
+    --------
+    >>> sex_groups(["5", "X"], np.array([0, 1, 1]))
+    ('autosomes', 'sex chromosomes', 'sex chromosomes')
+    >>> sex_groups(["5", "X"], np.array([0, 0])) is None
+    True
+    """
+    sex = [homologues[record] in SEX_CHROMOSOMES for record in records.tolist()]
+    if not any(sex):
+        return None
+    return tuple("sex chromosomes" if one else "autosomes" for one in sex)
 
 
 def split_by_group(groups: Sequence[str], *, fraction: float, seed: int, part: Part = "test") -> Split:

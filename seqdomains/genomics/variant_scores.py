@@ -208,5 +208,9 @@ def _index(path: Path, refusal: str) -> None:
     if refusal:
         logger.warning("%s gets no index: %s", path, refusal)
         return
-    with atomic_file(place) as partial:
-        pysam.tabix_index(str(path), preset="vcf", index=str(partial), keep_original=True, force=True)
+    before = pysam.set_verbosity(0)  # htslib would warn of position 0, which VCF allows
+    try:
+        with atomic_file(place) as partial:
+            pysam.tabix_index(str(path), preset="vcf", index=str(partial), keep_original=True, force=True)
+    finally:
+        pysam.set_verbosity(before)

@@ -165,6 +165,13 @@ class VariantReader:
         self._aliases = read_aliases(beside) if beside else None
         with _silent():
             self._file = _open(path, samples=samples)
+        try:
+            str(self._file.header)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: the header is not UTF-8, as VCF has to be; if it is Latin-1, `iconv -f LATIN1 -t UTF-8` "
+                "converts it"
+            ) from error
 
     @property
     def header(self) -> Any:
@@ -202,13 +209,14 @@ class VariantReader:
                 try:
                     with _silent():
                         record = next(self._file)
+                        str(record)  # which decodes it; pysam would do so where it is used, and it may be no UTF-8
                 except StopIteration:
                     return
                 except (OSError, NotImplementedError, ValueError) as error:
                     raise InputError(
                         f"{self.path}: record {self.records + 1} cannot be read: the file is damaged or ends inside "
-                        "it, its line is blank, has fewer than 8 columns divided by tabs, or a POS that is no number; "
-                        "correct it"
+                        "it, its line is blank, has fewer than 8 columns divided by tabs, a POS that is no number, or "
+                        "letters that are not UTF-8; correct it"
                     ) from error
                 yield record
         finally:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqdomains.errors import ConfigError, InputError
+from seqdomains.errors import InputError
 from seqdomains.files import atomic_file
 
 _HEADER_WORDS = (["track"], ["browser"])
 _MOST_DIGITS = 18  # a coordinate fits 64 bits
-_REGION = re.compile(
-    r"(?:\{(?P<braced>[^{}\s]+)\}|(?P<contig>[^{}\s]+?))(?::(?P<start>\d[\d,]{0,17})(?:-(?P<end>\d[\d,]{0,17}))?)?",
-    re.ASCII,
-)
 
 
 @dataclass(frozen=True)
@@ -145,38 +140,21 @@ def _region(path: Path, number: int, line: str, words: list[str]) -> Region:
     return Region(words[0], start, end, words[3] if len(words) > 3 else "", number)
 
 
-def parse_region(text: str, *, option: str) -> Region:
-    """Read a region as samtools writes it: `contig`, `contig:start-end` or `contig:start`, 1-based, ends included.
-
-    Commas within numbers are allowed. A contig whose own name has a colon and digits is written in braces.
-
-    Returns
-    -------
-    Region
-        0-based half-open; an end of 0 stands for the contig's own.
-
-    Raises
-    ------
-    ConfigError
-        It is none; names the option that it was given to.
+def require_within(region: Region, length: int, path: Path | str) -> None:
+    """Refuse a region that ends behind its contig of `length` bp in the file at `path`.
 
     Examples
     --------
-    >>> region = parse_region("chr1:9-1,000", option="")
-    >>> region.contig, region.start, region.end
-    ('chr1', 8, 1000)
-    >>> parse_region("{HLA:1}:5", option="").contig
-    'HLA:1'
+    >>> require_within(Region("chr1", 0, 10, line=2), 9, "a.fa")
+    Traceback (most recent call last):
+    seqdomains.errors.InputError: region chr1:0-10 (line 2 of the BED) ends behind the contig, which has 9 bp in a.fa
     """
-    found = _REGION.fullmatch(text.strip())
-    if not found:
-        raise ConfigError(f"{option}: {text!r} is no region; expected contig or contig:start-end, as chr1:1,001-2,000")
-    start, end = (int(found[key].replace(",", "")) if found[key] else 0 for key in ("start", "end"))
-    if (found["start"] and not start) or (found["end"] and end < start):
-        raise ConfigError(
-            f"{option}: {text!r} begins at {start} and ends at {end}; positions count from 1, start <= end"
+    if region.end > length:
+        line = f" (line {region.line} of the BED)" if region.line else ""
+        raise InputError(
+            f"region {region.contig}:{region.start}-{region.end}{line} ends behind the contig, which has {length} bp "
+            f"in {path}"
         )
-    return Region(found["braced"] or found["contig"], max(0, start - 1), end)
 
 
 def write_bed(path: Path, rows: Iterable[tuple[object, ...]], *, header: str = "") -> None:

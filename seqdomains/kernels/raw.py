@@ -9,8 +9,21 @@ from __future__ import annotations
 from seqdomains.kernels.causal_conv1d import _run as convolve
 from seqdomains.kernels.causal_conv1d import _run_backward as convolve_backward
 from seqdomains.kernels.rms_norm import _run as normalise
+from seqdomains.kernels.rms_norm import _run_again as normalise_again
 from seqdomains.kernels.rms_norm import _run_backward as normalise_backward
+from seqdomains.kernels.selective_scan import _repeats_output as scan_repeats_output
 from seqdomains.kernels.selective_scan import _run as scan
 from seqdomains.kernels.selective_scan import _run_backward as scan_backward
+from seqdomains.kernels.selective_scan import _run_backward_with_output as scan_backward_with_output
 
-__all__ = ["convolve", "convolve_backward", "normalise", "normalise_backward", "scan", "scan_backward"]
+__all__ = [
+    "convolve",
+    "convolve_backward",
+    "normalise",
+    "normalise_again",
+    "normalise_backward",
+    "scan",
+    "scan_backward",
+    "scan_backward_with_output",
+    "scan_repeats_output",
+]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
 from seqdomains.pipelines.interrupts import StoppedError, stop_on_signals
-from seqdomains.pipelines.progress import progress_display
+from seqdomains.pipelines.progress import Paced, progress_display
 from seqdomains.pipelines.tables import Table
 from seqdomains.task import Span
 
@@ -123,6 +123,7 @@ def write_answers(
             progress_display(name, total=total, enabled=progress) as show,
             opened as table,
         ):
+            lines = Paced()
             for source, found in inputs:
                 before = windows
                 table.begin_input()
@@ -131,7 +132,7 @@ def write_answers(
                         for chunk, probabilities in answers:
                             table.write(chunk, probabilities)
                             windows += len(chunk)
-                            show(windows, source, False)
+                            show(windows, source, lines.due())
                             if stop.signum is not None:
                                 raise StoppedError(stop.signum, "the prediction was stopped; repeat the command")
                     good_inputs += 1

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqdomains.task import Batch, Windows
+from seqdomains.task import Batch, MaskedWindows, Windows
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class BatchTensors:
         without waiting for the device.
     real_tokens : int
         Sum of the lengths.
+    masked : Tensor of bool, shape (B, L), or None
+        Positions that are hidden and asked for; None where that is not what is asked.
     weights : Tensor of float32, shape (B, L), or None
         How much each position counts; None where all count alike.
     """
@@ -35,18 +37,19 @@ class BatchTensors:
     targets: Tensor | None
     lengths: Tensor | None
     real_tokens: int
+    masked: Tensor | None = None
     weights: Tensor | None = None
 
 
-def as_tensors(batch: Batch | Windows, *, pin: bool = False) -> BatchTensors:
+def as_tensors(batch: Batch | Windows | MaskedWindows, *, pin: bool = False) -> BatchTensors:
     """Wrap a batch's arrays, without a copy where they are contiguous.
 
     Parameters
     ----------
-    batch : Batch or Windows
+    batch : Batch or Windows or MaskedWindows
         What the task gave.
     pin : bool
-        Whether to copy tokens, targets and weights to page-locked memory, from which a GPU reads while it computes.
+        Whether to copy all but the lengths to page-locked memory, from which a GPU reads while it computes.
 
     Examples
     --------
@@ -55,11 +58,14 @@ def as_tensors(batch: Batch | Windows, *, pin: bool = False) -> BatchTensors:
     >>> tensors.tokens.dtype, tensors.lengths, tensors.real_tokens
     (torch.uint8, tensor([3, 2]), 5)
     """
-    arrays = (batch.tokens, getattr(batch, "targets", None), getattr(batch, "weights", None))
+    names = ("tokens", "targets", "weights", "masked")
+    arrays = {name: getattr(batch, name) for name in names if getattr(batch, name, None) is not None}
     # from_numpy takes no negative strides, which a flipped window has
-    tensors = [None if array is None else torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-    tokens, targets, weights = (one.pin_memory() if pin and one is not None else one for one in tensors)
-    assert tokens is not None  # noqa: S101 - for the type checker
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    if pin:
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     full = bool((batch.lengths == batch.tokens.shape[1]).all())
     lengths = None if full else torch.from_numpy(np.ascontiguousarray(batch.lengths))
-    return BatchTensors(tokens, targets, lengths, int(batch.lengths.sum()), weights)
+    return BatchTensors(
+        tensors.pop("tokens"), tensors.pop("targets", None), lengths, int(batch.lengths.sum()), **tensors
+    )

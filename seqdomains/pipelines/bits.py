@@ -21,7 +21,7 @@ from seqdomains.pipelines.batch_tensors import BatchTensors, as_tensors
 from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.run_folder import RunFolder, write_json
-from seqdomains.task import MaskedWindows, PretrainingTask
+from seqdomains.task import HiddenTokens, PretrainingTask
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def evaluate_bits(
 ) -> dict[str, Any]:
     """Score `model` on the test windows of `task`, in fp32.
 
-    The memory does not grow with their length, but for `MaskedWindows`: of those one is read as a whole.
+    The memory does not grow with their length, but for `HiddenTokens`: of those one is read as a whole.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def evaluate_bits(
     ):
         for batch in task.test_batches(config.batch_size):
             part = as_tensors(batch)
-            if isinstance(batch, MaskedWindows):
+            if isinstance(batch, HiddenTokens):
                 lost, counted = _nats_of_masked(model, part, device, at_once=config.tokens_at_once)
             else:
                 counted = counted_positions(part.tokens, part.lengths, task.ignored)
@@ -176,30 +176,42 @@ def summarise_bits(
     >>> round(result["bits"], 9), round(result["standard_error"], 9)
     (1.6, 0.6)
     """
-    bits, positions, windows = nats / math.log(2), int(counts.sum()), int((counts > 0).sum())
-    mean = float(bits.sum()) / positions
-    error = None
-    if windows > 1:
-        # Of a ratio of two sums (Cochran 1977, Sampling Techniques, 2.11): longer windows weigh more.
-        spread = float(np.square(bits - mean * counts).sum())
-        error = math.sqrt(windows / (windows - 1) * spread) / positions
+    bits, positions = nats / math.log(2), int(counts.sum())
     return {
         "kind": "bits",
-        "bits": mean,
-        "standard_error": error,
+        "bits": float(bits.sum()) / positions,
+        "standard_error": ratio_error(bits, counts),
         "uniform": math.log2(codes),
         "baselines": [dict(one) for one in baselines],
         "positions": positions,
-        "windows": windows,
+        "windows": int((counts > 0).sum()),
         "simulated": simulated,
         "notes": list(notes),
     }
+
+
+def ratio_error(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> float | None:
+    """Return the standard error of sum(sums) / sum(counts) from how windows differ; None for a single one.
+
+    That of a ratio of two sums (Cochran 1977, Sampling Techniques, 2.11): longer windows weigh more.
+
+    Examples
+    --------
+    >>> ratio_error(np.array([10.0, 30.0]), np.array([10, 10])), ratio_error(np.array([1.0]), np.array([1]))
+    (1.0, None)
+    """
+    positions, windows = int(counts.sum()), int((counts > 0).sum())
+    if windows < 2:
+        return None
+    spread = float(np.square(sums - sums.sum() / positions * counts).sum())
+    return math.sqrt(windows / (windows - 1) * spread) / positions
 
 
 def _nats(
     model: MambaLM, tokens: Tensor, counted: Tensor, device: torch.device, *, at_once: int
 ) -> NDArray[np.float64]:
     """Return what each window costs, read in pieces with the state carried along."""
+    model.config.require_causal("bits of each next token", instead="Score it on masked tokens.")
     total = np.zeros(len(tokens))
     step = max(1, at_once // len(tokens))
     state: InferenceState | None = None

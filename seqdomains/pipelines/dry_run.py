@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seqdomains.backbone import MambaLM, SequenceClassifier
+from seqdomains.backbone import MambaLM, PatchReconstructor, SequenceClassifier
 from seqdomains.backbone.footprint import Footprint
 from seqdomains.pipelines.borrowed import borrowed, thread_count
 from seqdomains.pipelines.memory import step_memory, uses_bf16
@@ -29,7 +29,7 @@ class DryRun:
     Parameters
     ----------
     parameters, classes : int
-        Of the model; a language model has 0 classes.
+        Of the model; one of sequences without classes has 0.
     windows, window : int
         That a step reads, and their length in tokens.
     at_once : int
@@ -82,7 +82,7 @@ class DryRun:
 
 
 def dry_run(
-    model: SequenceClassifier | MambaLM,
+    model: SequenceClassifier | MambaLM | PatchReconstructor,
     config: TrainConfig,
     *,
     window: int,
@@ -94,7 +94,7 @@ def dry_run(
 
     Parameters
     ----------
-    model : SequenceClassifier or MambaLM
+    model : SequenceClassifier or MambaLM or PatchReconstructor
     config : TrainConfig
     window : int
         Full length in tokens.
@@ -147,7 +147,7 @@ def dry_run(
 
 
 def _time(
-    model: SequenceClassifier | MambaLM,
+    model: SequenceClassifier | MambaLM | PatchReconstructor,
     objective: Objective,
     windows: int,
     length: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from seqdomains.pipelines.inference import Classifier
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.ranking import ranking
 from seqdomains.pipelines.run_folder import RunFolder, write_json
-from seqdomains.task import ClassificationTask
+from seqdomains.task import ClassificationTask, ControlledTask
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def evaluate(
     run: RunFolder | None = None,
     *,
     device: torch.device | str = "cpu",
+    notes: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Score `model` on the test windows of `task`, in fp32.
@@ -65,6 +66,8 @@ def evaluate(
         Where to write evaluation.json and the test windows; none writes nothing.
     device : torch.device or str
         Where to compute; the model is back where it was afterwards.
+    notes : sequence of str
+        Sentences that stand beside the result, before those of the task.
     progress : bool
         Whether to tell the user how far it is.
 
@@ -75,7 +78,9 @@ def evaluate(
         ``macro_f1``, ``mean_average_precision``, ``mean_auc`` and ``d_prime`` (see `ranking`), ``chance``
         (1 / classes), ``majority`` (share of the commonest class), ``ceiling``, ``share_of_the_way`` =
         (accuracy - chance) / (ceiling - chance), ``baseline``, ``cross_entropy`` (nats), ``classes``, ``confusion``
-        (row: true class, column: predicted), ``per_class``, ``windows``, ``simulated``, ``notes``.
+        (row: true class, column: predicted), ``per_class``, ``windows``, ``simulated``, ``notes``. Of a
+        `ControlledTask` also ``groups`` (windows, accuracy and interval of each group of test windows) and
+        ``controls``, each of the form of ``baseline``.
 
     Raises
     ------
@@ -134,10 +139,13 @@ def evaluate(
         baseline=task.baseline(),
         cross_entropy=surprise / int(confusion.sum()),
         simulated=task.simulated,
-        notes=task.notes(),
+        notes=(*notes, *task.notes()),
     )
     labels = np.concatenate(truths)[:, None] == np.arange(len(classes))
     result |= ranking(labels, np.concatenate(scores))
+    if isinstance(task, ControlledTask):
+        right = np.concatenate(scores).argmax(axis=1) == np.concatenate(truths)
+        result |= {"groups": _by_group(task.test_groups(), right), "controls": _controls(task, len(right))}
     if run is not None:
         task.write_test_windows(run.path)
         write_json(run.evaluation, result)
@@ -258,6 +266,27 @@ def _answers(
                 f"the model tells {probabilities.shape[1]} classes apart, the data has {len(task.classes)}"
             )
         yield batch.targets, probabilities
+
+
+def _by_group(groups: Sequence[str] | None, right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return windows, accuracy and its interval of each group, in the order in which they are met."""
+    found = {}
+    names = np.array(groups if groups is not None else ())
+    for name in dict.fromkeys(names.tolist()):
+        count, correct = int((names == name).sum()), int(right[names == name].sum())
+        found[name] = {
+            "windows": count,
+            "accuracy": correct / count,
+            "interval": list(wilson_interval(correct, count)),
+        }
+    return found
+
+
+def _controls(task: ControlledTask, windows: int) -> list[dict[str, Any]]:
+    return [
+        {**control, "interval": list(wilson_interval(round(control["accuracy"] * windows), windows))}
+        for control in task.controls()
+    ]
 
 
 def _of_class(confusion: NDArray[np.int64], index: int) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def generate(
     Raises
     ------
     InputError
-        The logits are not finite.
+        The model is not causal, or the logits are not finite.
     ValueError
         The prompt is empty.
     StoppedError
@@ -191,6 +191,7 @@ def generate(
     """
     if not len(prompt):
         raise ValueError("an empty prompt: expected at least one token, from which the next is told")
+    model.config.require_causal("generation", instead="Give a model that was trained on each next token.")
     device, how = torch.device(device), sampling or Sampling()
     recorded = device.type == "cuda" if graph is None else graph
     groups = -(-count // TOGETHER)

@@ -124,6 +124,7 @@ def stream_likelihood(
     InputError, StoppedError
         As `seqdomains.pipelines.predict.predict`.
     """
+    model.config.require_causal("a stream", instead="Give a model that was trained on each next token.")
     device = torch.device(device)
     with deterministic(), borrowed(model, device=device, training=False):
         found = ((name, answers(model, records, every, device)) for name, records in inputs)

@@ -89,7 +89,7 @@ def out_of_memory(model: nn.Module, config: TrainConfig, *, window: int, device:
     ]
     if isinstance(sizes := getattr(model, "config", None), MambaConfig):
         if not config.recompute:
-            problems.append("train.recompute=true keeps a third of what follows")
+            problems.append("train.recompute=true takes about a third of what follows")
         for chunk in sorted({length, *(length >> shift for shift in range(1, 8))} - {0}, reverse=True):
             tokens = at_once * chunk // config.sequence_ranks
             need = step_memory(model, sizes, config, tokens=tokens, device=device)

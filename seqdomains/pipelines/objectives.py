@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqdomains.backbone import MambaLM
+from seqdomains.backbone import MambaConfig, MambaLM, PatchReconstructor
 from seqdomains.backbone.lengths import counted_positions
 from seqdomains.backbone.token_cost import token_cost
+from seqdomains.errors import ConfigError
 from seqdomains.pipelines.batch_tensors import BatchTensors
-from seqdomains.pipelines.recipe import StepPlan
+from seqdomains.pipelines.recipe import StepPlan, TrainConfig
 
 
 class Objective(Protocol):
@@ -142,7 +143,7 @@ class MaskedTokens:
 
     def _targets(self, part: BatchTensors) -> Tensor:
         if part.targets is None or part.targets.shape != part.tokens.shape:
-            raise ValueError("windows without hidden tokens: train on them with NextToken, or give MaskedWindows")
+            raise ValueError("windows without hidden tokens: train on them with NextToken, or give HiddenTokens")
         return part.targets
 
 
@@ -154,4 +155,90 @@ def _sum(counted: Tensor, weights: Tensor | None) -> float:
     return int(counted.sum()) if weights is None else float((weights * counted).sum(dtype=torch.float64))
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """Squared error of what is hidden in windows of a `MaskedTask`, under a `PatchReconstructor`.
+
+    Examples
+    --------
+    >>> masked = torch.tensor([[False, True, True]])
+    >>> Reconstruction().count(BatchTensors(torch.zeros(1, 3, 2), None, None, 3, masked))
+    2
+    """
+
+    def most(self, plan: StepPlan) -> int:
+        """Return the number of positions, of which those that are not hidden do not count."""
+        return plan.windows * plan.window
+
+    def count(self, part: BatchTensors) -> float:
+        """Return the number of hidden positions."""
+        return int(_masked(part).sum())
+
+    def trial(self, tokens: Tensor) -> BatchTensors:
+        """See `Objective`."""
+        masked = torch.ones(tokens.shape[:2], dtype=torch.bool)
+        return BatchTensors(tokens, None, None, _tokens(tokens), masked)
+
+    def total(self, model: nn.Module, part: BatchTensors, *, device: torch.device, **options: Any) -> Tensor:
+        """See `Objective`.
+
+        Raises
+        ------
+        ValueError
+            Nothing says what is hidden.
+        """
+        tokens, masked = part.tokens.to(device, non_blocking=True), _masked(part).to(device, non_blocking=True)
+        return cast(PatchReconstructor, model).loss(tokens, masked, lengths=part.lengths, reduction="sum", **options)
+
+
+def _masked(part: BatchTensors) -> Tensor:
+    if part.masked is None:
+        raise ValueError("windows of which nothing is hidden: give a MaskedTask")
+    return part.masked
+
+
 CLASSIFICATION: Final = Classification()
+
+
+def refuse_unfit(config: TrainConfig, sizes: MambaConfig, *, objective: Objective | None = None) -> None:
+    """Refuse what a model that is not causal cannot be trained with.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    sizes : MambaConfig
+        Of the model's backbone.
+    objective : Objective, optional
+        Where it is known.
+
+    Raises
+    ------
+    ConfigError
+        Time chunks, ranks that share a window, or next tokens.
+
+    Examples
+    --------
+    >>> refuse_unfit(TrainConfig(time_chunk=64), MambaConfig(d_model=8, n_layer=1, bidirectional=True))
+    Traceback (most recent call last):
+    seqdomains.errors.ConfigError: train.time_chunk: the model reads both sides of a position, so that windows stay ...
+    """
+    if sizes.causal:
+        return
+    reason = "the model reads both sides of a position"
+    problems = []
+    if config.time_chunk is not None:
+        problems.append(
+            f"train.time_chunk: {reason}, so that windows stay whole; lower train.micro_batch, or set "
+            "train.recompute=true"
+        )
+    if config.sequence_ranks > 1:
+        problems.append(
+            f"train.sequence_ranks: {reason}, so that windows stay whole; leave it at 1, and ranks share the batch"
+        )
+    if isinstance(objective, NextToken):
+        problems.append(
+            f"model.bidirectional, model.reverse_complement: {reason} and has seen the next token, which it would be "
+            "asked; train it on masked tokens"
+        )
+    if problems:
+        raise ConfigError(problems)

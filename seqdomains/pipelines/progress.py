@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _log = logging.getLogger(__name__)
 
 Show = Callable[[int, str, bool], None]
+# Seconds between two lines where there is no terminal and nothing else to tell.
+_QUIET = 30.0
 
 
 @contextmanager
@@ -60,6 +63,36 @@ def progress_display(label: str, *, total: int | None, start: int = 0, enabled: 
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total, completed=start, text="")
         yield lambda done, text, milestone: bar.update(task, completed=done, text=text)
+
+
+class Paced:
+    """Says when the next line is due, so that a log of a long piece of work shows that it goes on and stays short.
+
+    Parameters
+    ----------
+    seconds : float
+        From one to the next; the first one comes so long after the beginning.
+
+    Examples
+    --------
+    >>> Paced(seconds=3600).due(), Paced(seconds=0).due()
+    (False, True)
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = _QUIET if seconds is None else seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is; then the next one is counted from now."""
+        if time.monotonic() - self._last < self._seconds:
+            return False
+        self.restart()
+        return True
+
+    def restart(self) -> None:
+        """Count from now, since something else was told."""
+        self._last = time.monotonic()
 
 
 def duration(seconds: float) -> str:

@@ -139,6 +139,7 @@ def score_pairs(
     >>> outcome = score_pairs(model, [("toy", rows)], nullcontext(Shown()), values=1, progress=False)
     [[0.0], [nan]]
     """
+    model.config.require_causal("a likelihood ratio", instead="Give a model that was trained on each next token.")
     device = torch.device(device)
     with deterministic(), borrowed(model, device=device, training=False):
         # `launch` is all that a runner asks of a verb for `launch` and `fetch`.

@@ -60,7 +60,9 @@ class TrainConfig(BaseModel):
         "more. null: the whole window.",
     )
     recompute: bool = Field(
-        False, description="Keep a third of the memory for the backward pass and compute the rest again."
+        False,
+        description="Keep a fifth of the memory for the backward pass, or two where the fast kernels don't run, and "
+        "compute the rest again.",
     )
     sequence_ranks: int = Field(
         1, ge=1, description="Processes of a torchrun job that share the time of each window; the rest share the batch."

@@ -97,6 +97,7 @@ def record_likelihoods(
     #record	start	end	n	log	bits
     r	0	4	3	-8.31776... 4.0000000...
     """
+    model.config.require_causal("a likelihood", instead="Give a model that was trained on each next token.")
     device = torch.device(device)
     with deterministic(), borrowed(model, device=device, training=False):
         rows = _Rows(model, before, codes, every, device)

@@ -54,14 +54,14 @@ def write_report(run: RunFolder | Path) -> Path:
     figures = {}
     if metrics:
         figures["training"] = as_svg(training_figure(metrics), "training")
-    of_bits = result is not None and result.get("kind") == "bits"
-    if result and not of_bits:
+    kind = "classes" if result is None else result.get("kind", "classes")
+    if result and kind == "classes":
         figures["accuracy"] = as_svg(accuracy_figure(result), "accuracy")
         figures["confusion"] = as_svg(confusion_figure(result), "confusion")
     text = _render(
         name=run.path.resolve().name,
         result=result,
-        of_bits=of_bits,
+        kind=kind,
         last=metrics[-1] if metrics else None,
         complete=run.complete,
         sessions=sessions,

@@ -181,6 +181,7 @@ def stream(
     >>> outcome.windows  # after 4, 8 and all 9 tokens
     3
     """
+    model.config.require_causal("a stream", instead="Classify windows instead: predict reads them whole.")
     device = torch.device(device)
     with deterministic(), borrowed(model, device=device, training=False):
         found = ((name, answers(model, records, every, device)) for name, records in inputs)

@@ -197,6 +197,16 @@ def test_the_draw_is_of_the_seed():
     assert split_clips(clips, kind="clip").notes == ("Held out: 4 of 20 clips, drawn from each class.",)
 
 
+def test_clips_without_labels_are_drawn_from_all_files():
+    clips = [clip(f"{number}.wav", None) for number in range(20)]
+    split = split_clips(clips, kind="clip")
+    assert names(clips, split.held) == HELD_OF_SEED_0
+    assert split.notes == ("Held out: 4 of 20 clips, drawn from all files.",)
+    parts = [Clip(Path("/data/a.wav"), None, {}, start=start, name="a.wav") for start in range(3)]
+    with pytest.raises(InputError, match=r"3 clips of one file, /data/a\.wav: another file is needed"):
+        split_clips(parts, kind="clip")
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from("ab")), min_size=4, max_size=30), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_parts_of_a_file_stay_together(parts, seed):

@@ -9,8 +9,8 @@ from seqdomains.backbone import MambaConfig, SequenceClassifier
 from seqdomains.backbone.footprint import footprint
 
 
-def model_of(width, blocks):
-    return SequenceClassifier(MambaConfig(d_model=width, n_layer=blocks), classes=("a", "b"))
+def model_of(width, blocks, **options):
+    return SequenceClassifier(MambaConfig(d_model=width, n_layer=blocks, **options), classes=("a", "b"))
 
 
 def kept_by_autograd(model, tokens, *, bf16, recompute):
@@ -36,8 +36,13 @@ def kept_by_autograd(model, tokens, *, bf16, recompute):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("width", "blocks"), [(64, 4), (128, 3), (96, 6)])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_what_is_kept_is_what_autograd_keeps(precision, width, blocks, recompute):
-    model, tokens = model_of(width, blocks), torch.zeros(2, 1500, dtype=torch.uint8)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bidirectional": True}, {"complement": tuple(range(15, -1, -1))}],
+    ids=["causal", "bidirectional", "both strands"],
+)
+def test_what_is_kept_is_what_autograd_keeps(precision, width, blocks, recompute, options):
+    model, tokens = model_of(width, blocks, **options), torch.zeros(2, 1500, dtype=torch.uint8)
     kept = kept_by_autograd(model, tokens, bf16=precision == "bf16", recompute=recompute)
     found = footprint(model.config, parameters=0, tokens=3000, precision=precision, device="cpu", recompute=recompute)
     assert found.kept == pytest.approx(kept, rel=0.15)

@@ -126,6 +126,35 @@ def test_report_of_a_run(seqdomains, run):
     assert outcome.code == 0, outcome.err
 
 
+@pytest.mark.parametrize(
+    ("command", "preset", "window", "parameters"),
+    [
+        ("train", "audio-small", "32 windows of 8: ", "279,554 (with 2 classes)"),
+        ("train", "digits", "64 windows of 100: ", "274,178 (with 2 classes)"),
+        ("train", "words", "64 windows of 100: ", "98,882 (with 2 classes)"),
+        ("pretrain", "codes", "64 windows of 800: ", "1,432,192"),
+        ("pretrain", "codes-small", "4 windows of 800: ", "114,560"),
+        ("pretrain", "spectrogram-small", "32 windows of 8: ", "337,088"),
+    ],
+)
+def test_what_each_preset_would_take(seqdomains, command, preset, window, parameters):
+    short = ("--set", "data.seconds=0.1", "--set", "train.micro_batch=2", "--device", "cpu")
+    outcome = seqdomains("audio", command, "--preset", preset, *short, "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith(f"parameters  {parameters}\n")
+    assert window in outcome.out
+
+
+@pytest.mark.parametrize("preset", ["codes", "spectrogram-small"])
+def test_presets_without_classes_are_not_for_classifiers(seqdomains, run, preset):
+    for given in (("train",), ("finetune", run)):
+        outcome = seqdomains("audio", *given, "--preset", preset, "--device", "cpu")
+        assert outcome.code == 2
+        assert (
+            f"--preset {preset}: is of a model without classes; use it with `seqdomains audio pretrain`" in outcome.err
+        )
+
+
 def test_dry_run(seqdomains):
     outcome = seqdomains("audio", "train", *QUICK, "--dry-run")
     assert outcome.code == 0, outcome.err
@@ -158,7 +187,7 @@ def test_pretraining_needs_no_data_and_no_label(seqdomains, tmp_path):
     ("options", "words"),
     [
         (("--set", "input.codec=waveform"), "input.codec: waveform gives real numbers"),
-        (("--preset", "words"), "model.pooling: unknown key"),
+        (("--preset", "words"), "--preset words: is of a classifier; use it with `seqdomains audio train`"),
     ],
 )
 def test_what_is_no_language_model_is_refused(seqdomains, options, words):
@@ -233,6 +262,26 @@ def test_a_long_file_with_carried_state_is_the_whole_file(seqdomains, coder, tmp
         whole = model(torch.from_numpy(codes)[None]).softmax(-1)[0]
     np.testing.assert_allclose([float(one) for one in row[5:]], whole.numpy(), atol=1e-4)
     assert float(row[3]) == pytest.approx(seconds, abs=1e-3)
+
+
+def test_a_log_shows_how_far_a_long_file_is(seqdomains, coder, tmp_path, monkeypatch):
+    import re
+
+    import soundfile
+
+    soundfile.write(tmp_path / "long.wav", sound(8000 * 9, 1).T, 8000)
+    given = ("audio", "predict", coder, tmp_path / "long.wav", "--device", "cpu")
+    quiet = seqdomains(*given)
+    assert "files, " not in quiet.err.replace("1 of 1 files, ", "")
+    monkeypatch.setattr("seqdomains.pipelines.progress._QUIET", 0.0)
+    told = seqdomains(*given)
+    assert told.code == 0, told.err
+    assert told.out == quiet.out
+    lines = re.findall(
+        r"^records 0/1  0 of 1 files, ([0-9]+) s of 9 s, .* M positions/s, [0-9]+ s left$", told.err, re.M
+    )
+    assert lines
+    assert list(map(int, lines)) == sorted(map(int, lines))
 
 
 def test_windows(seqdomains, coder, tmp_path):

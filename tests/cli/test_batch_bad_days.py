@@ -191,8 +191,8 @@ def between(monkeypatch):
     def install(change):
         calls = []
 
-        def run(worker, shard):
-            done = compute(worker, shard)
+        def run(worker, shard, heard):
+            done = compute(worker, shard, heard)
             calls.append(shard)
             if len(calls) == 1:
                 change()

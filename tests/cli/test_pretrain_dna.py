@@ -77,6 +77,19 @@ def test_masked_training_on_simulated_genomes_says_both(seqdomains, tmp_path):
     assert signature["objective"] == "masked"
 
 
+def test_a_model_of_both_sides_and_both_strands_is_trained_on_hidden_bases_alone(seqdomains, fasta, tmp_path):
+    sides = ("--set", "model.bidirectional=true", "--set", "model.reverse_complement=equivariant")
+    outcome = seqdomains("genomics", "pretrain", *TINY, *sides, "--out", tmp_path / "next")
+    assert outcome.code == 2
+    assert "has seen the next token, which it would be asked; train it on masked tokens" in outcome.err
+    run = tmp_path / "masked"
+    outcome = seqdomains("genomics", "pretrain", *TINY, *sides, "--set", "objective=masked", "--out", run)
+    assert outcome.code == 0, outcome.err
+    for command in ("likelihood", "generate"):
+        given = (fasta(a=50),) if command == "likelihood" else ()
+        assert "the artefact's objective is 'masked'" in seqdomains("genomics", command, run, *given).error
+
+
 def test_soft_mask_weight_changes_the_training_alone(seqdomains, tmp_path):
     for name, weight in (("one", 1), ("less", 0.1)):
         setting = f"data.soft_mask_weight={weight}"
@@ -159,8 +172,12 @@ def test_a_dry_run_of_masked_training(seqdomains):
     [
         (("--data", "none.fa"), 1, "none.fa does not exist: give the path of a FASTA file or of a folder of them"),
         (("--data", "{dna}", "--regions", "none.bed"), 1, "cannot be read as BED"),
-        (("--data", "{dna}", "--set", "data.held=[chr9]"), 1, "data.held: no file has a contig 'chr9'"),
-        (("--data", "{dna}", "--set", "data.held=[chr2:0-9]"), 2, "'chr2:0-9' begins at 0"),
+        (("--data", "{dna}", "--set", "data.held=[chr9]"), 1, "steps.fa has no contig 'chr9'"),
+        (
+            ("--data", "{dna}", "--set", "data.held=[chr2:0-9]"),
+            1,
+            "data.held: region 'chr2:0-9': positions are 1-based",
+        ),
         (("--set", "objective=both"), 2, "objective: "),
         (("--set", "data.soft_mask_weight=2"), 2, "data.soft_mask_weight: "),
         (("--set", "data.masking.hiden=1"), 2, "data.masking.hiden: unknown key; did you mean data.masking.hidden?"),

@@ -15,17 +15,27 @@ from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
+import assemblies
 import batches
 import documents
 import sequences
 import sounds
 import tensors
 import torch
+import variants
 from guard import HARD_SECONDS, Watch, refused
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from target import Files, Target
 
-TARGETS = (*sequences.TARGETS, *documents.TARGETS, *tensors.TARGETS, *batches.TARGETS, *sounds.TARGETS)
+TARGETS = (
+    *sequences.TARGETS,
+    *documents.TARGETS,
+    *tensors.TARGETS,
+    *batches.TARGETS,
+    *sounds.TARGETS,
+    *variants.TARGETS,
+    *assemblies.TARGETS,
+)
 BATCH = 500  # examples between two looks at the clock
 
 

@@ -28,8 +28,10 @@ READERS = (
     "batch shards",
     "batch report",
     "sound",
+    "variants",
+    "registry",
 )
-EXAMPLES = 40  # 40 s for all on one core; `make fuzz` goes on as long as it is told
+EXAMPLES = 40  # 50 s for all on one core; `make fuzz` goes on as long as it is told
 
 
 @pytest.fixture(scope="module")

@@ -182,3 +182,20 @@ def test_config_refuses_what_does_not_fit_together():
     ]:
         with pytest.raises(ValueError, match=message):
             SpeciesData(**values)
+
+
+@pytest.mark.parametrize("memory_mb", [512, 0], ids=["held", "indexed"])
+def test_simulated_assemblies_are_known_wherever_they_lie(tmp_path, memory_mb):
+    for species in ("human", "gorilla"):
+        (tmp_path / f"{species}.fa").write_text(f">chr5 hsa=5 species={species} simulated\nACGT\n>chr2 hsa=2\nACGT\n")
+    corpus = read_corpus(SpeciesData(paths=(tmp_path,), memory_mb=memory_mb))
+    assert corpus.marked
+    assert corpus.simulated is None
+    assert corpus.homologues == ("5", "2") * 2  # of a real gorilla, chr5 would be of the translocation
+    real = tmp_path / "real"
+    real.mkdir()
+    for species in ("human", "gorilla"):
+        (real / f"{species}.fa").write_text(">chr5 assembled\nACGT\n>chr2\nACGT\n")
+    corpus = read_corpus(SpeciesData(paths=(real,), memory_mb=memory_mb))
+    assert not corpus.marked
+    assert corpus.homologues == ("5x17", "2", "5", "2")

@@ -97,3 +97,21 @@ def test_single_records_are_tested_on_their_training_loci_and_that_is_noted():
     assert split.held.all()
     assert split.notes == no_split(2).notes
     assert "training loci" in split.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("sex", "train", "held", "note"),
+    [
+        ("test", [False, True, False, False], [True, False, True, True], None),
+        ("train", [False, True, True, True], [True, False, False, False], "X and Y are trained on: no test window"),
+        ("drop", [False, True, False, False], [True, False, False, False], "X and Y are on neither side"),
+    ],
+)
+def test_sex_chromosomes_are_on_one_side(sex, train, held, note):
+    names = ["5", "2", "X", "Y"]
+    split = split_by_chromosome(names, sex_chromosomes=sex)
+    assert (split.train.tolist(), split.held.tolist()) == (train, held)
+    assert [note in one for one in split.notes] == [True] * (note is not None)
+    valid = split_by_chromosome([*names, "1"], part="valid", sex_chromosomes=sex)
+    assert valid.train.tolist() == [*train, False]
+    assert valid.held.tolist() == [False] * 4 + [True]

@@ -271,3 +271,24 @@ def test_reference_with_a_gap_is_an_error_under_every_policy(reader, tmp_path):
 def test_window_without_room(reader):
     with pytest.raises(ConfigError, match="--window 32: expected at least 33"):
         reader(window=32)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            b"##fileformat=VCFv4.3\n",
+            b"##fileformat=VCFv4.3\n##source=M\xfcller\n",
+            "the header is not UTF-8, as VCF has to",
+        ),
+        (b"chr1\t5\t.\tG", b"chr\xfc\t5\t.\tG", "record 1 cannot be read: .* letters that are not UTF-8"),
+        (b"\t.\t.\t.\n", b"\t.\t.\tsource=M\xfcller\n", "record 1 cannot be read: .* letters that are not UTF-8"),
+    ],
+)
+def test_text_that_is_not_utf8(tmp_path, before, after, message):
+    content = b"##fileformat=VCFv4.3\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\nchr1\t5\t.\tG\tT\t.\t.\t.\n"
+    (tmp_path / "r.fa").write_text(">chr1\nAACCGGTTAC\n")
+    (tmp_path / "v.vcf").write_bytes(content.replace(before, after))
+    assert before in content
+    with pytest.raises(InputError, match=message):
+        list(VariantReader(tmp_path / "v.vcf", FastaFile(tmp_path / "r.fa"), window=40).variants())

@@ -339,7 +339,7 @@ def test_lengths_share_one_compilation(op, launches):
             assert all(each in long[name] for each in compiled), (name, length)
 
 
-def gluon_scan(dtype, N, *, batch=2, other=None, optional=True, length=5000):
+def gluon_scan(dtype, N, *, batch=2, other=None, optional=True, length=5000, output=False):
     """Launch the scan's Gluon kernels as a GPU would."""
     from seqdomains.kernels.selective_scan import gluon
 
@@ -348,7 +348,8 @@ def gluon_scan(dtype, N, *, batch=2, other=None, optional=True, length=5000):
     dt, BC, A, channel, h = meta(B, L, D, dtype=low), meta(B, L, N, dtype=low), meta(D, N), meta(D), meta(B, D, N)
     given = (channel, rows, channel, h) if optional else (None, None, None, None)
     _, _, states = gluon.forward(rows, dt, A, BC, BC, *given, optional, not optional)
-    gluon.backward(rows, h if optional else None, rows, dt, A, BC, BC, *given, states, optional, not optional)
+    gradients = rows, h if optional else None, rows, dt, A, BC, BC, *given, states, optional, not optional
+    gluon.backward(*gradients, y=rows if output else None)
 
 
 # Per kernel and N: registers, accesses to local memory, instructions of the longest loop, and of these the shuffles.
@@ -369,8 +370,12 @@ GLUON_BOUNDS = {
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("N", [16, 64])
-def test_loops_of_the_fast_scan(N, dtype, launches, tmp_path):
-    kernels = compile_all(launches(gluon_scan, dtype, N)) | compile_all(launches(gluon_scan, dtype, N, batch=90))
+@pytest.mark.parametrize("output", [False, True], ids=["", "and y"])
+def test_loops_of_the_fast_scan(N, dtype, output, launches, tmp_path):
+    kernels = compile_all(launches(gluon_scan, dtype, N))
+    kernels |= compile_all(launches(gluon_scan, dtype, N, batch=90))
+    if output:
+        kernels["sweep_forward"] = compile_all(launches(gluon_scan, dtype, N, output=True))["sweep_forward"]
     own = {name: kernel for name, kernel in kernels.items() if (N, name) in GLUON_BOUNDS}
     assert len(own) == sum(states == N for states, _ in GLUON_BOUNDS)
     assert kernels.keys() - own.keys() == {"pass_forward", "pass_and_add", "add_blocks", "add_all"}
@@ -378,7 +383,8 @@ def test_loops_of_the_fast_scan(N, dtype, launches, tmp_path):
         code = disassemble(kernel, tmp_path)
         most_registers, most_spills, most_instructions, most_shuffles = GLUON_BOUNDS[N, name]
         assert code.registers <= most_registers, (name, code.registers)
-        assert code.spills <= most_spills, (name, code.spills)
+        # With y to write, 19 with Triton 3.6 and N = 16 in bfloat16, beside 1,480 instructions.
+        assert code.spills <= most_spills + 16 * output, (name, code.spills)
         # An exp2 per state and step of four steps is the least that any of them does: else the loop was not found.
         assert code.loop["MUFU"] >= 16, (name, code.loop)
         assert code.loop.total() <= most_instructions, (name, code.loop.total())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seqdomains.errors import ConfigError
-from seqdomains.kernels import selective_scan, selective_scan_step
+from seqdomains.kernels import raw, selective_scan, selective_scan_step
 from seqdomains.kernels.selective_scan import fast_path, triton_complex_backward
 
 pytestmark = [
@@ -113,6 +113,24 @@ def test_slabs(shape, absent, reverse, hold):
     """Scratch memory is bounded by cutting rows and time."""
     inputs = inputs_of(*shape, dtypes=LOW, absent=absent)
     hold(selective_scan, inputs, cotangents_of(inputs), return_state=True, reverse=reverse)
+
+
+@pytest.mark.usefixtures("small_slabs")
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("dtype", [FULL, LOW], ids=str)
+@pytest.mark.parametrize("shape", [(4, 600, 64, 16), (1, 2500, 96, 16), (1, 2500, 96, 64)], ids=str)
+def test_the_backward_pass_makes_the_output_again(shape, dtype, reverse, tested):
+    """And the gradients are, bit for bit, those without."""
+    inputs = inputs_of(*shape, dtypes=dtype)
+    dy, dh_last = cotangents_of(inputs)
+    repeated = raw.scan_repeats_output(inputs["u"], inputs["A"], inputs["B"], inputs["C"], inputs["z"])
+    assert repeated == (tested == "gluon")
+    y, _, states = raw.scan(*inputs.values(), None, True, reverse)
+    arguments = dy, dh_last, *inputs.values(), None, states, True, reverse
+    *gradients, again = raw.scan_backward_with_output(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, raw.scan_backward(*arguments), strict=True))
+    assert again.dtype == y.dtype
+    assert (again.double() - y.double()).norm() <= (2e-3 if dtype == LOW else 1e-6) * y.double().norm()
 
 
 @pytest.mark.parametrize("dtype", [FULL, LOW], ids=str)

@@ -123,8 +123,8 @@ class Batch:
             worker = self.worker(read_plan(folder.plan))
             compute = worker.run
 
-            def run(shard):
-                done = compute(shard)
+            def run(shard, heard):
+                done = compute(shard, heard)
                 if between is not None:
                     between(shard)
                 return done
@@ -197,8 +197,8 @@ def test_a_shard_that_is_done_is_not_computed_again(batch):
     stopped = []
 
     class Stops(InThisProcess):
-        def compute(self, folder, shards, stop):
-            for one in super().compute(folder, shards, stop):
+        def compute(self, folder, shards, stop, heard):
+            for one in super().compute(folder, shards, stop, heard):
                 yield one
                 stopped.append(one.shard)
                 if len(stopped) == 3:
@@ -622,6 +622,14 @@ def test_workers_that_answer(processes, tmp_path):
     assert sorted(one.shard for one in found) == list(range(20))
     assert len(started()) == 2
     assert not any(is_worker(pid, tmp_path) for pid in started())
+
+
+def test_workers_tell_how_far_they_are(processes, tmp_path):
+    engine, _ = processes(f"""print(json.dumps({{"shard": shard, "heard": 7 + shard}}), flush=True)\n{ANSWERS}""")
+    heard = []
+    found = list(engine.compute(BatchFolder(tmp_path), range(3), StopRequest(), lambda *told: heard.append(told)))
+    assert sorted(one.shard for one in found) == [0, 1, 2]
+    assert sorted(heard) == [(0, 7), (1, 8), (2, 9)]
 
 
 @pytest.mark.parametrize(

@@ -178,3 +178,28 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
     with progress_display("train", total=4, start=1) as show:
         show(3, "loss 0.5", True)
     assert "3/4" in capsys.readouterr().err
+
+
+def test_groups_and_controls_stand_beside_the_result(toy, tmp_path):
+    class Controlled(toy.ToyTask):
+        def test_groups(self):
+            count = sum(len(batch.targets) for batch in self.test_batches(8))
+            return ["odd" if index % 2 else "even" for index in range(count)]
+
+        def controls(self):
+            return [{"name": "blind", "accuracy": 0.9, "training_windows": 5}]
+
+    model = toy.ToyClassifier()
+    run = RunFolder.prepare(tmp_path / "run", {})
+    result = evaluate(model, Controlled(), EvaluateConfig(), run, progress=False)
+    groups = result["groups"]
+    assert list(groups) == ["even", "odd"]
+    assert sum(part["windows"] for part in groups.values()) == result["windows"]
+    right = sum(part["windows"] * part["accuracy"] for part in groups.values())
+    assert right / result["windows"] == pytest.approx(result["accuracy"])
+    (control,) = result["controls"]
+    assert control["interval"][0] < 0.9 < control["interval"][1]
+    html = write_report(run.path).read_text()
+    assert "even (" in html
+    assert "control: blind, above chance" in html
+    assert "groups" not in evaluate(model, toy.ToyTask(), EvaluateConfig(), progress=False)

@@ -152,6 +152,12 @@ def test_settings_out_of_range_are_refused(changes, sentence):
         Sampling(**changes)
 
 
+def test_a_model_that_reads_both_sides_is_refused():
+    both = MambaLM(MambaConfig(d_model=8, n_layer=1, bidirectional=True))
+    with pytest.raises(InputError, match="the model reads both sides of a position, and generation takes one that"):
+        list(generate(both, PROMPT, length=3))
+
+
 def test_an_empty_prompt_is_refused(model):
     with pytest.raises(ValueError, match="an empty prompt"):
         list(generate(model, PROMPT[:0], length=3))

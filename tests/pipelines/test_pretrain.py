@@ -35,7 +35,7 @@ from seqdomains.pipelines.ranks import joined
 from seqdomains.pipelines.recipe import TrainConfig
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.train import train
-from seqdomains.task import MaskedWindows, Windows
+from seqdomains.task import HiddenTokens, Windows
 
 WINDOW = 24
 IGNORED = 7
@@ -173,7 +173,7 @@ class Hidden(Weighted):
         batch = super()._windows(seed, indices, window)
         asked = (np.arange(window + 1) + np.array(indices)[:, None]) % 3 == 0
         targets = np.where(asked, batch.tokens, 255).astype(np.int8)
-        return MaskedWindows(np.where(asked, 7, batch.tokens), batch.lengths, batch.weights, targets=targets)
+        return HiddenTokens(np.where(asked, 7, batch.tokens), batch.lengths, batch.weights, targets=targets)
 
 
 @pytest.mark.parametrize(("task", "objective"), [(Weighted(), NextToken(IGNORED)), (Hidden(), MaskedTokens())])
@@ -217,7 +217,7 @@ def test_bits_of_hidden_tokens_do_not_depend_on_how_many_windows_are_read_at_onc
 
 def test_windows_without_hidden_tokens_are_no_food_for_masked_training(tmp_path):
     run = RunFolder.prepare(tmp_path / "run", {})
-    with pytest.raises(ValueError, match="give MaskedWindows"):
+    with pytest.raises(ValueError, match="give HiddenTokens"):
         train(small_model(), Walk(), small_config(), run, objective=MaskedTokens(), progress=False)
 
 

@@ -34,6 +34,11 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
     return y.to(x.dtype), total.clone(), rstd
 
 
+def again(total: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Return y alone, of this dtype, of a sum that is there already."""
+    return forward(total, weight, None, eps)[0].to(dtype)
+
+
 def backward(
     dy: Tensor,
     dresidual_out: Tensor | None,

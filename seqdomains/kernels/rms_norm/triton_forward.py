@@ -75,9 +75,10 @@ def row_sums(tile):
 @triton.jit(do_not_specialize=["rows", "tiles"])
 def normalise(
     x_ptr, weight_ptr, residual_ptr, y_ptr, total_ptr, rstd_ptr, rows, tiles, channels, eps,
-    K: tl.constexpr, R: tl.constexpr, LANES: tl.constexpr, HAS_RESIDUAL: tl.constexpr, STAGES: tl.constexpr,
+    K: tl.constexpr, R: tl.constexpr, LANES: tl.constexpr, HAS_RESIDUAL: tl.constexpr, KEEP: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Write y, x + residual and 1 / sqrt(mean square + eps) of `tiles` tiles of R rows."""
+    """Write y and, to keep, x + residual and 1 / sqrt(mean square + eps) of `tiles` tiles of R rows."""
     channel = channels_of(K, LANES)
     exists = channel < channels
     weight = tl.load(weight_ptr + channel, mask=exists, other=0.0).to(tl.float32)[:, None, :]
@@ -89,9 +90,10 @@ def normalise(
         if HAS_RESIDUAL:
             total += tl.load(residual_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
         rstd = 1.0 / tl.sqrt(row_sums(total * total) / channels + eps)
-        tl.store(total_ptr + offsets, total, mask=mask)
         tl.store(y_ptr + offsets, total * rstd[None, :, None] * weight, mask=mask)
-        tl.store(rstd_ptr + row, rstd, mask=row < rows)
+        if KEEP:
+            tl.store(total_ptr + offsets, total, mask=mask)
+            tl.store(rstd_ptr + row, rstd, mask=row < rows)
 
 
 def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,18 +104,37 @@ def forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
     tuple of Tensor
         y in x's dtype, x + residual in float32, both of x's shape, and one over the root mean square, shape (B L,).
     """
+    y = torch.empty_like(x)
+    total = torch.empty_like(x, dtype=torch.float32)
+    rstd = torch.empty(x.numel() // x.shape[-1], device=x.device, dtype=torch.float32)
+    _launch(x, weight, residual, y, total, rstd, eps)
+    return y, total, rstd
+
+
+def again(total: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Return y alone, of this dtype, of a contiguous sum."""
+    y = torch.empty_like(total, dtype=dtype)
+    _launch(total, weight, None, y, None, None, eps)
+    return y
+
+
+def _launch(
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    y: Tensor,
+    total: Tensor | None,
+    rstd: Tensor | None,
+    eps: float,
+) -> None:
     channels = x.shape[-1]
     rows = x.numel() // channels
     share = share_rows(x, TILE)
-    y = torch.empty_like(x)
-    total = torch.empty_like(x, dtype=torch.float32)
-    rstd = torch.empty(rows, device=x.device, dtype=torch.float32)
     with on_device_of(x):
         launch(
             normalise, share.programs,
-            (x, weight, given(residual, x), y, total, rstd, rows, share.tiles, channels, eps),
+            (x, weight, given(residual, x), y, given(total, x), given(rstd, x), rows, share.tiles, channels, eps),
             {"K": share.blocks, "R": share.rows, "LANES": LANES, "HAS_RESIDUAL": residual is not None,
-             "STAGES": STAGES if share.warps > 1 else 1},
-            launch_key((x, weight, residual), channels), num_warps=share.warps,
+             "KEEP": total is not None, "STAGES": STAGES if share.warps > 1 else 1},
+            launch_key((x, weight, residual, y), channels), num_warps=share.warps,
         )  # fmt: skip
-    return y, total, rstd

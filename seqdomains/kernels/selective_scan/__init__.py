@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
@@ -307,6 +308,23 @@ _op = define_op(
 
 
 def _run_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    return _backward(dy, dh_last, None, *arguments)
+
+
+def _repeats_output(u: Tensor, A: Tensor, B: Tensor, C: Tensor, z: Tensor | None) -> bool:
+    """Whether the backward pass makes y again anyway, and writes it if asked to: then nobody has to keep it."""
+    fast = chosen("selective_scan", (u, A, B, C, z)) == "triton" and fast_path.choose(u, A, B, C, None) is not None
+    return fast and z is not None
+
+
+def _run_backward_with_output(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    """Return the gradients and y; see `_repeats_output`."""
+    y = torch.empty_like(arguments[0], memory_format=torch.contiguous_format)
+    return (*_backward(dy, dh_last, y, *arguments), y)
+
+
+def _backward(dy: Tensor, dh_last: Tensor | None, y: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    """Return the gradients; where `y` is given, y is written into it again."""
     *inputs, cu_seqlens, chunk_states, softplus, reverse = arguments
     name = chosen("selective_scan", inputs)
     u, A = inputs[0], inputs[2]
@@ -316,9 +334,12 @@ def _run_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[
     fast = fast_path.choose(*_deciding(inputs), cu_seqlens) if name == "triton" else None
     if fast is not None and chunk_states.shape == _states(name, u, A, cu_seqlens, portable=False):
         gradients = fast_path.attempt(
-            fast.backward, dy, dh_last, *inputs, chunk_states, softplus, reverse, index=u.get_device()
+            partial(fast.backward, y=y), dy, dh_last, *inputs, chunk_states, softplus, reverse, index=u.get_device()
         )
     if gradients is None:
+        if y is not None:
+            # The fast kernels did the forward, and have failed to compile since.
+            y.copy_(_run(*inputs, cu_seqlens, softplus, reverse)[0])
         if name != "reference" and chunk_states.shape != _states(name, u, A, cu_seqlens, portable=True):
             # Other kernels ran the forward: the variable was changed, or the fast ones compiled in one direction only.
             forward = module_of("selective_scan", name, "forward").forward

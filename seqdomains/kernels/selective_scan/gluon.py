@@ -76,11 +76,12 @@ def forward(
 
 def backward(
     dy: Tensor, dh_last: Tensor | None, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-    z: Tensor | None, bias: Tensor | None, h0: Tensor | None, states: Tensor, softplus: bool, reverse: bool,
+    z: Tensor | None, bias: Tensor | None, h0: Tensor | None, states: Tensor, softplus: bool, reverse: bool, *,
+    y: Tensor | None = None,
 ) -> list[Tensor | None]:  # fmt: skip
-    """Return the gradients; see `triton_backward.backward`."""
+    """Return the gradients; see `triton_backward.backward`. Where `y` is given, y is written into it again."""
     dy_, dh_last, *inputs = _aligned((dy, dh_last, u, dt, A, B, C, D, z, bias, h0))
-    return _backward(_call(inputs, softplus, reverse), given(dy_, dy), dh_last, inputs, states)
+    return _backward(_call(inputs, softplus, reverse), given(dy_, dy), dh_last, inputs, states, y)
 
 
 def _aligned(tensors: Inputs) -> Inputs:
@@ -119,11 +120,16 @@ def _forward(call: Call, inputs: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _backward(
-    call: Call, dy: Tensor, dh_last: Tensor | None, inputs: Sequence[Any], states: Tensor
+    call: Call,
+    dy: Tensor,
+    dh_last: Tensor | None,
+    inputs: Sequence[Any],
+    states: Tensor,
+    y: Tensor | None = None,
 ) -> list[Tensor | None]:
     u, dt, A, _, _, _, _, _, h0 = inputs
     with on_device_of(u):
-        plan = plan_backward(call, dy.dtype, dh_last is not None)
+        plan = plan_backward(call, dy.dtype, dh_last is not None, y is not None)
         gradients = [None if tensor is None else torch.empty_like(tensor) for tensor in inputs[:-1]]
         scratch = torch.empty(plan.scratch, device=call.device, dtype=torch.float32)
         # What leaves the first chunk is dh0; without h0 it is scratch that only slabs hand on.
@@ -133,7 +139,8 @@ def _backward(
             addresses[f"d{name}"] = given(gradient, A).data_ptr()
         low = "ddt" if plan.split or dt.element_size() == 4 else "du"
         plan.launches.run({
-            **addresses, "dy": dy.data_ptr(), "states": states.data_ptr(), "scratch": scratch.data_ptr(),
+            **addresses, "dy": dy.data_ptr(), "y": given(y, dy).data_ptr(), "states": states.data_ptr(),
+            "scratch": scratch.data_ptr(),
             "carry": carry.data_ptr(), "dh_last": given(dh_last, A).data_ptr(),
             "high": addresses["du" if plan.split else low], "low": addresses[low],
         })  # fmt: skip

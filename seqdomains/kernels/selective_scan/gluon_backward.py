@@ -126,14 +126,15 @@ def store_halves(high_ptr, low_ptr, value, mask, SPLIT: gl.constexpr):
 @gluon.jit(do_not_specialize=SIZES)
 def sweep_forward(
     u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, start_ptr, dy_ptr, states_ptr,
-    dz_ptr, high_ptr, low_ptr, kept_ptr, dC_ptr, added_ptr, reached_ptr, dA_ptr, sums_ptr, dD_ptr,
+    dz_ptr, y_ptr, high_ptr, low_ptr, kept_ptr, dC_ptr, added_ptr, reached_ptr, dA_ptr, sums_ptr, dD_ptr,
     length, channels, chunk, chunks, channel_blocks, first, segment,
     N: gl.constexpr, W: gl.constexpr, T: gl.constexpr, SUB: gl.constexpr, STRIDE: gl.constexpr,
     SOFTPLUS: gl.constexpr, HAS_D: gl.constexpr, HAS_Z: gl.constexpr, HAS_BIAS: gl.constexpr, HAS_START: gl.constexpr,
-    SPLIT: gl.constexpr, EXACT: gl.constexpr, REVERSE: gl.constexpr,
+    SPLIT: gl.constexpr, EXACT: gl.constexpr, REVERSE: gl.constexpr, OUTPUT: gl.constexpr,
 ):  # fmt: skip
-    """Sweep 1 over one chunk, in time order."""
+    """Sweep 1 over one chunk, in time order; with `OUTPUT` it writes y again, for which there has to be a gate."""
     gl.static_assert(STRIDE % T == 0)
+    gl.static_assert(HAS_Z or not OUTPUT)
     CH: gl.constexpr = channels_of(N, W)
     STATE: gl.constexpr = state_layout(N, W)
     ROW: gl.constexpr = gl.SliceLayout(1, STATE)
@@ -147,6 +148,7 @@ def sweep_forward(
     z_ptr += row * channels + channel
     dy_ptr += row * channels + channel
     dz_ptr += row * channels + channel
+    y_ptr += row * channels + channel
     high_ptr += row * channels + channel
     low_ptr += row * channels + channel
     B_ptr += row * N
@@ -206,6 +208,7 @@ def sweep_forward(
             dus = ()
             gs = ()
             slopes = ()
+            gates = ()
             skipped = ()
             for k in gl.static_range(SUB):
                 x = dt_rows.index(r + k).load(ROW).to(gl.float32) + shift
@@ -216,6 +219,7 @@ def sweep_forward(
                     z = z_rows.index(r + k).load(ROW).to(gl.float32)
                     gate = sigmoid(z)
                     slopes = slopes + (g * gate * (1.0 + z * (1.0 - gate)),)
+                    gates = gates + (z * gate,)
                     skipped = skipped + (skip * u,)
                     g = g * (z * gate)
                 ds = ds + (d,)
@@ -246,8 +250,11 @@ def sweep_forward(
                 offset = ((t + s + k) * STEP) * channels + lane
                 mask = exists & (t + s + k < steps)
                 if HAS_Z:
-                    dz = slopes[k] * (ys[k] + skipped[k])
+                    y = ys[k] + skipped[k]
+                    dz = slopes[k] * y
                     gl.store(dz_ptr + offset, dz.to(dz_ptr.dtype.element_ty), mask=mask)
+                if OUTPUT:
+                    gl.store(y_ptr + offset, (y * gates[k]).to(y_ptr.dtype.element_ty), mask=mask)
                 store_halves(high_ptr + offset, low_ptr + offset, gs[k] * Ps[k], mask, SPLIT)
         B_s.index(1 - buffer).store(B_next)
         C_s.index(1 - buffer).store(C_next)

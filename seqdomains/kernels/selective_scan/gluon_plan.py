@@ -16,6 +16,7 @@ import torch
 from seqdomains.kernels.selective_scan.gluon_backward import sweep_backward, sweep_forward
 from seqdomains.kernels.selective_scan.gluon_forward import chunk_ends, outputs
 from seqdomains.kernels.selective_scan.gluon_spread import spread_outputs
+from seqdomains.kernels.selective_scan.plan import GLUON_SCRATCH as SCRATCH
 from seqdomains.kernels.selective_scan.plan import STRIDE, gpu_chunk, slabs
 from seqdomains.kernels.selective_scan.triton_chunks import add_all, add_blocks, pass_and_add, pass_forward
 from seqdomains.kernels.triton_launch import Launches
@@ -26,9 +27,6 @@ INPUTS: Final = ("u", "dt", "A", "B", "C", "D", "z", "bias", "h0")
 PLANS: Final = 512
 # Channels a program of the forward sweeps owns, in one warp or with N = 64 in four.
 WIDTH: Final = 32
-# Scratch of the backward in bytes that is taken whole. Slabs of what the CUDA peer would take held fewer programs than
-# an H100 runs at once, up to 2^26 elements of u: at 1 x 2^15 x 1536 the backward took three times as long.
-SCRATCH: Final = 448 << 20
 # Registers a lane may have in the sweep back, by N: 200 leave room for 10 warps, which beat 11 at 178 and 12 at 168.
 REGISTERS: Final = {16: 200, 64: 128}
 # From so many channels of all batch rows on, one pass over all of time fills the GPU, and from so many with two
@@ -157,8 +155,11 @@ def _places(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
 
 
 @lru_cache(PLANS)
-def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
-    """Lay out the backward for a cotangent of this dtype; `carried` says whether h_last has one too."""
+def plan_backward(call: Call, dy: torch.dtype, carried: bool, output: bool = False) -> BackwardPlan:
+    """Lay out the backward for a cotangent of this dtype.
+
+    `carried` says whether h_last has one too, `output` whether y is wanted again.
+    """
     batch, length, channels, N = call.batch, call.length, call.channels, call.N
     chunk = gpu_chunk(batch, length, channels, N)
     chunks, strides = _cdiv(length, chunk), _cdiv(chunk, STRIDE)
@@ -181,12 +182,12 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
     })  # fmt: skip
 
     wide_ea = call.dtype("dt").itemsize == 4 or call.dtype("u").itemsize == 4
-    dtypes = {name: call.dtype(name) for name in INPUTS} | {"dy": dy}
+    dtypes = {name: call.dtype(name) for name in INPUTS} | {"dy": dy, "y": call.dtype("u")}
     dtypes |= {f"d{name}": call.dtype(name) for name in INPUTS[:-1]}
     dtypes |= dict.fromkeys(("states", "dh_last", "scratch", "carry"), torch.float32)
     dtypes |= dict.fromkeys(("high", "low"), torch.float32 if wide_ea else torch.int16)
     launches = Launches(call.device, dtypes)
-    per_row = dict.fromkeys(("u", "dt", "z", "dy", "du", "ddt", "dz", "high", "low"), length * channels)
+    per_row = dict.fromkeys(("u", "dt", "z", "dy", "y", "du", "ddt", "dz", "high", "low"), length * channels)
     per_row |= dict.fromkeys(("B", "C", "dB", "dC"), length * N)
     per_row |= dict.fromkeys(("h0", "carry", "dh_last", "rows of dA"), state)
     per_row |= {"states": (chunks - 1) * state}
@@ -211,10 +212,10 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool) -> BackwardPlan:
         adders = flat * _cdiv(chunk * N, 128)
         sizes, block_sizes = (length, channels, chunk, chunks), (first, segment, flat)
         inputs = at((*INPUTS, "dy", "states"), row)
+        written = ("dz", "y", "high", "low", "kept", "part", "q", "reached", "added", "sums", "rows of dD")
         launches.add(
-            sweep_forward, flat * narrow,
-            [*inputs, *at(("dz", "high", "low", "kept", "part", "q", "reached", "added", "sums", "rows of dD"), row)],
-            (*sizes, narrow, first, segment), {**shape, "T": 16, "EXACT": call.dtype("C") != bfloat16}, num_warps=warps,
+            sweep_forward, flat * narrow, [*inputs, *at(written, row)], (*sizes, narrow, first, segment),
+            {**shape, "T": 16, "EXACT": call.dtype("C") != bfloat16, "OUTPUT": output}, num_warps=warps,
         )  # fmt: skip
         last_in_time = first + segment == chunks
         passed = ("A", "dh_last" if last_in_time else "carry", "carry", "sums", "q", "reached", "added", "rows of dA")

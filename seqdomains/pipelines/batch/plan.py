@@ -131,6 +131,8 @@ class Plan:
         In input order.
     skipped : tuple of Skipped
         What is known to get no row.
+    tokens : tuple of int
+        Of each shard of whole records, to tell how far it is; empty where that is not known. No result depends on it.
 
     Examples
     --------
@@ -144,6 +146,7 @@ class Plan:
     inputs: tuple[PlannedInput, ...]
     shards: tuple[tuple[Stretch, ...], ...]
     skipped: tuple[Skipped, ...]
+    tokens: tuple[int, ...] = ()
 
     @property
     def windows(self) -> int:
@@ -153,6 +156,13 @@ class Plan:
     def windows_of(self, shard: int) -> int:
         """How many windows a shard has."""
         return sum(stretch.windows for stretch in self.shards[shard])
+
+    def tokens_of(self, shard: int) -> int | None:
+        """How many tokens a shard has, at most where it has windows; None where that is not known."""
+        if self.tokens:
+            return self.tokens[shard]
+        window = self.parameters.get("window")
+        return self.windows_of(shard) * window if isinstance(window, int) else None
 
     @property
     def unit(self) -> str:
@@ -203,6 +213,7 @@ def write_plan(path: Path, plan: Plan) -> None:
         "parameters": plan.parameters,
         "inputs": places,
         "shards": len(plan.shards),
+        "tokens": plan.tokens,
         "skipped": [[one.input, one.record, one.reason] for one in plan.skipped],
     }
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_KEY: json.dumps(facts).encode()}))
@@ -289,7 +300,13 @@ def _plan_of(facts: Any, rows: Iterable[dict[str, Any]]) -> Plan:
     if len(inputs) != len(places) or len(shards) != count or sorted(shards) != list(range(count)):
         raise ValueError("inputs or shards are missing")
     known = tuple(inputs[number] for number in range(len(places)))
-    return Plan(parameters, known, tuple(tuple(shards[number]) for number in range(count)), skipped)
+    # Plans of the first version do not say.
+    tokens = facts.get("tokens", [])
+    if not isinstance(tokens, list) or not all(type(one) is int and one >= 0 for one in tokens):
+        raise ValueError("its tokens are no numbers")
+    if len(tokens) not in (0, count):
+        raise ValueError(f"{len(tokens)} numbers of tokens for {count} shards")
+    return Plan(parameters, known, tuple(tuple(shards[number]) for number in range(count)), skipped, tuple(tokens))
 
 
 def _skipped_of(found: Any, inputs: int) -> Skipped:

@@ -12,7 +12,8 @@ from typing import Any
 
 from seqdomains.errors import ConfigError, InputError, SeqdomainsError
 from seqdomains.pipelines.batch.folder import BatchFolder
-from seqdomains.pipelines.batch.run import ATTEMPTS, Done
+from seqdomains.pipelines.batch.pace import Done, Heard, nobody
+from seqdomains.pipelines.batch.run import ATTEMPTS
 from seqdomains.pipelines.interrupts import StopRequest
 
 _log = logging.getLogger(__name__)
@@ -98,8 +99,10 @@ class OnRay:
                 + " of one worker; give fewer --threads"
             )
 
-    def compute(self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest) -> Iterable[Done]:
-        """See `run.Engine`."""
+    def compute(
+        self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest, heard: Heard = nobody
+    ) -> Iterable[Done]:
+        """See `run.Engine`; actors tell of whole shards alone."""
         try:
             yield from self._compute(folder.path.absolute(), shards, stop)
         finally:

@@ -120,8 +120,12 @@ class Records:
             records = as_planned(self._source.records(place, part.first, part.windows), part.windows, what="records")
             return self._along.rows(_counted(records, tally))
 
+        before: tuple[int, str] | None = None
+        at = 0
         for input_, (record, starts, ends, values) in watched(plan, number, read, tally):
-            count = len(starts)
+            count, end = len(starts), int(ends[-1])
+            tally.computed(end - at if (input_, record) == before else end)
+            before, at = (input_, record), end
             names = pa.array([record]).take(pa.array(np.zeros(count, np.int32)))
             places = [pa.array(np.full(count, input_, np.int32)), names, pa.array(starts), pa.array(ends)]
             yield [*places, *self._along.columns(values)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from typing import Any, Protocol
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome, Format, merge
+from seqdomains.pipelines.batch.pace import Done, Heard, Pace, nobody
 from seqdomains.pipelines.batch.plan import Plan, differences, read_plan, write_plan
 from seqdomains.pipelines.interrupts import StoppedError, StopRequest, stop_on_signals
-from seqdomains.pipelines.progress import duration, progress_display
+from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.run_folder import write_json
 
 _log = logging.getLogger(__name__)
@@ -26,24 +26,19 @@ NAMED = 5
 ATTEMPTS = 3
 
 
-@dataclass(frozen=True)
-class Done:
-    """A shard that is finished, and what it was."""
-
-    shard: int
-    windows: int
-    tokens: int
-    failures: int
-
-
 class Engine(Protocol):
     """Computes shards, in any order and place."""
 
     def start(self) -> None:
         """Make ready, before signals are looked after."""
 
-    def compute(self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest) -> Iterable[Done]:
-        """Yield each shard when its file stands; after a stop was asked for, finish what runs and begin nothing."""
+    def compute(
+        self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest, heard: Heard = nobody
+    ) -> Iterable[Done]:
+        """Yield each shard when its file stands; after a stop was asked for, finish what runs and begin nothing.
+
+        `heard` is told a shard and how many tokens of it are computed, as often as an engine likes, from any thread.
+        """
 
 
 @dataclass(frozen=True)
@@ -243,44 +238,28 @@ def _compute(
     if len(missing) < len(mine):
         _log.info("%d of %d shards are done already", len(mine) - len(missing), len(mine))
     began = time.monotonic()
-    total = sum(plan.windows_of(number) for number in mine)
-    before = done = total - sum(plan.windows_of(number) for number in missing)
-    finished = tokens = failures = files = 0
-    # How many shards each input still waits for.
-    waits = Counter(part.input for number in missing for part in plan.shards[number])
-    inputs = len(waits)
+    pace = Pace(plan, mine, missing, tokens_name=tokens_name)
     if missing:
         engine = make_engine(plan)
         engine.start()
         with (
             stop_on_signals("stopping when the shards that are under way are done") as stop,
-            progress_display(plan.unit, total=total, start=done, enabled=progress) as show,
+            progress_display(plan.unit, total=pace.total, start=pace.done, enabled=progress) as show,
         ):
-            for one in engine.compute(folder, missing, stop):
-                finished, done, tokens = finished + 1, done + plan.windows_of(one.shard), tokens + one.tokens
-                failures += one.failures
-                for part in plan.shards[one.shard]:
-                    waits[part.input] -= 1
-                    files += not waits[part.input]
-                taken = max(time.monotonic() - began, 1e-9)
-                text = f"{files} of {inputs} files, {tokens / taken / 1e6:.3g} M {tokens_name}/s"
-                if plan.unit == "windows":  # records may be of any length, and say little about the time left
-                    text += f", {(done - before) / taken:.4g} windows/s"
-                    text += f", {duration((total - done) * taken / max(done - before, 1))} left"
-                text += f", {failures} left out" if failures else ""
-                # A line for every tenth, where there is no terminal.
-                tenth = finished * 10 // len(missing) > (finished - 1) * 10 // len(missing)
-                show(done, text, tenth)
-        if finished < len(missing):
+            pace.show = show
+            for one in engine.compute(folder, missing, stop, pace.heard):
+                pace.took(one)
+            pace.show = None
+        if pace.finished < len(missing):
             raise StoppedError(
                 stop.signum or 15,
-                f"stopped: {finished} shards were computed, {len(missing) - finished} are left; repeat the command to "
-                "go on",
+                f"stopped: {pace.finished} shards were computed, {len(missing) - pace.finished} are left; repeat the "
+                "command to go on",
             )
     return {
-        plan.unit: done - before,
-        "tokens": tokens,
-        "shards": finished,
+        plan.unit: pace.done - pace.before,
+        "tokens": pace.tokens,
+        "shards": pace.finished,
         "seconds": round(time.monotonic() - began, 3),
     }
 

@@ -46,6 +46,8 @@ class Tally:
         Windows, or records of a stream, and the rest; see `merge.BatchOutcome`.
     failures : dict of int to Failure
         Inputs that could not be read to the end of their stretch.
+    told : callable
+        Takes how many tokens are computed so far, the beginning of a long record among them.
     """
 
     units: int = 0
@@ -53,6 +55,13 @@ class Tally:
     blank: int = 0
     halved: int = 0
     failures: dict[int, Failure] = field(default_factory=dict)
+    told: Callable[[int], None] = lambda tokens: None
+    _computed: int = 0
+
+    def computed(self, tokens: int) -> None:
+        """Tell that so many more tokens are computed, or all but."""
+        self._computed += tokens
+        self.told(self._computed)
 
 
 class Computation(Protocol):
@@ -66,18 +75,26 @@ class Computation(Protocol):
         """Yield the columns of a shard's rows, `SHARD_PLACE` first, and keep the tally."""
 
 
-def run_shard(plan: Plan, folder: BatchFolder, number: int, computation: Computation) -> Tally:
+def run_shard(
+    plan: Plan,
+    folder: BatchFolder,
+    number: int,
+    computation: Computation,
+    *,
+    told: Callable[[int], None] = lambda tokens: None,
+) -> Tally:
     """Compute a shard and write its file.
 
     An input that is not what was planned, or cannot be read, is left out, which the shard's note says; the rows of it
-    that were computed before stand in the file and are left out of the table.
+    that were computed before stand in the file and are left out of the table. `told` hears how many tokens are
+    computed.
 
     Raises
     ------
     InputError
         The file cannot be written, or the model's answer is not finite.
     """
-    tally, rows = Tally(), 0
+    tally, rows = Tally(told=told), 0
     schema = pa.schema([*SHARD_PLACE, *computation.fields])
     try:
         with (

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqdomains.backbone import InferenceState, MambaBackbone, MambaLM, SequenceClassifier
-from seqdomains.backbone.heads import pool
+from seqdomains.backbone import InferenceState, MambaBackbone, MambaLM, PatchReconstructor, SequenceClassifier
+from seqdomains.backbone.pooling import pool
+from seqdomains.backbone.strands import MeanOfStrands
 from seqdomains.errors import ConfigError, InputError
 
 EmbeddingPooling = Literal["mean", "last", "max", "position"]
@@ -34,6 +35,10 @@ class Verb(Protocol):
     @property
     def positions(self) -> bool:
         """Whether a window gives a row for each of its positions."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a window can be read in chunks."""
 
     def blank(self, windows: int, length: int) -> Tensor:
         """Return windows that say nothing, to try the model on; see `MambaBackbone.blank`."""
@@ -70,6 +75,8 @@ class Predict:
     ----------
     model : SequenceClassifier
         In evaluation mode.
+    complement : sequence of int, optional
+        The partner of each code: probabilities are then the mean over both strands; see `MeanOfStrands`.
 
     Examples
     --------
@@ -84,8 +91,14 @@ class Predict:
 
     positions = False
 
-    def __init__(self, model: SequenceClassifier) -> None:
+    def __init__(self, model: SequenceClassifier, *, complement: Sequence[int] | None = None) -> None:
         self._model = model
+        self._complement = complement
+
+    @property
+    def causal(self) -> bool:
+        """See `Verb`."""
+        return self._complement is None and self._model.config.causal
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -98,7 +111,8 @@ class Predict:
 
     def launch(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return logits; see `Verb`."""
-        logits: Tensor = self._model(tokens, lengths)
+        model = self._model if self._complement is None else MeanOfStrands(self._model, complement=self._complement)
+        logits: Tensor = model(tokens, lengths)
         return logits.double()
 
     def read(self, tokens: Tensor, state: InferenceState | None) -> tuple[Tensor, InferenceState]:
@@ -124,7 +138,7 @@ class Embed:
 
     Parameters
     ----------
-    model : SequenceClassifier or MambaLM or MambaBackbone
+    model : SequenceClassifier or MambaLM or PatchReconstructor or MambaBackbone
         In evaluation mode.
     pooling : {"mean", "last", "max", "position"}
         Over a window's positions. A causal model's last position has seen all of the window.
@@ -149,7 +163,11 @@ class Embed:
     """
 
     def __init__(
-        self, model: SequenceClassifier | MambaLM | MambaBackbone, *, pooling: EmbeddingPooling, layer: int | None
+        self,
+        model: SequenceClassifier | MambaLM | PatchReconstructor | MambaBackbone,
+        *,
+        pooling: EmbeddingPooling,
+        layer: int | None,
     ) -> None:
         self._backbone = model if isinstance(model, MambaBackbone) else model.backbone
         blocks = len(self._backbone.layers)
@@ -157,7 +175,12 @@ class Embed:
             raise ConfigError(f"--layer {layer}: the model has blocks 1 to {blocks}, and 0 is the tokens' embedding")
         self._pooling = pooling
         self._layer = layer
-        self.width = self._backbone.config.d_model
+        self.width = self._backbone.config.d_hidden
+
+    @property
+    def causal(self) -> bool:
+        """See `Verb`."""
+        return self._backbone.config.causal
 
     @property
     def positions(self) -> bool:
@@ -175,7 +198,7 @@ class Embed:
 
     def launch(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return vectors of shape (windows, width), or (windows, positions, width); see `Verb`."""
-        hidden = self.read(tokens, None)[0].float()
+        hidden: Tensor = self._backbone(tokens, lengths=lengths, blocks=self._layer).float()
         if self._pooling == "position":
             return hidden
         if lengths is not None and self._pooling == "max":
@@ -189,17 +212,10 @@ class Embed:
 
     def read(self, tokens: Tensor, state: InferenceState | None) -> tuple[Tensor, InferenceState]:
         """See `Verb`."""
-        if self._layer is None:
-            found: tuple[Tensor, InferenceState] = self._backbone(tokens, state=state, return_state=True)
-            return found
-        hidden = self._backbone.embed(tokens)
-        residual: Tensor | None = None
-        behind = []
-        for place, block in enumerate(self._backbone.layers[: self._layer]):
-            before = None if state is None else state.layers[place]
-            hidden, residual, after = block(hidden, residual, before, return_state=True)
-            behind.append(after)
-        return hidden if residual is None else hidden + residual, InferenceState(tuple(behind))
+        found: tuple[Tensor, InferenceState] = self._backbone(
+            tokens, state=state, return_state=True, blocks=self._layer
+        )
+        return found
 
     def of_whole(self, pooled: Pooled) -> Tensor:
         """See `Verb`."""

@@ -63,7 +63,7 @@ class Whole:
 
         def read(place: str, part: Stretch) -> Iterator[_Read]:
             records = as_planned(self._source.records(place, part.first, part.windows), part.windows, what="records")
-            return (self._read(record) for record in reading(records))
+            return (self._read(record, tally) for record in reading(records))
 
         held: list[tuple[int, _Read]] = []
         waiting = 0
@@ -80,7 +80,7 @@ class Whole:
             yield self._columns(held)
         tally.halved = self._runner.halved - halved
 
-    def _read(self, given: Pieces) -> _Read:
+    def _read(self, given: Pieces, tally: Tally) -> _Read:
         record, pieces = given
         held: list[NDArray[Any]] = []
         counted = _Counted(reading(pieces))
@@ -92,9 +92,17 @@ class Whole:
         else:
             if not counted.length:
                 raise BadInputError(InputError(f"{record} holds nothing, of which nothing can be said"))
+            tally.computed(counted.length)
             return _Read(record, counted.length, counted.blank, np.concatenate(held))
+        if not self._runner.verb.causal:
+            raise BadInputError(
+                InputError(
+                    f"{record} is longer than {CHUNK} tokens, and a model that reads both sides of a position takes it "
+                    "whole: give --window"
+                )
+            )
         with prefetched(in_chunks([(record, chain(held, rest))]), depth=2) as chunks:
-            found = self._runner.along(tokens for _, tokens, _ in chunks)[0]
+            found = self._runner.along(_told(chunks, tally))[0]
         return _Read(record, counted.length, counted.blank, None, found)
 
     def _columns(self, held: list[tuple[int, _Read]]) -> list[pa.Array]:
@@ -120,6 +128,13 @@ class Whole:
             pa.array(np.array([one.length for _, one in held], np.int64)),
             *self._runner.verb.columns(np.stack([row for row in found if row is not None])),
         ]
+
+
+def _told(chunks: Iterable[tuple[str, NDArray[Any], bool]], tally: Tally) -> Iterator[NDArray[Any]]:
+    """Pass chunks on, and tell of each when the next one is asked for: it is computed then."""
+    for _, tokens, _ in chunks:
+        yield tokens
+        tally.computed(len(tokens))
 
 
 class _Counted:

@@ -66,7 +66,9 @@ class Windows:
         with prefetched(gathered) as chunks:
             for chunk, answers in _answered(chunks, self._runner):
                 tally.units += len(chunk)
-                tally.tokens += sum(len(span.tokens) for _, span in chunk)
+                tokens = sum(len(span.tokens) for _, span in chunk)
+                tally.tokens += tokens
+                tally.computed(tokens)
                 tally.blank += sum(self._source.blank(span) for _, span in chunk)
                 tally.halved = self._runner.halved - halved
                 yield _columns(chunk, answers, self._runner)

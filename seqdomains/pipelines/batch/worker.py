@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Self, TextIO
 
@@ -20,11 +21,13 @@ from torch import nn
 from seqdomains.errors import InputError, SeqdomainsError
 from seqdomains.files import parse_json
 from seqdomains.pipelines.batch.folder import BatchFolder
+from seqdomains.pipelines.batch.pace import Done, Heard, nobody
 from seqdomains.pipelines.batch.plan import Plan
-from seqdomains.pipelines.batch.run import ATTEMPTS, Done
+from seqdomains.pipelines.batch.run import ATTEMPTS
 from seqdomains.pipelines.batch.shard import Computation, run_shard
 from seqdomains.pipelines.borrowed import borrowed, deterministic, thread_count
 from seqdomains.pipelines.interrupts import StopRequest
+from seqdomains.pipelines.progress import Paced
 
 _log = logging.getLogger(__name__)
 
@@ -39,14 +42,14 @@ class Worker:
     model: nn.Module
     device: torch.device
 
-    def run(self, shard: int) -> Done:
+    def run(self, shard: int, heard: Heard = nobody) -> Done:
         """Compute one shard, with as many threads as the plan says: how sums are cut depends on it."""
         with (
             deterministic(),
             thread_count(self.plan.parameters["threads"]),
             borrowed(self.model, device=self.device, training=False),
         ):
-            tally = run_shard(self.plan, self.folder, shard, self.computation)
+            tally = run_shard(self.plan, self.folder, shard, self.computation, told=partial(heard, shard))
         return Done(shard, tally.units, tally.tokens, len(tally.failures))
 
 
@@ -65,32 +68,44 @@ class InThisProcess:
     def start(self) -> None:
         """See `run.Engine`."""
 
-    def compute(self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest) -> Iterable[Done]:
+    def compute(
+        self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest, heard: Heard = nobody
+    ) -> Iterable[Done]:
         """See `run.Engine`."""
         worker = self._open_worker(folder)
         for shard in shards:
             if stop.signum is not None:
                 return
-            yield worker.run(shard)
+            yield worker.run(shard, heard)
 
 
 def serve(open_worker: Callable[[], Worker], try_batch: Callable[[Any], int], orders: TextIO, answers: TextIO) -> None:
     """Compute the shards that are named on `orders`, a number on each line, and tell of each on `answers` in JSON.
 
+    Once a second a line says how many tokens of a shard are computed.
     Before there is a plan, a line may hold its parameters; `try_batch` is asked how many windows fit into the memory.
     """
     worker: Worker | None = None
+
+    def say(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    def heard(shard: int, tokens: int) -> None:
+        if lines.due():
+            say({"shard": shard, "heard": tokens})
+
+    lines = Paced(1.0)
     for order in orders:
         try:
             if order.startswith("{"):
                 answer: dict[str, Any] = {"fits": try_batch(parse_json(order))}
             else:
                 worker = worker or open_worker()
-                answer = worker.run(int(order)).__dict__
+                answer = worker.run(int(order), heard).__dict__
         except SeqdomainsError as error:
             answer = {"error": str(error)}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        say(answer)
 
 
 class Processes:
@@ -178,7 +193,9 @@ class Processes:
     def start(self) -> None:
         """See `run.Engine`."""
 
-    def compute(self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest) -> Iterable[Done]:
+    def compute(
+        self, folder: BatchFolder, shards: Sequence[int], stop: StopRequest, heard: Heard = nobody
+    ) -> Iterable[Done]:
         """See `run.Engine`."""
         todo, attempts, lock = deque(shards), dict.fromkeys(shards, 0), threading.Lock()
         found: SimpleQueue[Done | SeqdomainsError | None] = SimpleQueue()
@@ -201,7 +218,7 @@ class Processes:
                     if place in self._trying:
                         self._trying.discard(place)
                         _answer(process)
-                    answer = _ask(process, shard)
+                    answer = _ask(process, shard, heard)
                     if answer is None:
                         status = process.wait()
                         with lock:
@@ -269,13 +286,15 @@ def _until_all_left(found: SimpleQueue[Done | SeqdomainsError | None], tenders: 
             yield one
 
 
-def _ask(process: subprocess.Popen[str], shard: int) -> dict[str, Any] | None:
+def _ask(process: subprocess.Popen[str], shard: int, heard: Heard) -> dict[str, Any] | None:
     """Send a worker its shard; None where it ended without an answer."""
     try:
         _send(process, str(shard))
     except OSError:
         return None
-    return _answer(process)
+    while (answer := _answer(process)) is not None and "heard" in answer:
+        heard(shard, int(answer["heard"]))
+    return answer
 
 
 def _send(process: subprocess.Popen[str], line: str) -> None:
