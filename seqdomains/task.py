@@ -19,14 +19,15 @@ class Batch:
     ----------
     tokens : ndarray of uint8 or int64, shape (B, L)
         Codes; positions at and after `lengths` hold the domain's pad code.
-    targets : ndarray of int64, shape (B,)
-        Index into the task's `classes`.
+    targets : ndarray of int64, shape (B,) or (B, L), or of float32, shape (B, n_classes)
+        Index into the task's `classes`, or the share of each class: of a mixture these sum to 1, of a `TaggingTask`
+        each is by itself. Of a `FrameTask` an index for each position, or -100 where nothing is asked.
     lengths : ndarray of int64, shape (B,)
         Number of real positions of each window.
     """
 
     tokens: NDArray[Any]
-    targets: NDArray[np.int64]
+    targets: NDArray[Any]
     lengths: NDArray[np.int64]
 
 
@@ -143,6 +144,44 @@ class ClassificationTask(WindowTask, Protocol):
 
     def baseline(self) -> Mapping[str, Any] | None:
         """Fit a simple reference and score it on the test windows: {"name": ..., "accuracy": ..., ...}, or None."""
+
+
+class TaggingTask(WindowTask, Protocol):
+    """Windows that may be of several classes, each a yes or no by itself."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the targets."""
+
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch:
+        """See `WindowTask`; targets are of float32, shape (B, n_classes)."""
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the fixed test windows in order; their targets are 0 or 1."""
+
+    def baseline_scores(self) -> tuple[str, NDArray[np.float64]] | None:
+        """Fit a simple reference: its name, and scores of the test windows, (windows, n_classes), above 0 for yes."""
+
+
+class FrameTask(WindowTask, Protocol):
+    """Windows each position of which is of one class, the first of `classes` being none of the others."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the targets, the background first."""
+
+    def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Batch:
+        """See `WindowTask`; targets are of int64, shape (B, L)."""
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the fixed test windows in order, of whatever lengths."""
+
+    def baseline(self) -> Mapping[str, Any] | None:
+        """Fit a simple reference and score it on the test windows: {"name": ..., "confusion": ..., ...}, or None.
+
+        ``confusion`` has the positions by true class (row) and predicted class (column), ``auc`` the area under the ROC
+        curve where there are two classes.
+        """
 
 
 class PretrainingTask(WindowTask, Protocol):

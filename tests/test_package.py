@@ -119,6 +119,7 @@ def test_flags_are_the_ones_we_promise():
             "--device",
             "--engine",
             "--format",
+            "--frames",
             "--from-file",
             "--hash",
             "--out",

@@ -68,6 +68,38 @@ def masked(
     return changed
 
 
+def mixed(one: NDArray[np.float32], other: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+    """Add two sounds, `share` of the first and the rest of the other; the shorter one is followed by silence.
+
+    References
+    ----------
+    Mixup: Zhang et al., arXiv:1710.09412; of waveforms: Gong et al., arXiv:2104.01778.
+
+    Examples
+    --------
+    >>> mixed(np.ones(2, np.float32), np.full(3, 2, np.float32), 0.75).tolist()
+    [1.25, 1.25, 0.5]
+    """
+    found = np.zeros(max(len(one), len(other)), np.float32)
+    found[: len(one)] += np.float32(share) * one
+    found[: len(other)] += np.float32(1 - share) * other
+    return found
+
+
+def mixing_shares(fractions: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+    """Turn numbers in [0, 1) into shares of a Beta(alpha, alpha) distribution.
+
+    Examples
+    --------
+    >>> mixing_shares(np.array([0.0, 0.25, 0.5]), 1.0).tolist()
+    [0.0, 0.25, 0.5]
+    """
+    from scipy.special import betaincinv
+
+    shares: NDArray[np.float64] = betaincinv(alpha, alpha, fractions)
+    return shares
+
+
 def with_noise(samples: NDArray[np.float32], snr: float, *, key: tuple[int, int]) -> NDArray[np.float32]:
     """Add white noise at a signal-to-noise ratio over the whole sound; digital silence stays silent.
 

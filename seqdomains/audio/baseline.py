@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ class MfccBaseline:
     ----------
     rate : int
         Of the sounds, Hz.
+    several : bool
+        Whether a sound may be of several classes; then there is a machine for each of them.
 
     Examples
     --------
@@ -34,22 +37,29 @@ class MfccBaseline:
     [0, 1]
     """
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, *, several: bool = False) -> None:
+        from sklearn.multiclass import OneVsRestClassifier
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
         from sklearn.svm import SVC
 
         self._rate = rate
-        self._model = make_pipeline(StandardScaler(), SVC(C=10))
+        machine = SVC(C=10)
+        self._model = make_pipeline(StandardScaler(), OneVsRestClassifier(machine) if several else machine)
 
-    def fit(self, sounds: Sequence[NDArray[np.float32]], targets: NDArray[np.int64]) -> None:
-        """Learn from sounds, each of shape (frames,), and their classes."""
+    def fit(self, sounds: Sequence[NDArray[np.float32]], targets: NDArray[Any]) -> None:
+        """Learn from sounds, each of shape (frames,), and their classes; of several, a column of 0 and 1 for each."""
         self._model.fit(self._features(sounds), targets)
 
     def predict(self, sounds: Sequence[NDArray[np.float32]]) -> NDArray[np.int64]:
         """Return the class of each sound."""
         found: NDArray[np.int64] = self._model.predict(self._features(sounds))
         return found
+
+    def scores(self, sounds: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+        """Return how far each sound is on the side of each class, above 0 for yes; shape (sounds, classes)."""
+        found: NDArray[np.float64] = self._model.decision_function(self._features(sounds))
+        return found.reshape(len(sounds), -1)
 
     def _features(self, sounds: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         from librosa.feature import mfcc

@@ -27,7 +27,7 @@ from seqdomains.sampling import below, counter_words, uniform
 # Streams of random words under one seed; the noise of a sample has a stream of its own behind the last.
 _DRAW_STREAM = 16
 _MEASURE_STREAM = 17
-_NOISE_STREAM = 1 << 32
+NOISE_STREAM = 1 << 32
 _WORDS = 12
 CLASS, CLIP, START, SPEED, GAIN, SNR, TIME, TIME_AT, BAND, BAND_AT = range(10)
 # Enough for a mean and a deviation to three digits.
@@ -55,7 +55,13 @@ def clips_of(data: ClipData) -> tuple[Clip, ...]:
     """
     if not data.paths:
         raise ConfigError("data.paths: no data; give folders, manifests or sound files")
-    return read_clips(data.paths, label_from=data.label_from, labels=data.labels, is_sound=is_sound_file)
+    return read_clips(
+        data.paths,
+        label_from=data.label_from,
+        labels=data.labels,
+        separator=data.label_separator,
+        is_sound=is_sound_file,
+    )
 
 
 def unlabelled_clips_of(data: ClipData) -> list[Clip]:
@@ -109,11 +115,15 @@ class ClipWindows:
     2000
     """
 
+    mixes = False  # whether windows are mixed: their classes are then, too
+
     def __init__(self, clips: Sequence[Clip], data: ClipData, given: SoundInput, *, simulated: bool) -> None:
         if given.codec != "log-mel" and (data.time_mask or data.frequency_mask):
             raise ConfigError(
                 f"data.time_mask, data.frequency_mask: are of log-mel spectra; input.codec is {given.codec}"
             )
+        if data.mixup and not self.mixes:
+            raise ConfigError("data.mixup: mixes clips and their classes, which are not asked for here; leave it out")
         self.data = data
         self.simulated = simulated
         self._store = SoundStore(clips, given, memory_mb=data.memory_mb, on_error=data.on_error)
@@ -145,10 +155,13 @@ class ClipWindows:
             # Once, however many channels it has.
             clips = {id(self._sounds[number].clip): self._sounds[number].clip for number in self._held.tolist()}
             for clip in clips.values():
-                part = {} if clip.seconds is None else {"duration": clip.seconds}
-                row = {"audio_filepath": str(clip.path.absolute()), "offset": clip.start, **part}
-                row |= {} if clip.label is None else {"label": clip.label}
-                handle.write(json.dumps(row) + "\n")
+                handle.write(json.dumps(self.described(clip)) + "\n")
+
+    def described(self, clip: Clip) -> dict[str, Any]:
+        """Return the line of a manifest that says what a clip is."""
+        part = {} if clip.seconds is None else {"duration": clip.seconds}
+        labels = {} if clip.label is None else {"label": list(clip.labels) if clip.others else clip.label}
+        return {"audio_filepath": str(clip.path.absolute()), "offset": clip.start, **part, **labels}
 
     def notes(self) -> tuple[str, ...]:
         """Sentences that must stand beside the results."""
@@ -162,9 +175,9 @@ class ClipWindows:
             )
         return tuple(notes)
 
-    def _draws(self, seed: int, first: int, count: int) -> NDArray[np.float64]:
+    def _draws(self, seed: int, first: int, count: int, *, stream: int = _DRAW_STREAM) -> NDArray[np.float64]:
         """Return the random numbers of samples, a row each."""
-        return uniform(counter_words(seed, _DRAW_STREAM, first, count, words=_WORDS))
+        return uniform(counter_words(seed, stream, first, count, words=_WORDS))
 
     @cached_property
     def _windows_until(self) -> NDArray[np.int64]:
@@ -182,26 +195,40 @@ class ClipWindows:
     ) -> list[NDArray[Any]]:
         """Return a window of each sample's sound, shorter where the sound is."""
         return [
-            self._window(number, draw, window, key=(seed, _NOISE_STREAM + first + place))
+            self._window(number, draw, window, key=(seed, NOISE_STREAM + first + place))
             for place, (number, draw) in enumerate(zip(numbers.tolist(), draws, strict=True))
         ]
 
     def _window(self, number: int, draw: NDArray[np.float64], window: int, *, key: tuple[int, int]) -> NDArray[Any]:
-        data, given = self.data, self.input
-        frames = given.frames(window)
-        speed = 1 + data.speed * (2 * draw[SPEED] - 1)
-        taken = min(int(np.ceil(frames * speed)), self._sounds[number].frames)
-        start = int(below(draw[START : START + 1], self._sounds[number].frames - taken + 1)[0])
+        return self._encoded(self._samples(number, draw, window, key=key), draw, window)
+
+    def _samples(
+        self, number: int, draw: NDArray[np.float64], window: int, *, key: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """Return the samples of a window, as a model is to hear them."""
+        data = self.data
+        frames, speed, start, taken = self._part(number, draw, window)
         samples = played_faster(self._store.samples(number, start, taken), speed)[:frames]
         samples = louder(samples, data.gain * (2 * draw[GAIN] - 1)) if data.gain else samples
         if data.noise is not None:
             low, high = data.noise
             samples = with_noise(samples, low + (high - low) * draw[SNR], key=key)
+        return samples
+
+    def _encoded(self, samples: NDArray[np.float32], draw: NDArray[np.float64], window: int) -> NDArray[Any]:
+        data, given = self.data, self.input
         found = given.encode(samples)[:window]
         if given.codec == "log-mel" and (data.time_mask or data.frequency_mask):
             most = (round(data.time_mask * given.per_second), data.frequency_mask)
             return masked(found, times=(draw[TIME], draw[TIME_AT]), bands=(draw[BAND], draw[BAND_AT]), most=most)
         return found
+
+    def _part(self, number: int, draw: NDArray[np.float64], window: int) -> tuple[int, float, int, int]:
+        """Return the samples under a window, how fast it is played, and which samples of the sound that takes."""
+        frames, speed = self.input.frames(window), 1 + self.data.speed * (2 * draw[SPEED] - 1)
+        taken = min(int(np.ceil(frames * speed)), self._sounds[number].frames)
+        start = int(below(draw[START : START + 1], self._sounds[number].frames - taken + 1)[0])
+        return frames, float(speed), start, taken
 
     def _held_groups(self, batch_size: int) -> Iterator[list[int]]:
         """Yield the numbers of the held-out sounds in order, as many together as a batch takes."""

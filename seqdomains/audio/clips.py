@@ -7,13 +7,15 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from seqdomains.audio.clip import Clip, checked_label, first_of, is_there, refuse
+from seqdomains.audio.clip import Clip, checked_label, checked_labels, first_of, is_there, named, refuse
 from seqdomains.audio.manifests import is_manifest, read_labels, read_manifest
 from seqdomains.errors import ConfigError, InputError
+from seqdomains.files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ def read_clips(
     *,
     label_from: str | None = None,
     labels: Path | None = None,
+    separator: str | None = None,
     is_sound: Callable[[Path], bool],
 ) -> tuple[Clip, ...]:
     """List the clips of folders, manifests and sound files.
@@ -40,6 +43,9 @@ def read_clips(
     labels : Path, optional
         A table ``file<TAB>label`` (or CSV) that says the classes: by path relative to the folder or manifest, or by
         file name where one file has it.
+    separator : str, optional
+        What stands between several labels of a clip, in a manifest, its column KEY, or a table. A list of JSON needs
+        none, nor a column called ``labels``, where ``,``, ``|`` and ``;`` do.
     is_sound : callable
         Whether a path is named like a sound file.
 
@@ -66,15 +72,15 @@ def read_clips(
     """
     if not paths:
         raise ConfigError("data.paths: no data; give sound files, a folder with one folder per class, or a manifest")
-    described, gives_label = _describer(label_from) if label_from is not None else (None, False)
+    described, gives_label = _describer(label_from, separator) if label_from is not None else (None, False)
     if gives_label and labels:
         raise ConfigError(f"data.label_from: {label_from} and the table {labels} both say the classes; give one")
     own_labels = not gives_label and labels is None
-    clips = [clip for path in paths for clip in _clips_of(path, own_labels, is_sound)]
+    clips = [clip for path in paths for clip in _clips_of(path, own_labels, separator, is_sound)]
     if described:
         clips = _each(clips, described)
     if labels:
-        clips = _labelled_by_table(clips, labels)
+        clips = _labelled_by_table(clips, labels, separator)
     return tuple(_each(_once(clips), _finished))
 
 
@@ -98,7 +104,7 @@ def classes_of(clips: Iterable[Clip], wanted: Sequence[str] | None = None) -> tu
             f"{len(unlabelled)} of {len(clips)} clips have no label, first {first_of(unlabelled)}: put each class into "
             "a folder of its own, name a column `label` in the manifest, or give label_from or a table of labels"
         )
-    present = sorted({clip.label for clip in clips if clip.label is not None}, key=natural)
+    present = sorted({label for clip in clips for label in clip.labels}, key=natural)
     if wanted is None:
         return tuple(present)
     foreign = [label for label in present if label not in wanted]
@@ -138,7 +144,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _clips_of(path: Path, own_labels: bool, is_sound: Callable[[Path], bool]) -> list[Clip]:
+def _clips_of(path: Path, own_labels: bool, separator: str | None, is_sound: Callable[[Path], bool]) -> list[Clip]:
     if is_there(Path.is_dir, path):
         return _of_folder(path, own_labels, is_sound)
     if not is_there(Path.is_file, path):
@@ -146,7 +152,7 @@ def _clips_of(path: Path, own_labels: bool, is_sound: Callable[[Path], bool]) ->
     if is_sound(path):
         return [Clip(path, None, {}, name=path.name)]
     if is_manifest(path):
-        return read_manifest(path, own_labels=own_labels)
+        return read_manifest(path, own_labels=own_labels, separator=separator)
     raise InputError(f"{path} is neither a sound file nor a manifest: expected .jsonl, .json, .csv or .tsv")
 
 
@@ -169,13 +175,13 @@ def _of_folder(folder: Path, own_labels: bool, is_sound: Callable[[Path], bool])
     return clips
 
 
-def _describer(label_from: str) -> tuple[Callable[[Clip], Clip], bool]:
+def _describer(label_from: str, separator: str | None) -> tuple[Callable[[Clip], Clip], bool]:
     """Return what a `label_from` does to a clip, and whether it says the class."""
     kind, _, rest = label_from.partition(":")
     if label_from == "folder":
         return lambda clip: replace(clip, label=clip.path.absolute().parent.name), True
     if kind == "field" and rest:
-        return partial(_by_field, key=rest), True
+        return partial(_by_field, key=rest, separator=separator), True
     if kind == "name" and (pattern := _compiled(rest)):
         return partial(_by_name, pattern=pattern, written=rest), "label" in pattern.groupindex
     raise ConfigError(
@@ -197,10 +203,14 @@ def _compiled(written: str) -> re.Pattern[str] | None:
     return re.compile(pattern, re.DOTALL)
 
 
-def _by_field(clip: Clip, *, key: str) -> Clip:
+def _by_field(clip: Clip, *, key: str, separator: str | None) -> Clip:
     if key not in clip.fields:
         raise ValueError(f"no field {key!r}{did_you_mean(key, clip.fields)}; it has {', '.join(clip.fields) or 'none'}")
-    return replace(clip, label=clip.fields[key])
+    said: object = clip.fields[key]
+    with suppress(ValueError):  # a list of JSON is kept as its text
+        said = found if isinstance(found := parse_json(clip.fields[key]), list) else said
+    first, *others = checked_labels(said, separators=separator or "")
+    return replace(clip, label=first, others=tuple(others))
 
 
 def _by_name(clip: Clip, *, pattern: re.Pattern[str], written: str) -> Clip:
@@ -222,8 +232,8 @@ def _each(clips: Sequence[Clip], described: Callable[[Clip], Clip]) -> list[Clip
     return done
 
 
-def _labelled_by_table(clips: Sequence[Clip], path: Path) -> list[Clip]:
-    table = read_labels(path)
+def _labelled_by_table(clips: Sequence[Clip], path: Path, separator: str | None) -> list[Clip]:
+    table = read_labels(path, separator=separator)
     holders = Counter(file.name for file in {clip.path for clip in clips})
     keys = [clip.name if clip.name in table or holders[clip.path.name] > 1 else clip.path.name for clip in clips]
     unlabelled = [clip.name for clip, key in zip(clips, keys, strict=True) if key not in table]
@@ -235,7 +245,7 @@ def _labelled_by_table(clips: Sequence[Clip], path: Path) -> list[Clip]:
     unknown = sorted(table.keys() - set(keys))
     if unknown:
         raise InputError(f"{path} labels {len(unknown)} files that are not there: {first_of(unknown)}; remove them")
-    return [replace(clip, label=table[key]) for clip, key in zip(clips, keys, strict=True)]
+    return [replace(clip, label=table[key][0], others=table[key][1:]) for clip, key in zip(clips, keys, strict=True)]
 
 
 def _once(clips: Sequence[Clip]) -> list[Clip]:
@@ -243,8 +253,11 @@ def _once(clips: Sequence[Clip]) -> list[Clip]:
     twice = []
     for clip in clips:
         before = first.setdefault((clip.path.resolve(), clip.start, clip.seconds), clip)
-        if before.label != clip.label:
-            raise InputError(f"{clip.path} is labelled {before.label!r} and {clip.label!r}: a clip has one class")
+        if set(before.labels) != set(clip.labels):
+            raise InputError(
+                f"{clip.path} is labelled {named(before.labels)} and {named(clip.labels)}: list a clip once, with all "
+                "its labels"
+            )
         if before is not clip:
             twice.append(clip.name)
     if twice:

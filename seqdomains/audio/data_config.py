@@ -25,6 +25,17 @@ class ClipData(BaseModel):
         ``folder``, ``field:KEY``, or ``name:PATTERN`` such as ``name:{label}_{speaker}_{take}``.
     labels : Path or None
         A table ``file<TAB>label``.
+    label_separator : str or None
+        What stands between several labels of a clip in a manifest's text or a table; see `seqdomains.audio.clips`.
+    tagging : bool or None
+        Whether a clip may have several classes, each of which is then a yes or no of its own. None: where one has.
+    frames : bool
+        Whether each position has a class, from segments of time; see `seqdomains.audio.segments`. `labels` is then a
+        table of them.
+    activity : str or None
+        Of frames: the one class that all segments are, such as speech.
+    background : str
+        Of frames: the class where no segment is.
     classes : tuple of str or None
         The classes and their order; None takes those that the data have.
     split : {"auto", "field", "values", "group", "clip", "none"}
@@ -50,6 +61,10 @@ class ClipData(BaseModel):
         Likewise up to so many bands.
     noise : pair of float or None
         White noise is added to training windows at a signal-to-noise ratio drawn from this range, dB.
+    mixup : float
+        Share of the training windows that are mixed with another one, and their classes with its classes.
+    mixup_alpha : float
+        How much of each: a draw of Beta(alpha, alpha). Large: halves; below 1: next to all of one of the two.
     on_error : {"stop", "skip"}
         Whether a file that cannot be read ends the run, or is left out and named beside the result.
     memory_mb : int
@@ -69,6 +84,11 @@ class ClipData(BaseModel):
     paths: tuple[Path, ...] = ()
     label_from: str | None = None
     labels: Path | None = None
+    label_separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    tagging: bool | None = None
+    frames: bool = False
+    activity: Annotated[str, Field(min_length=1)] | None = None
+    background: Annotated[str, Field(min_length=1)] = "background"
     classes: tuple[str, ...] | None = None
     split: Literal["auto", "field", "values", "group", "clip", "none"] = "auto"
     group: str | None = None
@@ -81,6 +101,8 @@ class ClipData(BaseModel):
     time_mask: Annotated[float, Field(ge=0)] = 0.0
     frequency_mask: Annotated[int, Field(ge=0)] = 0
     noise: tuple[Decibels, Decibels] | None = None
+    mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    mixup_alpha: Annotated[float, Field(gt=0, le=1000)] = 10.0
     on_error: Literal["stop", "skip"] = "stop"
     memory_mb: Annotated[int, Field(ge=0)] = 1024
     synthesis: SynthesisConfig | None = None
@@ -102,4 +124,10 @@ class ClipData(BaseModel):
             raise ValueError(f"noise: {self.noise[0]:g} dB is above {self.noise[1]:g} dB; swap them")
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: a class is named twice")
+        if self.frames and self.tagging:
+            raise ValueError("frames and tagging: a frame has one class; choose one of the two")
+        if self.activity is not None and not self.frames:
+            raise ValueError(f"activity {self.activity!r}: is of frames; set frames: true beside it")
+        if self.background in (self.activity, *(self.classes or ())) and self.frames:
+            raise ValueError(f"background {self.background!r}: is the class without segments; name the others")
         return self

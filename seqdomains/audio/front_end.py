@@ -142,6 +142,11 @@ class SoundInput(BaseModel):
         return self.rate / self.patch
 
     @property
+    def lead(self) -> float:
+        """By how much the border between two positions lies behind the patches before it, s: spectra overlap."""
+        return (self.span - self.patch) / 2 / self.rate if self.codec == "log-mel" else 0.0
+
+    @property
     def pad(self) -> int:
         """What stands behind the end of a clip in a batch: the code of silence, or 0."""
         return LEVELS // 2 if self.codes else 0

@@ -178,13 +178,14 @@ def _by_clip(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[NDArray
     for place, clip in enumerate(clips):
         places[clip.path].append(place)
     names = {path: min(clips[place].name for place in inside) for path, inside in places.items()}
-    size = Counter(clip.label for clip in clips)
+    size = Counter(label for clip in clips for label in _classes(clip))
+    tagged = any(clip.others for clip in clips)
     held = np.zeros(len(clips), dtype=bool)
     held_of: Counter[str | None] = Counter()
     # Names first: absolute paths are others on another machine, and only part files of one name.
     files = sorted(places, key=lambda path: (names[path], str(path)))
     for draw in _drawn(len(files), seed, _CLIP_STREAM):
-        inside = Counter(clips[place].label for place in places[files[draw]])
+        inside = Counter(label for place in places[files[draw]] for label in _classes(clips[place]))
         wanted = any(held_of[label] < max(1, round(fraction * size[label])) for label in inside)
         if wanted and all(held_of[label] + count < size[label] for label, count in inside.items()):
             held[places[files[draw]]] = True
@@ -196,12 +197,18 @@ def _by_clip(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[NDArray
                 "hold out; add some"
             )
         return held, [f"Held out: {held.sum()} of {len(clips)} clips, drawn from all files."]
-    if single := sorted(str(label) for label in size if not held_of[label]):
+    # Of clips with several labels a rare one may be only where another may not be spared: notes name it.
+    if not tagged and (single := sorted(str(label) for label in size if not held_of[label])):
         raise InputError(
             f"no clip can be held out of {_listed(map(repr, single))}: a class needs clips from two files, one to "
             "train on and one to hold out; add some, remove the class, or split by a field"
         )
     return held, [f"Held out: {held.sum()} of {len(clips)} clips, drawn from each class."]
+
+
+def _classes(clip: Clip) -> tuple[str | None, ...]:
+    """Return a clip's labels; those without one are a class by themselves."""
+    return clip.labels or (None,)
 
 
 def _values_of(clips: Sequence[Clip], field: str) -> list[str]:
@@ -236,8 +243,8 @@ def _warnings(clips: Sequence[Clip], train: NDArray[np.bool_], held: NDArray[np.
         notes.append("The same speakers are on both sides.")
     if files := shared([clip.path for clip in clips]):
         notes.append(f"Parts of {len(files)} files are on both sides, first {min(map(str, files))}.")
-    labels = [str(clip.label) for clip in clips]
-    trained, tested = set(compress(labels, train)), set(compress(labels, held))
+    labels = [_classes(clip) for clip in clips]
+    trained, tested = ({str(label) for own in compress(labels, side) for label in own} for side in (train, held))
     for absent, what in ((tested - trained, "to train on"), (trained - tested, "held out")):
         if absent:
             notes.append(f"No clip {what}: {_listed(sorted(absent, key=natural))}.")

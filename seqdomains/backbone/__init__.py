@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from seqdomains.backbone.artefact import LoadedModel, from_pretrained, save_pretrained
 from seqdomains.backbone.config import MambaConfig
-from seqdomains.backbone.heads import MambaLM, SequenceClassifier
+from seqdomains.backbone.frame_head import FrameClassifier
+from seqdomains.backbone.heads import MambaLM, SequenceClassifier, SequenceTagger
 from seqdomains.backbone.initialisation import no_weight_decay
 from seqdomains.backbone.model import MambaBackbone
 from seqdomains.backbone.official import load_official, official_state_dict
@@ -13,6 +14,7 @@ from seqdomains.backbone.reconstruction import PatchReconstructor
 from seqdomains.backbone.state import InferenceState, LayerState
 
 __all__ = [
+    "FrameClassifier",
     "InferenceState",
     "LayerState",
     "LoadedModel",
@@ -22,6 +24,7 @@ __all__ = [
     "PatchReconstructor",
     "Pooling",
     "SequenceClassifier",
+    "SequenceTagger",
     "from_pretrained",
     "load_official",
     "no_weight_decay",

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqdomains.backbone.config import MambaConfig
-from seqdomains.backbone.heads import Artefact, MambaLM, SequenceClassifier, check_classes
+from seqdomains.backbone.frame_head import FrameClassifier
+from seqdomains.backbone.heads import Artefact, MambaLM, SequenceClassifier, SequenceTagger, check_classes
 from seqdomains.backbone.parameters import adopt, block_shapes, check_finite, check_shapes
 from seqdomains.backbone.pooling import Pooling
 from seqdomains.backbone.reconstruction import PatchReconstructor
@@ -52,18 +53,23 @@ class LanguageModelConfig(ArtefactConfig):
         return MambaLM(config)
 
 
-class ClassifierConfig(ArtefactConfig):
-    """What it says of a `SequenceClassifier`."""
+class ClassesConfig(ArtefactConfig):
+    """What it says of any model with classes."""
 
-    architecture: Literal["SequenceClassifier"] = "SequenceClassifier"
     classes: tuple[str, ...]
-    pooling: Pooling
 
     @field_validator("classes")
     @classmethod
     def _name_each_once(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         check_classes(classes)
         return classes
+
+
+class ClassifierConfig(ClassesConfig):
+    """What it says of a `SequenceClassifier`."""
+
+    architecture: Literal["SequenceClassifier"] = "SequenceClassifier"
+    pooling: Pooling
 
     def build(self, config: MambaConfig) -> SequenceClassifier:
         """Return a model of these sizes, its weights not yet those of the artefact."""
@@ -87,7 +93,28 @@ class ReconstructorConfig(ArtefactConfig):
         return PatchReconstructor(config)
 
 
-Described = LanguageModelConfig | ClassifierConfig | ReconstructorConfig
+class TaggerConfig(ClassesConfig):
+    """What it says of a `SequenceTagger`."""
+
+    architecture: Literal["SequenceTagger"] = "SequenceTagger"
+    pooling: Pooling
+
+    def build(self, config: MambaConfig) -> SequenceTagger:
+        """Return a model of these sizes, its weights not yet those of the artefact."""
+        return SequenceTagger(config, classes=self.classes, pooling=self.pooling)
+
+
+class FramesConfig(ClassesConfig):
+    """What it says of a `FrameClassifier`."""
+
+    architecture: Literal["FrameClassifier"] = "FrameClassifier"
+
+    def build(self, config: MambaConfig) -> FrameClassifier:
+        """Return a model of these sizes, its weights not yet those of the artefact."""
+        return FrameClassifier(config, classes=self.classes)
+
+
+Described = LanguageModelConfig | ClassifierConfig | TaggerConfig | FramesConfig | ReconstructorConfig
 READER: TypeAdapter[Described] = TypeAdapter(Annotated[Described, Field(discriminator="architecture")])
 
 
@@ -97,7 +124,7 @@ class LoadedModel:
 
     Parameters
     ----------
-    model : MambaLM or SequenceClassifier or PatchReconstructor
+    model : MambaLM, SequenceClassifier, FrameClassifier or PatchReconstructor
         In evaluation mode.
     signature : dict
         Facts of the data that it was trained on (domain, alphabet, unit); its input must match them.
@@ -105,7 +132,7 @@ class LoadedModel:
         All of `config.json`.
     """
 
-    model: MambaLM | SequenceClassifier | PatchReconstructor
+    model: MambaLM | SequenceClassifier | FrameClassifier | PatchReconstructor
     signature: dict[str, Any]
     config: dict[str, Any]
 
@@ -118,7 +145,7 @@ def save_pretrained(model: Artefact, folder: str | Path, *, signature: Mapping[s
 
     Parameters
     ----------
-    model : MambaLM or SequenceClassifier or PatchReconstructor
+    model : MambaLM, SequenceClassifier, FrameClassifier or PatchReconstructor
         On any device.
     folder : str or Path
         The artefact's folder.
@@ -205,13 +232,15 @@ def _describe(model: Artefact, signature: Mapping[str, Any]) -> Described:
     if isinstance(model, MambaLM):
         return LanguageModelConfig(model=model.config, signature=dict(signature))
     if isinstance(model, SequenceClassifier):
-        return ClassifierConfig(
-            model=model.config, classes=model.classes, pooling=model.pooling, signature=dict(signature)
-        )
+        kind = TaggerConfig if isinstance(model, SequenceTagger) else ClassifierConfig
+        return kind(model=model.config, classes=model.classes, pooling=model.pooling, signature=dict(signature))
+    if isinstance(model, FrameClassifier):
+        return FramesConfig(model=model.config, classes=model.classes, signature=dict(signature))
     if isinstance(model, PatchReconstructor):
         return ReconstructorConfig(model=model.config, signature=dict(signature))
     raise TypeError(
-        f"{type(model).__name__} is no artefact: expected a MambaLM, a SequenceClassifier or a PatchReconstructor"
+        f"{type(model).__name__} is no artefact: expected a MambaLM, SequenceClassifier, FrameClassifier or "
+        "PatchReconstructor"
     )
 
 

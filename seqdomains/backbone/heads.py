@@ -225,7 +225,7 @@ class SequenceClassifier(Artefact):
     """One class per window, from its last position, its mean, or both side by side.
 
     With `config.complement` it reads both strands, and their mean goes to the head: a window and its reverse complement
-    have the same logits.
+    have the same logits. A `SequenceTagger` in place of it answers each class by itself.
 
     Parameters
     ----------
@@ -358,6 +358,27 @@ class SequenceClassifier(Artefact):
             return torch.cat(parts, dim=-1)
 
         return share
+
+
+class SequenceTagger(SequenceClassifier):
+    """As `SequenceClassifier`, but that a window may be of several classes: each is a yes or no by itself.
+
+    See `shares_of`.
+    """
+
+
+def shares_of(model: nn.Module, logits: Tensor) -> Tensor:
+    """Turn logits of a model, shape (..., n_classes), into probabilities.
+
+    Those of a `SequenceTagger` are each by itself, those of others sum to 1.
+
+    Examples
+    --------
+    >>> model = SequenceTagger(MambaConfig(d_model=16, n_layer=1), classes=("dog", "rain", "wind"))
+    >>> shares_of(model, torch.zeros(3)).tolist()
+    [0.5, 0.5, 0.5]
+    """
+    return logits.sigmoid() if isinstance(model, SequenceTagger) else logits.softmax(dim=-1)
 
 
 def check_classes(classes: Sequence[str]) -> None:

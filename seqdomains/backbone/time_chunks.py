@@ -98,6 +98,40 @@ def sum_over_chunks(
     return total if shard is None else shard.sum(total)
 
 
+def sum_over_positions(
+    backbone: MambaBackbone,
+    tokens: Tensor,
+    part: Part,
+    *,
+    time_chunk: int | None,
+    parameters: Sequence[Tensor] = (),
+    shard: SequenceShard | None = None,
+    recompute: bool = False,
+) -> Tensor:
+    """Add up what `part` says of a sequence's hidden vectors, whole or in chunks as `sum_over_chunks` does.
+
+    Examples
+    --------
+    >>> from seqdomains.backbone import MambaConfig
+    >>> backbone = MambaBackbone(MambaConfig(d_model=16, n_layer=1))
+    >>> tokens = torch.randint(4, (2, 100))
+    >>> whole, chunks = (
+    ...     sum_over_positions(backbone, tokens, lambda hidden, first: hidden.square().sum(), time_chunk=chunk)
+    ...     for chunk in (None, 30)
+    ... )
+    >>> torch.allclose(whole, chunks, rtol=1e-5)
+    True
+    """
+    if time_chunk is not None and time_chunk < tokens.shape[1]:
+        return sum_over_chunks(
+            backbone, tokens, part, chunk=time_chunk, parameters=parameters, shard=shard, recompute=recompute
+        )
+    if shard is not None:
+        first, end = shard.bounds(tokens.shape[1])
+        return shard.sum(part(backbone(tokens[:, first:end], shard=shard), first))
+    return part(backbone(tokens, recompute=recompute), 0)
+
+
 @dataclass(frozen=True)
 class _Run:
     backbone: MambaBackbone

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from seqdomains.backbone.sequence_parallel import SequenceShard
-from seqdomains.backbone.time_chunks import sum_over_chunks
+from seqdomains.backbone.time_chunks import sum_over_positions
 
 if TYPE_CHECKING:
     from seqdomains.backbone.heads import MambaLM
@@ -66,12 +66,7 @@ def token_cost(
         lost = cross_entropy(logits, own, ignore_index=_NOTHING, reduction="none")
         return (lost * weights[:, first : first + hidden.shape[1]].flatten()).sum()
 
-    if time_chunk is not None and time_chunk < tokens.shape[1]:
-        of_head = (model.lm_head.weight,) if not model.config.tie_embeddings else ()
-        return sum_over_chunks(
-            model.backbone, tokens, part, chunk=time_chunk, parameters=of_head, shard=shard, recompute=recompute
-        )
-    if shard is not None:
-        first, end = shard.bounds(tokens.shape[1])
-        return shard.sum(part(model.backbone(tokens[:, first:end], shard=shard), first))
-    return part(model.backbone(tokens, recompute=recompute), 0)
+    of_head = (model.lm_head.weight,) if not model.config.tie_embeddings else ()
+    return sum_over_positions(
+        model.backbone, tokens, part, time_chunk=time_chunk, parameters=of_head, shard=shard, recompute=recompute
+    )

@@ -48,10 +48,11 @@ RUN_OUT = typer.Option(
     "--out", help="Run folder; runs/PRESET-DATE-TIME if not given. An unfinished run there goes on.", metavar="DIR"
 )
 DRY_RUN = typer.Option("--dry-run", help="Only print what it would take: parameters, tokens a step, memory, time.")
-LABELS = typer.Option("--labels", help="Table of file<TAB>class.", metavar="TSV")
+LABELS = typer.Option("--labels", help="Table of file<TAB>class; of segments with data.frames.", metavar="TSV|RTTM")
 SOUNDS = typer.Argument(help="Sound files, folders, patterns.", metavar="SOUND...")
 FROM_FILE = typer.Option("--from-file", help="A list of more of these, one on each line.", metavar="LIST")
 WINDOW = typer.Option("--window", help="Seconds; each file as a whole, however long, if not given.", metavar="S")
+FRAMES = typer.Option("--frames", help="Of a model of frames: a row for each frame in place of each segment.")
 STRIDE = typer.Option("--stride", help="Seconds from window to window; the window if not given.", metavar="S")
 
 
@@ -218,6 +219,7 @@ def predict(
     from_file: Annotated[Path | None, FROM_FILE] = None,
     window: Annotated[float | None, WINDOW] = None,
     stride: Annotated[float | None, STRIDE] = None,
+    frames: Annotated[bool, FRAMES] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="TSV; - is stdout.", metavar="FILE")] = "-",
     device: Annotated[str | None, DEVICE] = None,
     out: Annotated[Path | None, OUT] = None,
@@ -233,6 +235,7 @@ def predict(
 ) -> None:
     """Write the class of each file, or of each window, in input order: file, channel, start, end (s), class, shares.
 
+    A model of frames says when what is heard: a row for each segment, with its label and its mean probability.
     A file is read as a whole in constant memory, however long, with the model's state carried along.
     With --out the work is done in shards, by any number of workers, and goes on where it was stopped.
     """
@@ -242,8 +245,8 @@ def predict(
         if output != "-":
             raise ConfigError("-o and --out: a batch writes its table into its folder; give one of the two")
         skipped = _run_batch(
-            Asked("predict"), model, sounds, from_file, window, stride, device, out, table_format, engine, workers,
-            threads, shard, ray_address, hashed, precision, shard_size,
+            Asked("predict", rows="frames" if frames else None), model, sounds, from_file, window, stride, device, out,
+            table_format, engine, workers, threads, shard, ray_address, hashed, precision, shard_size,
         )  # fmt: skip
     else:
         from seqdomains.cli.sounds import run_predict_alone
@@ -252,7 +255,14 @@ def predict(
             table_format, engine, workers, threads, shard, ray_address, hashed or None, precision, shard_size
         )
         skipped = run_predict_alone(
-            model, sounds or [], from_file=from_file, window=window, stride=stride, output=output, device=device
+            model,
+            sounds or [],
+            from_file=from_file,
+            window=window,
+            stride=stride,
+            output=output,
+            device=device,
+            frames=frames,
         )
     if skipped:
         raise typer.Exit(SKIPPED_INPUTS)

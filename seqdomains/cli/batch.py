@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from seqdomains.backbone import LoadedModel, MambaLM
+from seqdomains.backbone import FrameClassifier, LoadedModel, MambaLM
 from seqdomains.cli.batch_dna import Sequences
 from seqdomains.cli.batch_plan import BatchOptions, Domain, cores, hash_of, plan_of_records, plan_of_windows
 from seqdomains.cli.batch_sound import Sounds
@@ -37,6 +37,7 @@ from seqdomains.pipelines.batch.plan import Plan, read_plan
 from seqdomains.pipelines.batch.ray_engine import OnRay
 from seqdomains.pipelines.batch.records import AlongClasses, AlongLikelihood, Records
 from seqdomains.pipelines.batch.run import Engine, Slice, Waiting, run_batch
+from seqdomains.pipelines.batch.segments import AlongFrames, AlongSegments
 from seqdomains.pipelines.batch.shard import Computation
 from seqdomains.pipelines.batch.whole import Whole
 from seqdomains.pipelines.batch.windows import Windows
@@ -67,6 +68,8 @@ class Asked:
         Of embeddings.
     every : int or None
         Of streams: tokens from one row to the next.
+    rows : {"segments", "frames"} or None
+        Of predictions by a `FrameClassifier`: what has a row.
     """
 
     verb: Literal["predict", "embed", "stream"]
@@ -76,6 +79,7 @@ class Asked:
     pooling: verbs.EmbeddingPooling | None = None
     layer: int | None = None
     every: int | None = None
+    rows: Literal["segments", "frames"] | None = None
 
 
 def run_batch_command(
@@ -153,6 +157,8 @@ def _of_verb(asked: Asked, loaded: LoadedModel, device: torch.device) -> dict[st
             next_token_model_of(loaded)
         every = asked.every or (1 if isinstance(loaded.model, MambaLM) else trained_window(loaded))
         return {"every": every, "chunk": CHUNK}
+    if asked.rows is not None:
+        return {"whole": True, "chunk": CHUNK, "rows": asked.rows}
     of_verb = {"pooling": asked.pooling, "layer": asked.layer}
     if asked.whole:
         return {"whole": True, "chunk": CHUNK, "batch_tokens": windows_at_once(device, 1), **of_verb}
@@ -241,6 +247,10 @@ def _try_batch(parameters: Any, device: torch.device) -> int:
 def _computation(domain: Domain, parameters: Any, loaded: LoadedModel, device: torch.device) -> Computation:
     if "window" in parameters:
         return Windows(domain.windows(parameters), _runner(parameters, loaded, device))
+    if isinstance(loaded.model, FrameClassifier) and "rows" in parameters:
+        kind = AlongFrames if parameters["rows"] == "frames" else AlongSegments
+        along_frames = kind(loaded.model, device=device, precision=parameters["precision"])
+        return Records(domain.records(parameters), along_frames)
     if parameters["verb"] != "stream":
         runner = _runner(parameters, loaded, device)
         return Whole(domain.records(parameters), runner, tokens=parameters["batch_tokens"])

@@ -91,7 +91,7 @@ def run_explain(
         )
     length = window or trained_window(loaded)
     explainer = Explainer(
-        loaded.model,
+        loaded.model if isinstance(loaded.model, MambaLM) else classifier_of(loaded),
         method,
         codes=_BASES,
         device=where,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from seqdomains.backbone import LoadedModel, Pooling, SequenceClassifier
+from seqdomains.backbone import FrameClassifier, LoadedModel, Pooling, SequenceClassifier
 from seqdomains.cli.batch_plan import hash_of
 from seqdomains.cli.models import artefact_of
+
+Model = TypeVar("Model", bound=SequenceClassifier | FrameClassifier)
 
 
 class Origin(BaseModel):
@@ -38,7 +41,10 @@ class Origin(BaseModel):
 
     def classifier(self, loaded: LoadedModel, *, classes: tuple[str, ...], pooling: Pooling) -> SequenceClassifier:
         """Return a classifier with this backbone and a new head."""
-        model = SequenceClassifier(loaded.model.config, classes=classes, pooling=pooling)
+        return self.begun(SequenceClassifier(loaded.model.config, classes=classes, pooling=pooling), loaded)
+
+    def begun(self, model: Model, loaded: LoadedModel) -> Model:
+        """Give a new model of the same sizes this backbone, and return it."""
         model.backbone.load_state_dict(loaded.model.backbone.state_dict())
         model.backbone.requires_grad_(not self.head_only)
         return model

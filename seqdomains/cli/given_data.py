@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
-from seqdomains.task import Batch, ClassificationTask
+from seqdomains.task import Batch, ClassificationTask, FrameTask, TaggingTask
 
 
 class GivenData:
@@ -17,7 +18,7 @@ class GivenData:
 
     Parameters
     ----------
-    task : ClassificationTask
+    task : ClassificationTask, TaggingTask or FrameTask
         The data with its own classes.
     classes : tuple of str
         Those of the model.
@@ -30,7 +31,9 @@ class GivenData:
         The data has a class that the model doesn't know.
     """
 
-    def __init__(self, task: ClassificationTask, *, classes: tuple[str, ...], notes: tuple[str, ...]) -> None:
+    def __init__(
+        self, task: ClassificationTask | TaggingTask | FrameTask, *, classes: tuple[str, ...], notes: tuple[str, ...]
+    ) -> None:
         unknown = [name for name in task.classes if name not in classes]
         if unknown:
             raise InputError(
@@ -64,7 +67,7 @@ class GivenData:
 
     def ceiling(self) -> float | None:
         """Return the oracle's accuracy where the data is simulated."""
-        return self._task.ceiling()
+        return cast(ClassificationTask, self._task).ceiling()
 
     def baseline(self) -> Mapping[str, Any] | None:
         """Return None: a reference fitted on the windows that it is scored on would say nothing."""
@@ -74,5 +77,15 @@ class GivenData:
         """Return the notes that were given."""
         return self._notes
 
+    def baseline_scores(self) -> tuple[str, NDArray[np.float64]] | None:
+        """Return None, as `baseline`."""
+        return None
+
     def _relabelled(self, batch: Batch) -> Batch:
-        return Batch(batch.tokens, self._index[batch.targets], batch.lengths)
+        if batch.targets.dtype == np.int64:
+            # Below 0 nothing is asked, such as of padding.
+            targets = np.where(batch.targets < 0, batch.targets, self._index[np.maximum(batch.targets, 0)])
+            return Batch(batch.tokens, targets, batch.lengths)
+        targets = np.zeros((len(batch.targets), len(self.classes)), batch.targets.dtype)
+        targets[:, self._index] = batch.targets
+        return Batch(batch.tokens, targets, batch.lengths)

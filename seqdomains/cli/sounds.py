@@ -6,44 +6,44 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seqdomains.audio.clip_task import ClipTask
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import is_sound_file
+from seqdomains.audio.frame_task import FrameTask
 from seqdomains.audio.front_end import SoundInput, input_of
 from seqdomains.audio.synthesis import SynthesisConfig, synthesize
-from seqdomains.backbone import SequenceClassifier
+from seqdomains.backbone import FrameClassifier, MambaLM, PatchReconstructor
 from seqdomains.backbone.rate import rescale_steps
 from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions
-from seqdomains.cli.config import resolve
+from seqdomains.cli.config import Resolved, resolve
 from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.given_data import GivenData
-from seqdomains.cli.models import choose_device, classifier_of, load_model
+from seqdomains.cli.models import choose_device, load_model
 from seqdomains.cli.sound_config import SoundRunConfig, check_preset
 from seqdomains.cli.sound_data import check_scored, given_options, or_synthesized, refuse_without_data
 from seqdomains.cli.sound_pretraining import score_pretrained
-from seqdomains.cli.summary import as_text
-from seqdomains.cli.training import made, print_estimate, train_and_evaluate
+from seqdomains.cli.sound_tasks import Judge, Task, judge_of, new_model, objective_of, score, settings_of, sound_as_text
+from seqdomains.cli.training import made, print_estimate, print_estimate_of, run_training
 from seqdomains.errors import MOST_PROBLEMS, ConfigError, InputError
 from seqdomains.files import atomic_file, parse_json
-from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome
 from seqdomains.pipelines.batch.run import NAMED
 from seqdomains.pipelines.inputs import find_inputs
+from seqdomains.pipelines.objectives import Frames
 from seqdomains.pipelines.progress import duration, progress_display
 from seqdomains.pipelines.ranks import own_device
 from seqdomains.pipelines.run_folder import RunFolder
-from seqdomains.task import ClassificationTask
 
 logger = logging.getLogger(__name__)
-
-_as_text = partial(as_text, units="clips", baseline="MFCC baseline", ranks=True)
 
 
 def run_synthesize(out: Path, *, kind: str | None, preset: str | None, settings: Sequence[str]) -> None:
@@ -75,16 +75,35 @@ def run_train(
     config = resolved.config
     if only_estimate:
         window = config.input.positions(round(config.data.seconds * config.input.rate))
-        print_estimate(config, window=window, classes=config.data.classes or ("a", "b"), device=where)
+        if config.data.frames:
+            model = FrameClassifier(config.backbone(), classes=(config.data.background, "others"))
+            print_estimate_of(model, config.train, window=window, device=where, objective=Frames())
+        else:
+            print_estimate(config, window=window, classes=config.data.classes or ("a", "b"), device=where)
         return
-    train_and_evaluate(
+    _train(resolved, partial(new_model, config=config), preset=preset, out=out, device=where)
+
+
+def _train(
+    resolved: Resolved[SoundRunConfig],
+    make_model: Callable[[Task], Judge],
+    *,
+    preset: str,
+    out: Path | None,
+    device: torch.device,
+) -> None:
+    config = resolved.config
+    run_training(
         config,
         resolved,
         preset=preset,
         out=out,
-        device=where,
+        device=device,
         make_task=lambda: _task(config.data, config.input),
-        as_text=_as_text,
+        make_model=make_model,
+        objective_of=objective_of,
+        score=lambda model, task, run: score(model, task, config.evaluate, run, device=device),
+        as_text=sound_as_text,
     )
 
 
@@ -116,17 +135,11 @@ def run_finetune(
     if wrong := [key for key in fixed if key.partition(".")[0] in ("model", "input") and key != "model.pooling"]:
         raise ConfigError([f"--set {key}: {key} is that of the model, which is fine-tuned" for key in wrong])
     resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=given)
-    config = resolved.config
-    train_and_evaluate(
-        config,
-        resolved,
-        preset=preset or "finetune",
-        out=out,
-        device=where,
-        make_task=lambda: _task(config.data, config.input),
-        as_text=_as_text,
-        make_model=partial(origin.classifier, loaded, pooling=config.pooling),
-    )
+
+    def make_model(task: Task) -> Judge:
+        return origin.begun(new_model(task, resolved.config), loaded)
+
+    _train(resolved, make_model, preset=preset or "finetune", out=out, device=where)
 
 
 def run_evaluate(
@@ -143,7 +156,7 @@ def run_evaluate(
     """Score a run on its held-out clips, or a model on other labelled clips, and print the result."""
     where = choose_device(device)
     loaded = load_model(path, device=where, check=input_of)
-    if not isinstance(loaded.model, SequenceClassifier):
+    if isinstance(loaded.model, MambaLM | PatchReconstructor):
         score_pretrained(
             path,
             loaded,
@@ -157,6 +170,7 @@ def run_evaluate(
             device=where,
         )
         return
+    model = judge_of(loaded)
     trained = input_of(loaded.signature)
     read = trained if rate is None else _at_rate(trained, rate)
     rescale_steps(loaded.model, trained.rate / read.rate)
@@ -165,20 +179,22 @@ def run_evaluate(
         refuse_without_data(path, out=out, label_from=label_from, labels=labels, rate=rate, set=settings)
         run.read_config()
         config = resolve(SoundRunConfig, preset=str(run.config)).config
-        result = evaluation.evaluate(loaded.model, _task(config.data, config.input), config.evaluate, run, device=where)
+        task = _task(config.data, config.input)
+        result = score(model, task, config.evaluate, run, device=where)
     else:
         given = given_options(data, label_from, labels) | {"data.split": ("none", "the command")}
+        given |= {key: (value, "the model") for key, value in settings_of(loaded).items()}
         check_scored(settings, out)
         config = resolve(SoundRunConfig, settings=settings, given=given).config
-        task = ClipTask(config.data, read, least_classes=1)
+        task = FrameTask(config.data, read) if config.data.frames else ClipTask(config.data, read, least_classes=1)
         notes = [note for note in task.notes() if note not in task.split.notes]
         scored = f"Scored on {', '.join(str(one) for one in data)}."
         if rate is not None:
             notes.append(f"Read at {rate} Hz with steps {trained.rate / rate:g} times as long as at {trained.rate} Hz.")
-        known: ClassificationTask = GivenData(task, classes=classifier_of(loaded).classes, notes=(scored, *notes))
+        known = GivenData(task, classes=model.classes, notes=(scored, *notes))
         target = RunFolder(made(out)) if out is not None else None
-        result = evaluation.evaluate(loaded.model, known, config.evaluate, target, device=where)
-    sys.stdout.write(_as_text(result))
+        result = score(model, known, config.evaluate, target, device=where)
+    sys.stdout.write(sound_as_text(result))
 
 
 def run_batch(
@@ -203,9 +219,16 @@ def run_batch(
         raise ConfigError("-: sound is read from files, whose headers say how much there is")
     if output not in (None, "-") and Path(output).exists() and any(Path(output).samefile(one) for one in _there(paths)):
         raise ConfigError(f"-o {output}: is also an input, which would be lost; choose another file")
-    sound = input_of(load_model(path, device=choose_device("cpu"), check=input_of).signature)
+    loaded = load_model(path, device=choose_device("cpu"), check=input_of)
+    sound = input_of(loaded.signature)
+    in_time = asked.verb == "predict" and isinstance(loaded.model, FrameClassifier)
+    if asked.rows == "frames" and not in_time:
+        raise ConfigError("--frames: a row for each frame is what a model of frames says; this one judges whole sounds")
+    if in_time and window is not None:
+        raise ConfigError("--window: a model of frames reads each file as a whole and says when; leave it out")
     asked = Asked(
         asked.verb,
+        rows=(asked.rows or "segments") if in_time else None,
         window=_positions(window, sound, "--window"),
         stride=_positions(stride, sound, "--stride"),
         whole=window is None,
@@ -215,6 +238,7 @@ def run_batch(
     if stride is not None and window is None:
         raise ConfigError("--stride: goes with --window; without it each file is taken whole")
     own = {"input": sound.model_dump(mode="json"), "per_second": sound.per_second}
+    own |= {"lead": sound.lead} if in_time else {}
     outcome = run_batch_command("audio", asked, path, paths, own=own, options=options)
     if isinstance(outcome, BatchOutcome):
         if outcome.blank:
@@ -238,12 +262,14 @@ def run_predict_alone(
     stride: float | None,
     output: str,
     device: str | None,
+    frames: bool = False,
 ) -> bool:
     """Classify sound files into one table, in a folder that is removed; returns whether anything was skipped."""
     with tempfile.TemporaryDirectory(prefix="seqdomains-") as folder:
         batch = BatchFolder(Path(folder) / "batch")
         options = BatchOptions(out=batch.path, form="tsv", device=device)
-        ask = partial(run_batch, Asked("predict"), path, given, from_file=from_file, window=window, stride=stride)
+        asked = Asked("predict", rows="frames" if frames else None)
+        ask = partial(run_batch, asked, path, given, from_file=from_file, window=window, stride=stride)
         try:
             skipped = ask(options=options, output=output)
         except InputError as error:
@@ -275,9 +301,10 @@ def _at_rate(given: SoundInput, rate: int) -> SoundInput:
     return given.model_copy(update={"rate": rate})
 
 
-def _task(data: ClipData, given: SoundInput) -> ClipTask:
+def _task(data: ClipData, given: SoundInput) -> Task:
     data, simulated = or_synthesized(data)
-    return ClipTask(data, given, simulated=simulated)
+    kind = FrameTask if data.frames else ClipTask
+    return kind(data, given, simulated=simulated)
 
 
 def _positions(seconds: float | None, given: SoundInput, option: str) -> int | None:

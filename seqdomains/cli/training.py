@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from seqdomains.backbone import MambaConfig, MambaLM, PatchReconstructor, Pooling, SequenceClassifier
+from seqdomains.backbone import FrameClassifier, MambaConfig, MambaLM, PatchReconstructor, Pooling, SequenceClassifier
 from seqdomains.cli.config import Resolved
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines import bits
@@ -65,7 +65,7 @@ class Pretrained(Trained, Protocol):
         """How to score."""
 
 
-Model = TypeVar("Model", SequenceClassifier, MambaLM, PatchReconstructor)
+Model = TypeVar("Model", bound=SequenceClassifier | FrameClassifier | MambaLM | PatchReconstructor)
 Task = TypeVar("Task", bound=WindowTask)
 AsText = Callable[[Mapping[str, Any]], str]
 AsAsked = Callable[[SequenceClassifier], tuple[nn.Module, Sequence[str]]]
@@ -79,7 +79,7 @@ def as_it_is(model: SequenceClassifier) -> tuple[nn.Module, Sequence[str]]:
 def print_estimate(config: TrainedClassifier, *, window: int, classes: tuple[str, ...], device: torch.device) -> None:
     """Print what training a classifier would take; under torchrun the first process does."""
     model = SequenceClassifier(config.backbone(), classes=classes, pooling=config.pooling)
-    _print_estimate(model, config.train, window=window, device=device, objective=CLASSIFICATION)
+    print_estimate_of(model, config.train, window=window, device=device, objective=CLASSIFICATION)
 
 
 def print_pretraining_estimate(
@@ -87,23 +87,24 @@ def print_pretraining_estimate(
 ) -> None:
     """Print what training a language model would take; under torchrun the first process does."""
     model, asked = MambaLM(config.backbone()), objective or NextToken()
-    _print_estimate(model, config.train, window=window, device=device, objective=asked)
+    print_estimate_of(model, config.train, window=window, device=device, objective=asked)
 
 
 def print_masked_estimate(config: Pretrained, *, window: int, device: torch.device) -> None:
     """Print what training a reconstructor would take; under torchrun the first process does."""
     model = PatchReconstructor(config.backbone())
-    _print_estimate(model, config.train, window=window, device=device, objective=Reconstruction())
+    print_estimate_of(model, config.train, window=window, device=device, objective=Reconstruction())
 
 
-def _print_estimate(
-    model: SequenceClassifier | MambaLM | PatchReconstructor,
+def print_estimate_of(
+    model: SequenceClassifier | FrameClassifier | MambaLM | PatchReconstructor,
     config: TrainConfig,
     *,
     window: int,
     device: torch.device,
     objective: Objective,
 ) -> None:
+    """Print what training a model would take; under torchrun the first process does."""
     refuse_unfit(config, model.config, objective=objective)
     size = max(int(os.environ.get("WORLD_SIZE", "1")), config.sequence_ranks)
     found = estimation.dry_run(model, config, window=window, device=device, objective=objective, ranks=size)
@@ -144,7 +145,7 @@ def train_and_evaluate(
         return evaluation.evaluate(asked, task, config.evaluate, run, device=device, notes=notes)
 
     fresh = make_model or partial(SequenceClassifier, config.backbone(), pooling=config.pooling)
-    _run(
+    run_training(
         config,
         resolved,
         preset=preset,
@@ -170,7 +171,7 @@ def pretrain_and_evaluate(
     objective: Objective | None = None,
 ) -> None:
     """Train a language model as `train_and_evaluate` trains a classifier, on next tokens if nothing else is given."""
-    _run(
+    run_training(
         config,
         resolved,
         preset=preset,
@@ -195,7 +196,7 @@ def pretrain_masked_and_evaluate(
     as_text: AsText,
 ) -> None:
     """Train a reconstructor as `train_and_evaluate` trains a classifier."""
-    _run(
+    run_training(
         config,
         resolved,
         preset=preset,
@@ -209,7 +210,7 @@ def pretrain_masked_and_evaluate(
     )
 
 
-def _run(
+def run_training(
     config: Trained,
     resolved: Resolved[Any],
     *,
@@ -222,6 +223,7 @@ def _run(
     score: Callable[[Model, Task, RunFolder], Mapping[str, Any]],
     as_text: AsText,
 ) -> None:
+    """Do what `train_and_evaluate` says, of a task whose model, objective and score are told by the task."""
     refuse_unfit(config.train, config.backbone())
     if out is None and started_by_torchrun():
         raise ConfigError("--out: name the run folder, which all processes of torchrun share")

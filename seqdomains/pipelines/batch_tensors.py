@@ -19,9 +19,9 @@ class BatchTensors:
     ----------
     tokens : Tensor of any integer dtype, shape (B, L)
         Codes; uint8 stays uint8, which moves 8 times less than int64.
-    targets : Tensor, int64 of shape (B,), a signed integer dtype of shape (B, L), or None
-        Class indices; of masked windows what each position is asked, below 0 for nothing; None where each next token
-        is what is asked.
+    targets : Tensor of int64, shape (B,) or (B, L), or of float32, shape (B, n_classes), or None
+        Class indices of windows or positions, or shares of the classes; codes of hidden tokens, shape (B, L), below 0
+        where none is asked; None where each next token is what is asked.
     lengths : Tensor of int64, shape (B,), or None
         Real tokens of each window; None where every window is full. It stays on the CPU, where the model checks it
         without waiting for the device.

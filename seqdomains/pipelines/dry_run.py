@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seqdomains.backbone import MambaLM, PatchReconstructor, SequenceClassifier
+from seqdomains.backbone import FrameClassifier, MambaLM, PatchReconstructor, SequenceClassifier
 from seqdomains.backbone.footprint import Footprint
 from seqdomains.pipelines.borrowed import borrowed, thread_count
 from seqdomains.pipelines.memory import step_memory, uses_bf16
@@ -82,7 +82,7 @@ class DryRun:
 
 
 def dry_run(
-    model: SequenceClassifier | MambaLM | PatchReconstructor,
+    model: SequenceClassifier | FrameClassifier | MambaLM | PatchReconstructor,
     config: TrainConfig,
     *,
     window: int,
@@ -94,7 +94,7 @@ def dry_run(
 
     Parameters
     ----------
-    model : SequenceClassifier or MambaLM or PatchReconstructor
+    model : SequenceClassifier, FrameClassifier, MambaLM or PatchReconstructor
     config : TrainConfig
     window : int
         Full length in tokens.
@@ -133,7 +133,7 @@ def dry_run(
     chunks = _OF_CHUNKS if config.time_chunk is not None and config.time_chunk < plan.window else 1.0
     return DryRun(
         parameters=sum(one.numel() for one in model.parameters()),
-        classes=len(model.classes) if isinstance(model, SequenceClassifier) else 0,
+        classes=len(model.classes) if isinstance(model, SequenceClassifier | FrameClassifier) else 0,
         windows=plan.windows,
         window=plan.window,
         at_once=windows * length,
@@ -147,7 +147,7 @@ def dry_run(
 
 
 def _time(
-    model: SequenceClassifier | MambaLM | PatchReconstructor,
+    model: SequenceClassifier | FrameClassifier | MambaLM | PatchReconstructor,
     objective: Objective,
     windows: int,
     length: int,

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from seqdomains.backbone.heads import shares_of
 from seqdomains.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Classifier:
         Returns
         -------
         ndarray of float64, shape (B, n_classes)
-            Each row sums to 1; the softmax is taken in float64.
+            Each row sums to 1, unless the model is a `SequenceTagger`; taken in float64.
 
         Raises
         ------
@@ -76,7 +77,7 @@ class Classifier:
         logits = torch.cat(rows)
         if not bool(torch.isfinite(logits).all()):
             raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
-        probabilities: NDArray[np.float64] = logits.softmax(dim=1).numpy()
+        probabilities: NDArray[np.float64] = shares_of(self.model, logits).numpy()
         return probabilities
 
     def _logits(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqdomains.backbone import MambaConfig, MambaLM, PatchReconstructor
+from seqdomains.backbone import FrameClassifier, MambaConfig, MambaLM, PatchReconstructor
+from seqdomains.backbone.frame_head import NOTHING
 from seqdomains.backbone.lengths import counted_positions
 from seqdomains.backbone.token_cost import token_cost
 from seqdomains.errors import ConfigError
@@ -35,7 +37,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Classification:
-    """Cross-entropy of the windows' classes.
+    """Cross-entropy of the windows' classes, or of the shares that mixtures of windows have of them.
 
     Examples
     --------
@@ -64,10 +66,100 @@ class Classification:
         ValueError
             The windows have no classes.
         """
-        if part.targets is None:
-            raise ValueError("windows without targets: train on them with NextToken, or give a ClassificationTask")
-        logits = model(part.tokens.to(device, non_blocking=True), part.lengths, **options)
-        return F.cross_entropy(logits.float(), part.targets.to(device, non_blocking=True), reduction="sum")
+        logits, targets = _answered(model, part, device, options)
+        return F.cross_entropy(logits, targets, reduction="sum")
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """Binary cross-entropy of each class by itself, the mean over the classes.
+
+    Parameters
+    ----------
+    classes : int
+        How many there are.
+
+    Examples
+    --------
+    >>> part = BatchTensors(torch.zeros(2, 3), torch.tensor([[0.0, 1.0], [1.0, 1.0]]), None, 6)
+    >>> Tagging(2).total(lambda tokens, lengths: torch.zeros(2, 2), part, device=torch.device("cpu")).exp().item()
+    4.0
+    """
+
+    classes: int
+
+    def most(self, plan: StepPlan) -> int:
+        """Return the number of windows; all of them count."""
+        return plan.windows
+
+    def count(self, part: BatchTensors) -> int:
+        """Return the number of windows."""
+        return len(part.tokens)
+
+    def trial(self, tokens: Tensor) -> BatchTensors:
+        """See `Objective`."""
+        return BatchTensors(tokens, torch.zeros(len(tokens), self.classes), None, _tokens(tokens))
+
+    def total(self, model: nn.Module, part: BatchTensors, *, device: torch.device, **options: Any) -> Tensor:
+        """See `Objective`.
+
+        Raises
+        ------
+        ValueError
+            The windows have no targets.
+        """
+        logits, targets = _answered(model, part, device, options)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / targets.shape[1]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Cross-entropy of the positions' classes, under a `FrameClassifier`.
+
+    Examples
+    --------
+    >>> part = BatchTensors(torch.zeros(1, 3), torch.tensor([[0, 1, NOTHING]]), torch.tensor([2]), 2)
+    >>> Frames().count(part)
+    2
+    """
+
+    def most(self, plan: StepPlan) -> int:
+        """Return the number of positions; padding among them does not count."""
+        return plan.windows * plan.window
+
+    def count(self, part: BatchTensors) -> int:
+        """Return the number of positions that something is asked of."""
+        return int((self._targets(part) != NOTHING).sum())
+
+    def trial(self, tokens: Tensor) -> BatchTensors:
+        """See `Objective`."""
+        return BatchTensors(tokens, torch.zeros(tokens.shape[:2], dtype=torch.int64), None, _tokens(tokens))
+
+    def total(self, model: nn.Module, part: BatchTensors, *, device: torch.device, **options: Any) -> Tensor:
+        """See `Objective`.
+
+        Raises
+        ------
+        ValueError
+            The positions have no targets.
+        """
+        tokens, targets = (one.to(device, non_blocking=True) for one in (part.tokens, self._targets(part)))
+        return cast(FrameClassifier, model).loss(tokens, targets, **options)
+
+    def _targets(self, part: BatchTensors) -> Tensor:
+        if part.targets is None or part.targets.shape != part.tokens.shape[:2]:
+            raise ValueError("windows without a target for each position: give a FrameTask")
+        return part.targets
+
+
+def _answered(
+    model: nn.Module, part: BatchTensors, device: torch.device, options: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Return logits in fp32, and targets beside them."""
+    if part.targets is None:
+        raise ValueError("windows without targets: train on them with NextToken, or give a ClassificationTask")
+    logits = model(part.tokens.to(device, non_blocking=True), part.lengths, **options)
+    return logits.float(), part.targets.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

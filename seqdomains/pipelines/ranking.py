@@ -37,17 +37,33 @@ def ranking(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str,
     >>> round(found["mean_average_precision"], 4), found["mean_auc"], round(found["d_prime"], 4)
     (0.8333, 0.75, 0.9539)
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     counts = labels.sum(axis=0)
-    told = np.flatnonzero((counts > 0) & (counts < len(labels)))
-    if not len(told):
+    found = [one for one in rankings(labels, scores) if one is not None]
+    if not found:
         return {"mean_average_precision": None, "mean_auc": None, "d_prime": None}
-    precision = np.mean([average_precision_score(labels[:, one], scores[:, one]) for one in told])
-    area = float(np.mean([roc_auc_score(labels[:, one], scores[:, one]) for one in told]))
-    half = 0.5 / float((counts[told] * (len(labels) - counts[told])).sum())
+    told = counts[(counts > 0) & (counts < len(labels))]
+    area = float(np.mean([auc for _, auc in found]))
+    half = 0.5 / float((told * (len(labels) - told)).sum())
     return {
-        "mean_average_precision": float(precision),
+        "mean_average_precision": float(np.mean([precision for precision, _ in found])),
         "mean_auc": area,
         "d_prime": math.sqrt(2) * NormalDist().inv_cdf(min(max(area, half), 1 - half)),
     }
+
+
+def rankings(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> list[tuple[float, float] | None]:
+    """Return average precision and area under the ROC curve of each class; None where all or no samples are of it.
+
+    Examples
+    --------
+    >>> rankings(np.array([[True, True], [False, True]]), np.array([[0.9, 0.5], [0.1, 0.5]]))
+    [(1.0, 1.0), None]
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    return [
+        (float(average_precision_score(own, score)), float(roc_auc_score(own, score)))
+        if 0 < own.sum() < len(own)
+        else None
+        for own, score in zip(labels.T, scores.T, strict=True)
+    ]

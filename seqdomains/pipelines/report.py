@@ -57,6 +57,7 @@ def write_report(run: RunFolder | Path) -> Path:
     kind = "classes" if result is None else result.get("kind", "classes")
     if result and kind == "classes":
         figures["accuracy"] = as_svg(accuracy_figure(result), "accuracy")
+    if result and kind in ("classes", "frames"):
         figures["confusion"] = as_svg(confusion_figure(result), "confusion")
     text = _render(
         name=run.path.resolve().name,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqdomains.backbone import InferenceState, SequenceClassifier
+from seqdomains.backbone.heads import shares_of
 from seqdomains.errors import InputError
 from seqdomains.pipelines.answers import Answers, PredictOutcome, reading, write_answers
 from seqdomains.pipelines.borrowed import borrowed, deterministic
@@ -118,7 +119,7 @@ class RunningClassifier:
         logits = self._model.head(torch.cat(parts, dim=-1)).to("cpu", torch.float64)
         if not bool(torch.isfinite(logits).all()):
             raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
-        answers: NDArray[np.float64] = logits.softmax(dim=1).numpy()
+        answers: NDArray[np.float64] = shares_of(self._model, logits).numpy()
         return answers
 
 

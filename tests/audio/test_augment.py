@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seqdomains.audio.augment import louder, masked, played_faster, with_noise
+from seqdomains.audio.augment import louder, masked, mixed, mixing_shares, played_faster, with_noise
 
 
 def test_a_faster_tone_is_higher_and_shorter():
@@ -39,3 +39,18 @@ def test_noise_has_its_ratio_and_its_name(snr):
     np.testing.assert_array_equal(noisy, with_noise(tone, snr, key=(3, 4)))
     assert not np.array_equal(noisy, with_noise(tone, snr, key=(3, 5)))
     np.testing.assert_array_equal(with_noise(np.zeros(5, np.float32), snr, key=(0, 0)), np.zeros(5))
+
+
+def test_a_mixture_has_its_proportions():
+    low, high = (np.sin(np.arange(1000) * step).astype(np.float32) for step in (0.1, 0.7))
+    found = mixed(low, high[:600], 0.7)
+    np.testing.assert_allclose(found[:600], 0.7 * low[:600] + 0.3 * high[:600], atol=1e-6)
+    np.testing.assert_allclose(found[600:], 0.7 * low[600:], atol=1e-6)
+    np.testing.assert_array_equal(mixed(low, high, 1.0), low)
+
+
+@pytest.mark.parametrize("alpha", [0.4, 10.0])
+def test_shares_have_the_moments_of_their_distribution(alpha):
+    shares = mixing_shares((np.arange(10_000) + 0.5) / 10_000, alpha)
+    assert shares.mean() == pytest.approx(0.5, abs=1e-3)
+    assert shares.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=1e-2)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from seqdomains.audio.clip_task import ClipTask
+from seqdomains.audio.code_task import CodeTask
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import write_wav
 from seqdomains.audio.front_end import SoundInput
@@ -46,6 +47,44 @@ def test_a_sample_is_a_function_of_seed_and_index(folder):
     assert not np.array_equal(whole.tokens, found.training_batch(8, 0, 20).tokens)
     assert whole.tokens.dtype == np.uint8
     assert whole.tokens.shape == (20, 2000)
+
+
+def test_mixtures_are_functions_of_seed_and_index(folder):
+    given = {"speed": 0.1, "gain": 6.0, "noise": (10.0, 40.0)}
+    found = task(folder, PATCHES, mixup=0.5, **given)
+    whole = found.training_batch(7, 0, 200)
+    parts = [found.training_batch(7, first, 50) for first in (0, 50, 100, 150)]
+    np.testing.assert_array_equal(whole.tokens, np.concatenate([part.tokens for part in parts]))
+    np.testing.assert_array_equal(whole.targets, np.concatenate([part.targets for part in parts]))
+    assert whole.targets.shape == (200, 2)
+    np.testing.assert_allclose(whole.targets.sum(axis=1), 1, rtol=1e-6)
+    # Half are mixed, and half of these with a clip of the other class.
+    between = ((whole.targets > 0) & (whole.targets < 1)).any(axis=1)
+    assert between.mean() == pytest.approx(0.25, abs=0.1)
+    assert ((whole.targets[between] > 0.1) & (whole.targets[between] < 0.9)).all()
+    # A sample that is not mixed is what it was.
+    plain = task(folder, PATCHES, **given).training_batch(7, 0, 200)
+    same = (whole.tokens == plain.tokens).all(axis=(1, 2))
+    assert same.mean() == pytest.approx(0.5, abs=0.12)
+    np.testing.assert_array_equal(whole.targets[same].argmax(axis=1), plain.targets[same])
+    assert plain.targets.dtype == np.int64
+
+
+def test_a_mixture_is_the_sum_of_its_sounds(folder):
+    alone = {"seconds": 0.1, "balanced": False}
+    given = SoundInput(rate=8000, codec="waveform", patch=8, scale=1.0)
+    found = task(folder, given, mixup=1.0, mixup_alpha=1.0, **alone).training_batch(5, 0, 100)
+    for row, length, target in zip(found.tokens, found.lengths, found.targets, strict=True):
+        heard = np.abs(np.fft.rfft(row[:length].ravel() * np.hanning(length * 8)))
+        low, high = heard[20:60].sum(), heard[80:160].sum()
+        # Classes are in the order high, low; the tones are as loud as one another.
+        assert high / (low + high) == pytest.approx(target[0], abs=0.12)
+
+
+def test_only_classes_are_mixed(folder):
+    data = ClipData(paths=(folder,), seconds=0.1, mixup=0.5)
+    with pytest.raises(ConfigError, match=r"data\.mixup: mixes clips and their classes, which are not asked for here"):
+        CodeTask(data, CODES)
 
 
 def test_short_clips_are_padded_behind_their_end(folder):

@@ -112,7 +112,7 @@ def test_a_clip_given_twice_is_taken_once_and_logged(place, caplog):
 
 def test_a_clip_with_two_labels_is_refused(place):
     folder = place("yes/1.wav")
-    with pytest.raises(InputError, match=r"yes/1\.wav is labelled 'yes' and 'no': a clip has one class"):
+    with pytest.raises(InputError, match=r"yes/1\.wav is labelled 'yes' and 'no': list a clip once"):
         read(folder, manifest(folder, "list.csv", "path,label\nyes/1.wav,no\n"))
 
 
@@ -231,15 +231,20 @@ def test_problems_of_a_manifest_come_together_up_to_a_number(place):
         ("a.csv", 'path,label\n1.wav,"a\nb"\n', r"line 3: label 'a\\+nb'"),
         ("a.jsonl", '{"path": "1.wav", "label": "a\\u0007"}', r"line 1: label 'a\\+x07'"),
         ("a.jsonl", '{"path": "1.wav", "label": {}}', "line 1: label {}: expected a name"),
-        ("a.jsonl", '{"path": "1.wav", "label": []}', "line 1: label ''"),
+        ("a.jsonl", '{"path": "1.wav", "label": []}', "line 1: an empty list of labels: name one at least, or leave"),
         (
             "a.jsonl",
-            '{"path": "1.wav", "label": ["a", "b"]}',
-            "a clip with several labels cannot be learnt here; give one",
+            '{"path": "1.wav", "label": ["a", ""]}',
+            r"line 1: an empty label \(''\) among those of \['a', ''\]",
         ),
-        ("a.json", '{"data": [{"wav": "1.wav", "labels": "a,b"}]}', "entry 1: label 'a,b': a clip with several labels"),
+        (
+            "a.jsonl",
+            '{"path": "1.wav", "label": ["a", 3, "a"]}',
+            r"label 'a' stands twice in \['a', 3, 'a'\]: name each",
+        ),
+        ("a.json", '{"data": [{"wav": "1.wav", "labels": "a,,b"}]}', "entry 1: an empty label .* remove it or its sep"),
         ("a.json", '{"data": [1]}', r'entry 1: expected {"audio_filepath": "a.wav", "label": "yes"}, found \'1\''),
-        ("a.csv", "path,labels\n1.wav,a|b\n", r"line 2: label 'a\|b': a clip with several labels"),
+        ("a.csv", "path,labels\n1.wav,a|b;a\n", r"line 2: label 'a' stands twice in 'a\|b;a'"),
         ("a.jsonl", "{", r"line 1: no JSON, Expecting property name enclosed in double quotes at column 2: '{'"),
         ("a.jsonl", "[" * 100_000, "line 1: nested too deep"),
         ("a.jsonl", '{"label": "a"}', "line 1: no file: expected a path as audio_filepath or path or"),
@@ -364,6 +369,37 @@ def test_a_column_may_be_the_label(place):
 def test_forms_of_label_from_are_checked(place, label_from):
     with pytest.raises(ConfigError, match=r"data\.label_from: expected folder, field:KEY, or name:PATTERN such as"):
         read(place("1.wav"), label_from=label_from)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options"),
+    [
+        ("a.jsonl", '{"path": "1.wav", "label": ["dog", " rain "]}', {}),
+        ("a.jsonl", '{"path": "1.wav", "tags": ["dog", "rain"]}', {"label_from": "field:tags"}),
+        ("a.json", '{"data": [{"wav": "1.wav", "labels": "dog,rain"}]}', {}),
+        ("a.csv", 'path,labels\n1.wav,"dog,rain"\n', {}),
+        ("a.tsv", "path\tlabels\n1.wav\tdog;rain\n", {}),
+        ("a.tsv", "path\tlabels\n1.wav\tdog | rain\n", {}),
+        ("a.csv", "path,label\n1.wav,dog+rain\n", {"separator": "+"}),
+        ("a.csv", "path,tags\n1.wav,dog^rain\n", {"separator": "^", "label_from": "field:tags"}),
+    ],
+)
+def test_several_labels_of_a_clip(place, name, text, options):
+    folder = place("1.wav")
+    (clip,) = read(manifest(folder, name, text), **options)
+    assert clip.labels == ("dog", "rain")
+    assert classes_of([clip]) == ("dog", "rain")
+
+
+def test_a_separator_that_is_not_stated_is_a_part_of_the_label(place):
+    folder = place("1.wav", "2.wav", "yes;no/3.wav")
+    assert read(manifest(folder, "a.csv", "path,label\n1.wav,dog;rain\n"))[0].labels == ("dog;rain",)
+    assert read(manifest(folder, "a.csv", "path,labels\n1.wav,a;b|c\n"), separator="|")[0].labels == ("a;b", "c")
+    assert read(folder / "yes;no", label_from="folder", separator=";")[0].labels == ("yes;no",)
+    table = manifest(folder, "t.tsv", "1.wav\tdog;rain\n2.wav\tdog\nyes;no/3.wav\tdog\n")
+    assert [clip.labels for clip in read(folder, labels=table)] == [("dog;rain",), ("dog",), ("dog",)]
+    told = [clip.labels for clip in read(folder, labels=table, separator=";")]
+    assert told == [("dog", "rain"), ("dog",), ("dog",)]
 
 
 @pytest.mark.parametrize(

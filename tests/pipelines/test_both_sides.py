@@ -11,6 +11,7 @@ from seqdomains.backbone import MambaConfig, MambaLM, SequenceClassifier
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines import bits, likelihood, stream
 from seqdomains.pipelines.answers import BadInputError
+from seqdomains.pipelines.batch.shard import Tally
 from seqdomains.pipelines.batch.verbs import Embed, Predict, Runner
 from seqdomains.pipelines.batch.whole import Whole
 from seqdomains.pipelines.dry_run import dry_run
@@ -92,6 +93,6 @@ def test_a_record_longer_than_a_chunk_is_named(classifier):
     whole = Whole(Source(), runner, tokens=100)
     assert [field.type for field in whole.fields] == [pa.string(), pa.float32(), pa.float32()]
     with pytest.raises(BadInputError) as found:
-        whole._read(next(Source().records("", 0, 1)))
+        whole._read(next(Source().records("", 0, 1)), Tally())
     assert f"long one is longer than {CHUNK} tokens" in str(found.value.reason)
     assert "give --window" in str(found.value.reason)

@@ -14,10 +14,12 @@ from typing import Any, Final, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import atomic_file
 from seqdomains.pipelines.batch import verbs
+from seqdomains.pipelines.batch.columns import TEXTS
 from seqdomains.pipelines.batch.folder import BatchFolder, ShardFacts
 from seqdomains.pipelines.batch.plan import Plan, shown
 from seqdomains.pipelines.batch.shard import SHARD_PLACE
@@ -151,7 +153,7 @@ class _Rows:
         self._names = np.array([shown(one.path) for one in plan.inputs], dtype=object)
         with _removed_if_damaged(folder.shard(0)), folder.shard(0).open("rb") as handle:
             self._values = _values(pq.read_schema(handle))
-        self._per_second = _per_second(plan)
+        self._per_second, self._lead = _per_second(plan), _lead(plan)
         self.schema = pa.schema([*(verbs.PLACE if self._per_second is None else _PLACE_IN_TIME), *self._values])
         self.count = 0
 
@@ -189,9 +191,20 @@ class _Rows:
                 kept = self._kept[inputs]
                 columns = [pa.array(self._names[inputs], pa.string()), *batch.columns[1:]]
                 if self._per_second is not None:
-                    columns[2:4] = [pa.array(column.to_numpy() / self._per_second) for column in columns[2:4]]
+                    columns[2:4] = [pa.array(self._seconds(column.to_numpy())) for column in columns[2:4]]
                 table = pa.Table.from_arrays(columns, schema=self.schema)
                 yield table if kept.all() else table.filter(pa.array(kept))
+
+    def _seconds(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.where(positions > 0, positions / (self._per_second or 1) + self._lead, 0.0)
+
+
+def _lead(plan: Plan) -> float:
+    """Return by how much the border between two positions is later than their number says, s."""
+    found = plan.parameters.get("lead", 0.0)
+    if not isinstance(found, int | float) or not 0 <= found < np.inf:
+        raise InputError(f"the plan has a lead of {found!r} s, expected a number from 0 on; take another folder")
+    return float(found)
 
 
 def _per_second(plan: Plan) -> float | None:
@@ -211,7 +224,7 @@ def _values(schema: pa.Schema) -> list[pa.Field]:
         raise ValueError("its columns are not those of a shard")
     for field in values:
         kind = field.type.value_type if pa.types.is_fixed_size_list(field.type) else field.type
-        if kind != (pa.string() if field.name == "predicted" else pa.float32()):
+        if kind != (pa.string() if field.name in TEXTS else pa.float32()):
             raise ValueError(f"its column {field.name} is of {field.type}")
     return values
 

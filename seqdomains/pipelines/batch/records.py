@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from seqdomains.backbone import MambaLM, SequenceClassifier
 from seqdomains.pipelines import likelihood, stream
+from seqdomains.pipelines.batch.columns import class_columns, class_fields
 from seqdomains.pipelines.batch.plan import Plan, Stretch
 from seqdomains.pipelines.batch.shard import Tally, as_planned, watched
-from seqdomains.pipelines.batch.verbs import class_columns, class_fields
 
 # A record's name, and its tokens in pieces of any size.
 Pieces = tuple[str, Iterable[NDArray[Any]]]

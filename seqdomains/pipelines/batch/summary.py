@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from seqdomains.errors import InputError, printable
@@ -39,7 +40,7 @@ def _lines(folder: BatchFolder) -> list[str]:
     lines = [
         f"{parameters['verb']} with {parameters['model']}, {parameters['precision']} on {parameters['device']}",
         f"inputs   {len(plan.inputs)}",
-        f"records  {plan.windows}, a row {'for each' if whole else 'every ' + str(parameters['every'])}"
+        f"records  {plan.windows}, a row {_rows_of(parameters)}"
         if plan.unit == "records"
         else f"windows  {plan.windows} of {parameters['window']}, stride {parameters['stride']}",
         f"shards   {done} of {len(plan.shards)} are done",
@@ -57,6 +58,12 @@ def _lines(folder: BatchFolder) -> list[str]:
         lines.append(f"memory   ran out: batches were halved {run['batches_halved']} times, which changes rounding")
     lines.append(f"left out {run['inputs_left_out']} inputs, {run['records_left_out']} records of others")
     return [*lines, *_errors(folder, run["inputs_left_out"] + run["records_left_out"])]
+
+
+def _rows_of(parameters: Mapping[str, Any]) -> str:
+    if parameters.get("rows"):
+        return f"for each {str(parameters['rows']).removesuffix('s')} in them"
+    return "for each" if parameters.get("whole") else f"every {parameters['every']}"
 
 
 def _read(folder: BatchFolder, unit: str) -> dict[str, Any]:

@@ -12,17 +12,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqdomains.backbone import InferenceState, MambaBackbone, MambaLM, PatchReconstructor, SequenceClassifier
+from seqdomains.backbone import (
+    FrameClassifier,
+    InferenceState,
+    MambaBackbone,
+    MambaLM,
+    PatchReconstructor,
+    SequenceClassifier,
+    SequenceTagger,
+)
+from seqdomains.backbone.heads import shares_of
 from seqdomains.backbone.pooling import pool
 from seqdomains.backbone.strands import MeanOfStrands
 from seqdomains.errors import ConfigError, InputError
+from seqdomains.pipelines.batch.columns import class_columns, class_fields, tag_columns, tag_fields
 
 EmbeddingPooling = Literal["mean", "last", "max", "position"]
 # Who a row speaks of, before what is said.
 PLACE: Final = [("file", pa.string()), ("record", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
 # Tokens of a long window at once on a CPU: at 96 x 4 chunks of 2^16 take 5 to 8 times the memory and no less of the
 # processor's time, since they leave its caches.
-_ON_CPU: Final = 1 << 13
+ON_CPU: Final = 1 << 13
 
 
 class Verb(Protocol):
@@ -93,6 +103,7 @@ class Predict:
 
     def __init__(self, model: SequenceClassifier, *, complement: Sequence[int] | None = None) -> None:
         self._model = model
+        self._tags = isinstance(model, SequenceTagger)
         self._complement = complement
 
     @property
@@ -103,7 +114,7 @@ class Predict:
     @property
     def fields(self) -> list[pa.Field]:
         """See `Verb`."""
-        return class_fields(self._model.classes)
+        return tag_fields(self._model.classes) if self._tags else class_fields(self._model.classes)
 
     def blank(self, windows: int, length: int) -> Tensor:
         """See `Verb`."""
@@ -128,9 +139,10 @@ class Predict:
         return logits.double()
 
     def columns(self, values: NDArray[Any]) -> list[pa.Array]:
-        """See `Verb`; the softmax is taken in float64."""
+        """See `Verb`; probabilities are taken in float64."""
         _refuse_infinite(values, "logits")
-        return class_columns(self._model.classes, torch.from_numpy(values).softmax(dim=1).numpy())
+        columns = tag_columns if self._tags else class_columns
+        return columns(self._model.classes, shares_of(self._model, torch.from_numpy(values)).numpy())
 
 
 class Embed:
@@ -138,7 +150,7 @@ class Embed:
 
     Parameters
     ----------
-    model : SequenceClassifier or MambaLM or PatchReconstructor or MambaBackbone
+    model : SequenceClassifier, FrameClassifier, MambaLM, PatchReconstructor or MambaBackbone
         In evaluation mode.
     pooling : {"mean", "last", "max", "position"}
         Over a window's positions. A causal model's last position has seen all of the window.
@@ -164,7 +176,7 @@ class Embed:
 
     def __init__(
         self,
-        model: SequenceClassifier | MambaLM | PatchReconstructor | MambaBackbone,
+        model: SequenceClassifier | FrameClassifier | MambaLM | PatchReconstructor | MambaBackbone,
         *,
         pooling: EmbeddingPooling,
         layer: int | None,
@@ -228,17 +240,6 @@ class Embed:
         _refuse_infinite(values, "embeddings")
         flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1), pa.float32())
         return [pa.FixedSizeListArray.from_arrays(flat, self.width)]
-
-
-def class_fields(classes: Sequence[str]) -> list[pa.Field]:
-    """Return the columns of class probabilities."""
-    return [pa.field("predicted", pa.string()), *(pa.field(f"p_{name}", pa.float32()) for name in classes)]
-
-
-def class_columns(classes: Sequence[str], shares: NDArray[np.float64]) -> list[pa.Array]:
-    """Turn probabilities of shape (rows, classes) into the columns of `class_fields`."""
-    best = pa.array(np.array(classes, dtype=object)[shares.argmax(axis=1)], pa.string())
-    return [best, *(pa.array(column, pa.float32()) for column in shares.T.astype(np.float32))]
 
 
 def _refuse_infinite(values: NDArray[Any], what: str) -> None:
@@ -355,7 +356,7 @@ class Runner:
 
     def _parts(self, chunks: Iterable[NDArray[Any]]) -> Iterator[Tensor]:
         for chunk in chunks:
-            at_once = _ON_CPU if self._device.type == "cpu" else len(chunk)
+            at_once = ON_CPU if self._device.type == "cpu" else len(chunk)
             for first in range(0, len(chunk), at_once):
                 yield torch.from_numpy(np.ascontiguousarray(chunk[first : first + at_once]))
 
