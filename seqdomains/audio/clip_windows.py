@@ -82,7 +82,7 @@ def unlabelled_clips_of(data: ClipData) -> list[Clip]:
     >>> [(clip.name, clip.label) for clip in unlabelled_clips_of(ClipData(paths=(folder,)))]
     [('a/0.wav', None)]
     """
-    return [replace(clip, label=None) for clip in clips_of(data)]
+    return [replace(clip, label=None, others=()) for clip in clips_of(data)]
 
 
 class ClipWindows:

@@ -39,6 +39,8 @@ class FrameClassifier(Artefact):
     ------
     ValueError
         If class names are missing or repeated.
+    InputError
+        If the backbone reads both sides of a position.
 
     Examples
     --------
@@ -55,6 +57,10 @@ class FrameClassifier(Artefact):
     ) -> None:
         super().__init__()
         check_classes(classes)
+        config.require_causal(
+            "a class for each frame, as it is read,",
+            instead="Leave model.bidirectional off, or train a classifier of whole windows.",
+        )
         self.config = config
         self.classes = tuple(classes)
         self.backbone = MambaBackbone(config, generator=generator)

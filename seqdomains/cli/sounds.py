@@ -38,7 +38,7 @@ from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome
 from seqdomains.pipelines.batch.run import NAMED
 from seqdomains.pipelines.inputs import find_inputs
-from seqdomains.pipelines.objectives import Frames
+from seqdomains.pipelines.objectives import Frames, refuse_unfit
 from seqdomains.pipelines.progress import duration, progress_display
 from seqdomains.pipelines.ranks import own_device
 from seqdomains.pipelines.run_folder import RunFolder
@@ -73,6 +73,8 @@ def run_train(
     check_preset(preset, classes=True)
     resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=given_options(data, label_from, labels))
     config = resolved.config
+    if config.data.frames:
+        refuse_unfit(config.train, config.backbone(), objective=Frames())
     if only_estimate:
         window = config.input.positions(round(config.data.seconds * config.input.rate))
         if config.data.frames:

@@ -306,7 +306,7 @@ def refuse_unfit(config: TrainConfig, sizes: MambaConfig, *, objective: Objectiv
     Raises
     ------
     ConfigError
-        Time chunks, ranks that share a window, or next tokens.
+        Time chunks, ranks that share a window, next tokens or frames.
 
     Examples
     --------
@@ -331,6 +331,11 @@ def refuse_unfit(config: TrainConfig, sizes: MambaConfig, *, objective: Objectiv
         problems.append(
             f"model.bidirectional, model.reverse_complement: {reason} and has seen the next token, which it would be "
             "asked; train it on masked tokens"
+        )
+    if isinstance(objective, Frames):
+        problems.append(
+            f"model.bidirectional, model.reverse_complement: {reason}, and a class for each frame is said as it is "
+            "heard; leave it off, or train a classifier of whole clips"
         )
     if problems:
         raise ConfigError(problems)

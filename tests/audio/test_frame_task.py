@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import write_wav
@@ -13,6 +14,7 @@ from seqdomains.audio.frame_task import FrameTask
 from seqdomains.audio.front_end import SoundInput
 from seqdomains.backbone import FrameClassifier, MambaConfig, from_pretrained
 from seqdomains.errors import InputError
+from seqdomains.pipelines.batch.segments import AlongFrames
 from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.frames import evaluate_frames
@@ -138,3 +140,31 @@ def test_a_model_learns_when_and_is_scored_in_pieces_alike(folder, tmp_path):
     assert whole["frames"] == sum(batch.lengths.sum() for batch in found.test_batches(8))
     assert whole["baseline"]["accuracy"] < whole["accuracy"]
     assert type(from_pretrained(run.artefact).model) is FrameClassifier
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("chunk", [None, 15])
+def test_a_gpu_trains_to_the_same_bytes_again_and_says_what_the_cpu_does(folder, tmp_path, monkeypatch, chunk):
+    monkeypatch.delenv("SEQDOMAINS_KERNELS", raising=False)
+    found, config = task(folder, SPECTRA), TrainConfig(steps=4, batch=8, lr=1e-2, time_chunk=chunk)
+    written = []
+    for name in ("one", "other"):
+        with seeded(0):
+            sizes = MambaConfig(d_model=32, n_layer=2, features=8, vocab_size=256)
+            model = FrameClassifier(sizes, classes=found.classes)
+        run = RunFolder.prepare(tmp_path / name, {})
+        train(model, found, config, run, objective=Frames(), device="cuda", progress=False)
+        written.append((run.artefact / "model.safetensors").read_bytes())
+    assert written[0] == written[1]
+    gpu, cpu = (
+        evaluate_frames(model, found, BitsConfig(tokens_at_once=50), device=device, progress=False)["cross_entropy"]
+        for device in ("cuda", "cpu")
+    )
+    assert gpu == pytest.approx(cpu, rel=1e-3)
+    records = [("r", [np.asarray(next(iter(found.test_batches(1))).tokens[0])])]
+    shares = []
+    for device in ("cuda", "cpu"):
+        along = AlongFrames(model.eval().to(device), device=torch.device(device))
+        shares.append(np.concatenate([rows[3] for rows in along.rows(records)]))
+    np.testing.assert_allclose(shares[0], shares[1], atol=1e-4)

@@ -119,6 +119,16 @@ def test_an_artefact_carries_what_was_hidden(folder):
     assert signature["input"]["shift"] is not None
 
 
+def test_clips_of_several_labels_are_clips_like_any_other(folder, tmp_path):
+    rows = [{"audio_filepath": str(folder / f"take_{take}.wav"), "label": ["a", "b"]} for take in range(10)]
+    (tmp_path / "clips.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = PatchTask(ClipData(paths=(tmp_path / "clips.jsonl",), seconds=0.25), MELS, SHORT)
+    assert "Held out: 2 of 10 clips, drawn from all files." in found.notes()
+    found.write_test_windows(tmp_path)
+    lines = (tmp_path / "test_clips.jsonl").read_text().splitlines()
+    assert [json.loads(line).keys() for line in lines] == [{"audio_filepath", "offset"}] * 2
+
+
 def test_what_cannot_be_is_refused(folder):
     with pytest.raises(ConfigError, match=r"input\.codec: linear gives codes, and what is hidden are patches"):
         task(folder, SoundInput(rate=8000, codec="linear"))

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from seqdomains.audio.clip_task import ClipTask
 from seqdomains.audio.data_config import ClipData
@@ -126,3 +127,24 @@ def test_mixtures_have_shares_of_each_class_and_are_learnt(manifest, tmp_path):
         run = RunFolder.prepare(tmp_path / kind.__name__, {"train": config.model_dump(mode="json")})
         objective = CLASSIFICATION if tagging is False else Tagging(3)
         assert train(model, data, config, run, objective=objective, progress=False).step == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_trains_to_the_same_bytes_again_and_says_what_the_cpu_does(manifest, tmp_path, monkeypatch):
+    monkeypatch.delenv("SEQDOMAINS_KERNELS", raising=False)
+    found, config = task(manifest, mixup=0.5), TrainConfig(steps=4, batch=8, lr=1e-2)
+    saved = []
+    for name in ("one", "other"):
+        with seeded(0):
+            sizes = MambaConfig(d_model=32, n_layer=2, features=16, vocab_size=256)
+            model = SequenceTagger(sizes, classes=found.classes, pooling="mean")
+        run = RunFolder.prepare(tmp_path / name, {})
+        train(model, found, config, run, objective=Tagging(3), device="cuda", progress=False)
+        saved.append((run.artefact / "model.safetensors").read_bytes())
+    assert saved[0] == saved[1]
+    gpu, cpu = (
+        evaluate_tags(model, found, EvaluateConfig(), device=device, progress=False)["cross_entropy"]
+        for device in ("cuda", "cpu")
+    )
+    assert gpu == pytest.approx(cpu, rel=1e-3)

@@ -140,6 +140,16 @@ def test_what_frames_cannot_be_asked(seqdomains, trained, recording, options, wo
     assert words in outcome.error
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_model_of_both_sides_cannot_say_frames_as_it_hears(seqdomains, tmp_path, more):
+    given = (*QUICK, "--set", "model.bidirectional=true", "--out", tmp_path / "run", *more)
+    outcome = seqdomains("audio", "train", *given)
+    assert outcome.code == 2
+    assert "model.bidirectional" in outcome.error
+    assert "a class for each frame is said as it is heard; leave it off" in outcome.error
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_without_frames_has_no_rows_of_them(seqdomains, recording, tmp_path):
     import torch
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from seqdomains.backbone import MambaConfig, MambaLM, SequenceClassifier
+from seqdomains.backbone import FrameClassifier, MambaConfig, MambaLM, SequenceClassifier
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines import bits, likelihood, stream
 from seqdomains.pipelines.answers import BadInputError
@@ -48,6 +48,8 @@ def test_streams_ratios_and_bits_are_refused(classifier, language_model):
         def test_batches(self, batch_size):
             yield Windows(np.zeros((1, 5), np.uint8), np.array([5]))
 
+    with pytest.raises(InputError, match=r"a class for each frame, as it is read, takes one .*bidirectional off"):
+        FrameClassifier(SIZES, classes=("background", "speech"))
     with pytest.raises(InputError, match="bits of each next token takes one"):
         bits.evaluate_bits(language_model, Task(), bits.BitsConfig(), progress=False)
 
