@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -41,10 +41,27 @@ class Windows:
         Codes; the first of each window is given. Positions at and after `lengths` hold the domain's pad code.
     lengths : ndarray of int64, shape (B,)
         Number of real positions of each window, the first one included.
+    weights : ndarray of float32, shape (B, L), or None
+        How much each position counts in training; one of weight 0 is not asked, in training or in the test. None: all
+        count alike.
     """
 
     tokens: NDArray[Any]
     lengths: NDArray[np.int64]
+    weights: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class HiddenTokens(Windows):
+    """Windows of one shape of which some tokens are hidden, and asked given all others.
+
+    Parameters
+    ----------
+    targets : ndarray of int8 or int64, shape (B, L)
+        The true code where one is asked, -1 elsewhere. `tokens` are what the model reads.
+    """
+
+    targets: NDArray[Any] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -168,11 +185,18 @@ class FrameTask(WindowTask, Protocol):
 
 
 class PretrainingTask(WindowTask, Protocol):
-    """Windows of which each token is asked; their rows are one token longer than `window`, the first being given."""
+    """Windows of which each token is asked; their rows are one token longer than `window`, the first being given.
+
+    Where they are `HiddenTokens`, some of their tokens are, and rows are as long as `window`.
+    """
 
     @property
     def ignored(self) -> int | None:
         """A code whose positions are not asked, such as an unknown base; None where all are."""
+
+    @property
+    def codes(self) -> int:
+        """Number of codes that a position which is asked may have."""
 
     def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Windows:
         """See `WindowTask`."""

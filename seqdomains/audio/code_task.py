@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from seqdomains.audio.clip_windows import ClipWindows, unlabelled_clips_of
 from seqdomains.audio.code_baselines import CodeModel, Codes, LinearPrediction, MarkovChain
 from seqdomains.audio.data_config import ClipData
-from seqdomains.audio.front_end import SoundInput
+from seqdomains.audio.front_end import LEVELS, SoundInput
 from seqdomains.errors import ConfigError
 from seqdomains.task import Windows
 
@@ -65,7 +65,7 @@ class CodeTask(ClipWindows):
     [((1, 4001), [4001])]
     """
 
-    ignored = None
+    ignored, codes = None, LEVELS
 
     def __init__(
         self, data: ClipData, given: SoundInput, *, simulated: bool = False, scored_only: bool = False

@@ -8,7 +8,6 @@ from typing import Any, Literal, Self, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.initialisation import initialise
@@ -19,7 +18,8 @@ from seqdomains.backbone.pooling import POOLINGS, Pooling, last_position, pool, 
 from seqdomains.backbone.precision import full_precision
 from seqdomains.backbone.sequence_parallel import SequenceShard
 from seqdomains.backbone.state import InferenceState
-from seqdomains.backbone.time_chunks import Part, sum_over_chunks, sum_over_positions
+from seqdomains.backbone.time_chunks import Part, sum_over_chunks
+from seqdomains.backbone.token_cost import token_cost
 
 
 class Artefact(nn.Module):
@@ -157,6 +157,7 @@ class MambaLM(Artefact):
         *,
         lengths: Tensor | None = None,
         ignored: int | None = None,
+        weights: Tensor | None = None,
         reduction: Literal["mean", "sum"] = "mean",
         time_chunk: int | None = None,
         shard: SequenceShard | None = None,
@@ -170,6 +171,8 @@ class MambaLM(Artefact):
             L at least 2.
         lengths, ignored
             Which positions count; see `counted_positions`.
+        weights : Tensor, shape (B, L), optional
+            Factor of each token in the sum and in the mean; one of weight 0 does not count.
         reduction : {"mean", "sum"}
             Over the positions that count.
         time_chunk, shard, recompute
@@ -200,20 +203,22 @@ class MambaLM(Artefact):
             raise ValueError(
                 f"sequences of {tokens.shape[1]} tokens: the first has none before it, expected at least 2"
             )
-        read, nothing = tokens[:, :-1], -100
         counted = counted_positions(tokens, lengths, ignored)
-        targets = tokens[:, 1:].long().masked_fill(~counted, nothing)
-
-        def part(hidden: Tensor, first: int) -> Tensor:
-            logits = self.logits(hidden)
-            own = targets[:, first : first + hidden.shape[1]]
-            return cross_entropy(logits.flatten(0, 1), own.flatten(), ignore_index=nothing, reduction="sum")
-
-        of_head = (self.lm_head.weight,) if not self.config.tie_embeddings else ()
-        total = sum_over_positions(
-            self.backbone, read, part, time_chunk=time_chunk, parameters=of_head, shard=shard, recompute=recompute
+        if weights is not None:
+            weights = weights[:, 1:]
+            counted = counted & (weights > 0)
+        total = token_cost(
+            self,
+            tokens[:, :-1],
+            tokens[:, 1:].long().masked_fill(~counted, -1),
+            weights=weights,
+            time_chunk=time_chunk,
+            shard=shard,
+            recompute=recompute,
         )
-        return total if reduction == "sum" else total / counted.sum()
+        if reduction == "sum":
+            return total
+        return total / (counted.sum() if weights is None else weights[counted].sum())
 
 
 class SequenceClassifier(Artefact):

@@ -20,7 +20,14 @@ from seqdomains.backbone import FrameClassifier, LoadedModel, MambaLM
 from seqdomains.cli.batch_dna import Sequences
 from seqdomains.cli.batch_plan import BatchOptions, Domain, cores, hash_of, plan_of_records, plan_of_windows
 from seqdomains.cli.batch_sound import Sounds
-from seqdomains.cli.models import artefact_of, choose_device, classifier_of, trained_window, windows_at_once
+from seqdomains.cli.models import (
+    artefact_of,
+    choose_device,
+    classifier_of,
+    next_token_model_of,
+    trained_window,
+    windows_at_once,
+)
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.batch import verbs
@@ -146,6 +153,8 @@ def run_batch_command(
 def _of_verb(asked: Asked, loaded: LoadedModel, device: torch.device) -> dict[str, Any]:
     # How a record is cut into chunks decides the last bits.
     if asked.verb == "stream":
+        if isinstance(loaded.model, MambaLM):
+            next_token_model_of(loaded)
         every = asked.every or (1 if isinstance(loaded.model, MambaLM) else trained_window(loaded))
         return {"every": every, "chunk": CHUNK}
     if asked.rows is not None:

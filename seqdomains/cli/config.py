@@ -41,9 +41,16 @@ class Resolved(Generic[Schema]):
         """Write the tree as YAML that `--preset FILE` reads back, on request with a comment that tells each source."""
         lines = []
         for line, key in _yaml_lines(self.config):
-            origin = self.sources.get(key, "default")
+            origin = self.sources.get(key) or ("default" if self._is_default(key) else "follows from others")
             lines.append(f"{line:<40} # {origin}" if sources and key else line)
         return "\n".join(lines) + "\n"
+
+    def _is_default(self, key: str) -> bool:
+        value: Any = self.config
+        default: Any = type(self.config)()
+        for part in key.split(".") if key else ():
+            value, default = getattr(value, part), getattr(default, part, None)
+        return bool(value == default)
 
 
 def preset_names() -> tuple[str, ...]:

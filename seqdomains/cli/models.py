@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from seqdomains.backbone import LoadedModel, SequenceClassifier, from_pretrained
+from seqdomains.backbone import LoadedModel, MambaLM, SequenceClassifier, from_pretrained
 from seqdomains.backbone.strands import MeanOfStrands
 from seqdomains.cli.run_config import Strands
 from seqdomains.errors import ConfigError, InputError
@@ -119,6 +119,27 @@ def load_classifier(
     loaded = load_model(path, device=device, check=check)
     classifier_of(loaded)
     return loaded
+
+
+def next_token_model_of(loaded: LoadedModel) -> MambaLM:
+    """Return the model of an artefact that says how likely each next token is.
+
+    Raises
+    ------
+    InputError
+        It is something else, or was trained on hidden tokens and says nothing of the next one.
+    """
+    if not isinstance(loaded.model, MambaLM):
+        raise InputError(
+            f"the artefact is a {type(loaded.model).__name__}; this command needs a language model (MambaLM), such as "
+            "`pretrain` makes"
+        )
+    if loaded.signature.get("objective", "next-token") != "next-token":
+        raise InputError(
+            f"the artefact's objective is {loaded.signature['objective']!r}: it was asked hidden tokens and says "
+            "nothing of the next one; this command needs one that was trained with objective next-token"
+        )
+    return loaded.model
 
 
 def classifier_of(loaded: LoadedModel) -> SequenceClassifier:

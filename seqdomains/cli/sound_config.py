@@ -12,6 +12,7 @@ from seqdomains.audio.masking import MaskConfig
 from seqdomains.backbone import MambaConfig, Pooling
 from seqdomains.cli.config import read_preset
 from seqdomains.cli.finetuning import Origin
+from seqdomains.cli.language_config import LanguageConfig
 from seqdomains.cli.run_config import ModelConfig, RunConfig
 from seqdomains.errors import ConfigError
 from seqdomains.pipelines.bits import BitsConfig
@@ -19,16 +20,20 @@ from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.recipe import TrainConfig
 
 
-def schema_of(preset: str) -> type[RunConfig] | type[SoundRunConfig] | type[SoundPretrainConfig]:
+def schema_of(
+    preset: str,
+) -> type[RunConfig] | type[LanguageConfig] | type[SoundRunConfig] | type[SoundPretrainConfig]:
     """Return the tree that a preset is of: only one of sound says what a model reads, only a language model's why.
 
     Examples
     --------
-    >>> [schema_of(name).__name__ for name in ("laptop", "words", "codes")]
-    ['RunConfig', 'SoundRunConfig', 'SoundPretrainConfig']
+    >>> [schema_of(name).__name__ for name in ("laptop", "pretrain-tiny", "words", "codes")]
+    ['RunConfig', 'LanguageConfig', 'SoundRunConfig', 'SoundPretrainConfig']
     """
     tree = read_preset(preset)
-    return RunConfig if "input" not in tree else SoundPretrainConfig if "objective" in tree else SoundRunConfig
+    if "objective" in tree:
+        return SoundPretrainConfig if "input" in tree else LanguageConfig
+    return SoundRunConfig if "input" in tree else RunConfig
 
 
 def check_preset(preset: str | None, *, classes: bool) -> None:

@@ -24,6 +24,7 @@ from seqdomains.cli.models import (
     classifier_of,
     load_classifier,
     load_model,
+    next_token_model_of,
     trained_window,
     windows_at_once,
 )
@@ -181,7 +182,7 @@ def run_predict(
     config = resolve(PredictConfig, settings=settings).config
     policy = config.data.gap_policy
     fasta = find_sequences(given, from_file)
-    _refuse_clashes(fasta, regions, output)
+    refuse_clashes(fasta, regions, output)
     where = choose_device(device)
     loaded = load_classifier(path, device=where)
     length = window or trained_window(loaded)
@@ -224,14 +225,15 @@ def run_stream(
     """Classify records as they are read; returns whether any file was skipped."""
     policy = _forward(settings, verb="stream").data.gap_policy
     fasta = find_sequences(given, from_file)
-    _refuse_clashes(fasta, None, output)
+    refuse_clashes(fasta, None, output)
     where = choose_device(device)
     loaded = load_model(path, device=where)
     inputs = ((source_name(source), _pieces(source, policy)) for source in fasta)
     if isinstance(loaded.model, MambaLM):
+        model = next_token_model_of(loaded)
         lengths = _lengths(fasta, policy) if is_bigwig(output) else None
         track = open_track(output, value=likelihood.VALUE, lengths=lengths)
-        return bool(likelihood.stream_likelihood(loaded.model, inputs, track, every=every or 1, device=where).failures)
+        return bool(likelihood.stream_likelihood(model, inputs, track, every=every or 1, device=where).failures)
     if is_bigwig(output):
         raise ConfigError(f"-o {output}: a classifier's rows are no track; bigWig holds a language model's likelihoods")
     classifier, step = classifier_of(loaded), every or trained_window(loaded)
@@ -365,7 +367,7 @@ def _refuse_other_sections(settings: Sequence[str], sections: tuple[str, ...], *
         raise ConfigError(problems)
 
 
-def _refuse_clashes(fasta: Sequence[str], regions: Path | None, output: str) -> None:
+def refuse_clashes(fasta: Sequence[str], regions: Path | None, output: str) -> None:
     """Refuse an output that would replace an input, as `-o *.fa` does, and a stdin that would be read twice."""
     if list(fasta).count(STDIN) > 1:
         raise ConfigError("- stands twice: stdin can be read once")

@@ -103,7 +103,7 @@ def bits_as_text(result: Mapping[str, Any], *, units: str = "windows", position:
     >>> import numpy as np
     >>> from seqdomains.pipelines.bits import summarise_bits
     >>> result = summarise_bits(
-    ...     np.array([100.0, 220.0]), np.array([100, 100]), vocab_size=256,
+    ...     np.array([100.0, 220.0]), np.array([100, 100]), codes=256,
     ...     baselines=[{"name": "order-1 Markov chain", "bits": 5.54}], simulated=False, notes=(),
     ... )
     >>> print(bits_as_text(result, units="clips", position="sample"), end="")

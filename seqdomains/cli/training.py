@@ -82,9 +82,12 @@ def print_estimate(config: TrainedClassifier, *, window: int, classes: tuple[str
     print_estimate_of(model, config.train, window=window, device=device, objective=CLASSIFICATION)
 
 
-def print_pretraining_estimate(config: Pretrained, *, window: int, device: torch.device) -> None:
+def print_pretraining_estimate(
+    config: Pretrained, *, window: int, device: torch.device, objective: Objective | None = None
+) -> None:
     """Print what training a language model would take; under torchrun the first process does."""
-    print_estimate_of(MambaLM(config.backbone()), config.train, window=window, device=device, objective=NextToken())
+    model, asked = MambaLM(config.backbone()), objective or NextToken()
+    print_estimate_of(model, config.train, window=window, device=device, objective=asked)
 
 
 def print_masked_estimate(config: Pretrained, *, window: int, device: torch.device) -> None:
@@ -165,8 +168,9 @@ def pretrain_and_evaluate(
     device: torch.device,
     make_task: Callable[[], PretrainingTask],
     as_text: AsText,
+    objective: Objective | None = None,
 ) -> None:
-    """Train a language model as `train_and_evaluate` trains a classifier."""
+    """Train a language model as `train_and_evaluate` trains a classifier, on next tokens if nothing else is given."""
     run_training(
         config,
         resolved,
@@ -175,7 +179,7 @@ def pretrain_and_evaluate(
         device=device,
         make_task=make_task,
         make_model=lambda task: MambaLM(config.backbone()),
-        objective_of=lambda task: NextToken(task.ignored),
+        objective_of=lambda task: objective or NextToken(task.ignored),
         score=lambda model, task, run: bits.evaluate_bits(model, task, config.evaluate, run, device=device),
         as_text=as_text,
     )

@@ -10,7 +10,14 @@ from seqdomains import __version__
 from seqdomains.backbone import MambaLM
 from seqdomains.backbone.artefact import WEIGHTS
 from seqdomains.cli.batch_plan import hash_of
-from seqdomains.cli.models import artefact_of, choose_device, load_model, trained_window, windows_at_once
+from seqdomains.cli.models import (
+    artefact_of,
+    choose_device,
+    load_model,
+    next_token_model_of,
+    trained_window,
+    windows_at_once,
+)
 from seqdomains.errors import ConfigError, InputError, printable
 from seqdomains.genomics.alphabet import N
 from seqdomains.genomics.faidx import FastaFile
@@ -48,6 +55,7 @@ def run_score(
             f"{path} is a {type(loaded.model).__name__}; variants are scored by a language model (MambaLM), which says "
             "how likely each base is"
         )
+    model = next_token_model_of(loaded)
     window = window or trained_window(loaded)
     reader = VariantReader(
         vcf, FastaFile(reference), window=window, strands=strands, on_mismatch=on_mismatch, samples=to_vcf
@@ -58,7 +66,7 @@ def run_score(
     )
     values = 2 if strands == "both" else 1
     score_pairs(
-        loaded.model,
+        model,
         [(str(vcf), reader.variants())],
         open_scores(output, reader.header, strands=values, provenance=printable(provenance)),
         values=values,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
+from seqdomains.genomics.alphabet import GapPolicy, encode, soft_mask
 from seqdomains.genomics.contigs import aliases_beside, homologue, read_aliases
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.faidx import FastaFile
@@ -63,7 +64,9 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class _Header:
+class RecordHeader:
+    """What is known of a record before it is labelled; `description` may be empty where nobody asks for it."""
+
     file: Path
     name: str
     description: str
@@ -91,10 +94,12 @@ def read_corpus(data: SpeciesData, *, least_classes: int = 2) -> Corpus:
     marked = species_of is not None and any(map(says_simulated, files))
     # Of simulated genomes only the header tells a gorilla's chromosome 5 from a real one's.
     needs_headers = data.label_from is not None or data.group is not None or marked
-    headers, sequences = _load(files, data, needs_headers=needs_headers)
+    headers, sequences = load_sequences(
+        files, memory_mb=data.memory_mb, policy=data.gap_policy, needs_headers=needs_headers
+    )
     labels = _labels(headers, data) if species_of is None else [species_of[header.file].name for header in headers]
     classes = _classes(labels, data, least_classes)
-    homologues = [None if species_of is None else _homologue(header, species_of[header.file]) for header in headers]
+    homologues = [None if species_of is None else homologue_of(header, species_of[header.file]) for header in headers]
     return Corpus(
         classes=classes,
         class_of=np.array([classes.index(label) for label in labels], dtype=np.int64),
@@ -103,7 +108,7 @@ def read_corpus(data: SpeciesData, *, least_classes: int = 2) -> Corpus:
         homologues=tuple(homologues),
         groups=_groups(headers, data.group) if data.group else None,
         sequences=sequences,
-        simulated=_simulated_folder(files),
+        simulated=simulated_folder(files),
         marked=marked,
     )
 
@@ -150,40 +155,67 @@ def _species_of_files(files: Sequence[Path]) -> dict[Path, Species]:
     return {file: species for file, species in found.items() if species is not None}
 
 
-def _load(files: Sequence[Path], data: SpeciesData, *, needs_headers: bool) -> tuple[list[_Header], SequenceStore]:
+def load_sequences(
+    files: Sequence[Path], *, memory_mb: int, policy: GapPolicy, needs_headers: bool, cases: bool = False
+) -> tuple[list[RecordHeader], SequenceStore]:
+    """Read all records of files into memory, or open their index where they are larger than `memory_mb`.
+
+    Parameters
+    ----------
+    files : sequence of Path
+    memory_mb : int
+    policy : {"reject", "mask"}
+        Whether gap characters are an error or become the mask code.
+    needs_headers : bool
+        Whether the descriptions are wanted: of indexed files that takes a pass over all of them.
+    cases : bool
+        Whether the soft mask is wanted; it takes an eighth more memory.
+
+    Raises
+    ------
+    InputError
+        A file is bad.
+    """
     kinds = {file: compression(file) for file in files}
     size = sum(file.stat().st_size * _UNPACKED[kinds[file]] for file in files)
     by_position = all(kind != "gzip" and not is_genbank(file) for file, kind in kinds.items())
-    if size > data.memory_mb << 20 and by_position:
-        return _open_indexed(files, data, needs_headers=needs_headers)
-    if size > data.memory_mb << 20:
+    if size > memory_mb << 20 and by_position:
+        return _open_indexed(files, policy, needs_headers=needs_headers)
+    if size > memory_mb << 20:
         logger.warning("holding about %d MB of sequence in memory: plain gzip and GenBank have no index", size >> 20)
-    headers: list[_Header] = []
+    headers: list[RecordHeader] = []
     arrays: list[NDArray[np.uint8]] = []
+    masks: list[NDArray[np.uint8]] = []
     for file in files:
-        for record in stream_records(file, policy=data.gap_policy):
-            arrays.append(record.codes())
-            headers.append(_Header(file, record.name, record.description, arrays[-1].size))
-    return headers, EncodedSequences(arrays)
+        for record in stream_records(file, policy=policy):
+            if cases:
+                text = b"".join(record.pieces)
+                arrays.append(encode(text, policy=policy, record=record.name))
+                # GenBank writes all in lower case, which says nothing.
+                masks.append(np.packbits(soft_mask(text.upper() if is_genbank(file) else text)))
+            else:
+                arrays.append(record.codes())
+            headers.append(RecordHeader(file, record.name, record.description, arrays[-1].size))
+    return headers, EncodedSequences(arrays, masks if cases else None)
 
 
 def _open_indexed(
-    files: Sequence[Path], data: SpeciesData, *, needs_headers: bool
-) -> tuple[list[_Header], SequenceStore]:
-    headers: list[_Header] = []
+    files: Sequence[Path], policy: GapPolicy, *, needs_headers: bool
+) -> tuple[list[RecordHeader], SequenceStore]:
+    headers: list[RecordHeader] = []
     records: list[tuple[FastaFile, str]] = []
     for file in files:
-        fasta = FastaFile(file, policy=data.gap_policy)
+        fasta = FastaFile(file, policy=policy)
         descriptions: Mapping[str, str] = {}
         if needs_headers:  # an index keeps names only
-            descriptions = {record.name: record.description for record in stream_records(file, policy=data.gap_policy)}
+            descriptions = {record.name: record.description for record in stream_records(file, policy=policy)}
         for name, length in zip(fasta.names, fasta.lengths, strict=True):
             records.append((fasta, name))
-            headers.append(_Header(file, name, descriptions.get(name, ""), length))
+            headers.append(RecordHeader(file, name, descriptions.get(name, ""), length))
     return headers, IndexedSequences(records)
 
 
-def _labels(headers: Sequence[_Header], data: SpeciesData) -> list[str]:
+def _labels(headers: Sequence[RecordHeader], data: SpeciesData) -> list[str]:
     descriptions: dict[str, str] = {}
     for header in headers:
         if header.name in descriptions:
@@ -218,7 +250,8 @@ def _classes(labels: Sequence[str], data: SpeciesData, least: int) -> tuple[str,
     return classes
 
 
-def _homologue(header: _Header, species: Species) -> str | None:
+def homologue_of(header: RecordHeader, species: Species) -> str | None:
+    """Return the human-homologous chromosome of a record of an assembly, or None where it is not known."""
     table = _alias_table(header.file)
     names = sorted(table.get(header.name, {header.name}) | {header.name})
     found = {
@@ -237,7 +270,7 @@ def _alias_table(file: Path) -> Mapping[str, frozenset[str]]:
     return read_aliases(beside) if beside else {}
 
 
-def _groups(headers: Sequence[_Header], source: str) -> tuple[str, ...]:
+def _groups(headers: Sequence[RecordHeader], source: str) -> tuple[str, ...]:
     key = header_key(source, option="data.group")
     groups = [header_value(header.description, key) for header in headers]
     missing = [header.name for header, group in zip(headers, groups, strict=True) if group is None]
@@ -249,6 +282,7 @@ def _groups(headers: Sequence[_Header], source: str) -> tuple[str, ...]:
     return tuple(group for group in groups if group is not None)
 
 
-def _simulated_folder(files: Sequence[Path]) -> Path | None:
+def simulated_folder(files: Sequence[Path]) -> Path | None:
+    """Return the folder of a simulation that files are of, if they all are."""
     folders = {file.parent for file in files if (file.parent / RECORD).exists()}
     return next(iter(folders)) if len(folders) == 1 else None

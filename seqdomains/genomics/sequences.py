@@ -26,6 +26,9 @@ class SequenceStore(Protocol):
     def windows(self, records: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> NDArray[np.uint8]:
         """Read windows of `length` bp that lie within their records: codes of shape (len(records), length)."""
 
+    def soft_masks(self, records: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
+        """Tell which bases of the same windows are in lower case."""
+
 
 class EncodedSequences:
     """Records held in memory, one byte per base.
@@ -34,6 +37,8 @@ class EncodedSequences:
     ----------
     records : sequence of ndarray of uint8
         Codes of each record.
+    masks : sequence of ndarray of uint8, optional
+        Soft mask of each, 8 bases in a byte (`numpy.packbits`); none means that all is in upper case.
 
     Examples
     --------
@@ -43,11 +48,12 @@ class EncodedSequences:
     ['ACGT', 'TTGG']
     """
 
-    def __init__(self, records: Sequence[NDArray[np.uint8]]) -> None:
+    def __init__(self, records: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]] | None = None) -> None:
         self.codes: NDArray[np.uint8] = np.concatenate(records) if records else np.empty(0, dtype=np.uint8)
         self.lengths: NDArray[np.int64] = np.array([record.size for record in records], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
         self.may_hold_n = bool((self.codes >= N).any())
+        self._masks = masks
 
     def windows(self, records: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> NDArray[np.uint8]:
         """Read windows; see `SequenceStore`."""
@@ -58,6 +64,15 @@ class EncodedSequences:
         rows = np.empty((len(firsts), length), dtype=np.uint8)
         for row, first in zip(rows, firsts.tolist(), strict=True):
             row[:] = self.codes[first : first + length]
+        return rows
+
+    def soft_masks(self, records: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
+        """Read soft masks; see `SequenceStore`."""
+        rows = np.zeros((len(records), length), dtype=np.bool_)
+        if self._masks is not None:
+            for row, record, first in zip(rows, records.tolist(), starts.tolist(), strict=True):
+                bits = np.unpackbits(self._masks[record][first // 8 : (first + length + 7) // 8])
+                row[:] = bits[first % 8 : first % 8 + length]
         return rows
 
 
@@ -82,4 +97,12 @@ class IndexedSequences:
         for row, record, start in zip(rows, records.tolist(), starts.tolist(), strict=True):
             file, name = self.records[record]
             row[:] = file.codes(name, start, start + length)
+        return rows
+
+    def soft_masks(self, records: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
+        """Read soft masks; see `SequenceStore`."""
+        rows = np.empty((len(records), length), dtype=np.bool_)
+        for row, record, start in zip(rows, records.tolist(), starts.tolist(), strict=True):
+            file, name = self.records[record]
+            row[:] = file.soft_mask(name, start, start + length)
         return rows

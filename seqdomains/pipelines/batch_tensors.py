@@ -20,7 +20,8 @@ class BatchTensors:
     tokens : Tensor of any integer dtype, shape (B, L)
         Codes; uint8 stays uint8, which moves 8 times less than int64.
     targets : Tensor of int64, shape (B,) or (B, L), or of float32, shape (B, n_classes), or None
-        Class indices of windows or positions, or shares of the classes; None where each next token is what is asked.
+        Class indices of windows or positions, or shares of the classes; codes of hidden tokens, shape (B, L), below 0
+        where none is asked; None where each next token is what is asked.
     lengths : Tensor of int64, shape (B,), or None
         Real tokens of each window; None where every window is full. It stays on the CPU, where the model checks it
         without waiting for the device.
@@ -28,6 +29,8 @@ class BatchTensors:
         Sum of the lengths.
     masked : Tensor of bool, shape (B, L), or None
         Positions that are hidden and asked for; None where that is not what is asked.
+    weights : Tensor of float32, shape (B, L), or None
+        How much each position counts; None where all count alike.
     """
 
     tokens: Tensor
@@ -35,6 +38,7 @@ class BatchTensors:
     lengths: Tensor | None
     real_tokens: int
     masked: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def as_tensors(batch: Batch | Windows | MaskedWindows, *, pin: bool = False) -> BatchTensors:
@@ -45,7 +49,7 @@ def as_tensors(batch: Batch | Windows | MaskedWindows, *, pin: bool = False) -> 
     batch : Batch or Windows or MaskedWindows
         What the task gave.
     pin : bool
-        Whether to copy tokens, targets and masks to page-locked memory, from which a GPU reads while it computes.
+        Whether to copy all but the lengths to page-locked memory, from which a GPU reads while it computes.
 
     Examples
     --------
@@ -54,13 +58,14 @@ def as_tensors(batch: Batch | Windows | MaskedWindows, *, pin: bool = False) -> 
     >>> tensors.tokens.dtype, tensors.lengths, tensors.real_tokens
     (torch.uint8, tensor([3, 2]), 5)
     """
+    names = ("tokens", "targets", "weights", "masked")
+    arrays = {name: getattr(batch, name) for name in names if getattr(batch, name, None) is not None}
     # from_numpy takes no negative strides, which a flipped window has
-    tokens = torch.from_numpy(np.ascontiguousarray(batch.tokens))
-    targets = torch.from_numpy(np.ascontiguousarray(batch.targets)) if isinstance(batch, Batch) else None
-    masked = torch.from_numpy(np.ascontiguousarray(batch.masked)) if isinstance(batch, MaskedWindows) else None
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     if pin:
-        tokens, targets = tokens.pin_memory(), None if targets is None else targets.pin_memory()
-        masked = None if masked is None else masked.pin_memory()
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     full = bool((batch.lengths == batch.tokens.shape[1]).all())
     lengths = None if full else torch.from_numpy(np.ascontiguousarray(batch.lengths))
-    return BatchTensors(tokens, targets, lengths, int(batch.lengths.sum()), masked)
+    return BatchTensors(
+        tensors.pop("tokens"), tensors.pop("targets", None), lengths, int(batch.lengths.sum()), **tensors
+    )

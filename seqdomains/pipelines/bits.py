@@ -17,11 +17,11 @@ from torch.nn.functional import cross_entropy
 from seqdomains.backbone import InferenceState, MambaLM
 from seqdomains.backbone.lengths import counted_positions
 from seqdomains.errors import InputError
-from seqdomains.pipelines.batch_tensors import as_tensors
+from seqdomains.pipelines.batch_tensors import BatchTensors, as_tensors
 from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.run_folder import RunFolder, write_json
-from seqdomains.task import PretrainingTask
+from seqdomains.task import HiddenTokens, PretrainingTask
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ def evaluate_bits(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Score `model` on the test windows of `task`, in fp32; the memory does not grow with their length.
+    """Score `model` on the test windows of `task`, in fp32.
+
+    The memory does not grow with their length, but for `HiddenTokens`: of those one is read as a whole.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ def evaluate_bits(
     >>> from seqdomains.backbone import MambaConfig
     >>> from seqdomains.task import Windows
     >>> class Dice:
-    ...     ignored, vocab_size, simulated = None, 8, True
+    ...     ignored, codes, simulated = None, 8, True
     ...     def test_batches(self, batch_size):
     ...         yield Windows(np.random.default_rng(0).integers(8, size=(2, 1000)), np.array([1000, 500]))
     ...     def baselines(self):
@@ -105,8 +107,14 @@ def evaluate_bits(
     ):
         for batch in task.test_batches(config.batch_size):
             part = as_tensors(batch)
-            counted = counted_positions(part.tokens, part.lengths, task.ignored)
-            nats.append(_nats(model, part.tokens, counted, device, at_once=config.tokens_at_once))
+            if isinstance(batch, HiddenTokens):
+                lost, counted = _nats_of_masked(model, part, device, at_once=config.tokens_at_once)
+            else:
+                counted = counted_positions(part.tokens, part.lengths, task.ignored)
+                if part.weights is not None:
+                    counted = counted & (part.weights[:, 1:] > 0)
+                lost = _nats(model, part.tokens, counted, device, at_once=config.tokens_at_once)
+            nats.append(lost)
             counts.append(counted.sum(1).numpy())
             show(sum(map(len, nats)), "windows", False)
     if not any(count.any() for count in counts):
@@ -115,7 +123,7 @@ def evaluate_bits(
     result = summarise_bits(
         np.concatenate(nats),
         np.concatenate(counts),
-        vocab_size=task.vocab_size,
+        codes=task.codes,
         baselines=task.baselines(),
         simulated=task.simulated,
         notes=task.notes(),
@@ -131,7 +139,7 @@ def summarise_bits(
     nats: NDArray[np.float64],
     counts: NDArray[np.int64],
     *,
-    vocab_size: int,
+    codes: int,
     baselines: Sequence[Mapping[str, Any]],
     simulated: bool,
     notes: tuple[str, ...],
@@ -144,8 +152,8 @@ def summarise_bits(
         Sum of -log(probability) over the positions of each window that count.
     counts : ndarray of int64, shape (n,)
         How many these are, at least one in all.
-    vocab_size : int
-        Number of codes.
+    codes : int
+        Number of codes that a position may be.
     baselines : sequence of mapping
         ``name`` and ``bits`` of each, and what else it says of itself.
     simulated : bool
@@ -164,7 +172,7 @@ def summarise_bits(
     --------
     >>> nats = np.array([100.0, 220.0]) * np.log(2)
     >>> counts = np.array([100, 100])
-    >>> result = summarise_bits(nats, counts, vocab_size=4, baselines=(), simulated=False, notes=())
+    >>> result = summarise_bits(nats, counts, codes=4, baselines=(), simulated=False, notes=())
     >>> round(result["bits"], 9), round(result["standard_error"], 9)
     (1.6, 0.6)
     """
@@ -173,7 +181,7 @@ def summarise_bits(
         "kind": "bits",
         "bits": float(bits.sum()) / positions,
         "standard_error": ratio_error(bits, counts),
-        "uniform": math.log2(vocab_size),
+        "uniform": math.log2(codes),
         "baselines": [dict(one) for one in baselines],
         "positions": positions,
         "windows": int((counts > 0).sum()),
@@ -217,3 +225,28 @@ def _nats(
             raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
         total += lost.sum(1).numpy()
     return total
+
+
+def _nats_of_masked(
+    model: MambaLM, part: BatchTensors, device: torch.device, *, at_once: int
+) -> tuple[NDArray[np.float64], Tensor]:
+    """Return what the hidden tokens of each window cost, and which they are."""
+    if part.targets is None:
+        raise ValueError("masked windows have targets")
+    counted = part.targets >= 0
+    if part.weights is not None:
+        counted = counted & (part.weights > 0)
+    total = []
+    step = max(1, at_once // part.tokens.shape[1])
+    for first in range(0, len(part.tokens), step):
+        tokens, targets, asked = (one[first : first + step] for one in (part.tokens, part.targets, counted))
+        with torch.inference_mode():
+            logits = model(tokens.to(device))
+            lost = cross_entropy(
+                logits.flatten(0, 1), targets.clamp(min=0).flatten().long().to(device), reduction="none"
+            )
+        lost = lost.view(len(tokens), -1).to("cpu", torch.float64).masked_fill(~asked, 0)
+        if not bool(lost.isfinite().all()):
+            raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
+        total.append(lost.sum(1).numpy())
+    return np.concatenate(total), counted

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from seqdomains.backbone import FrameClassifier, MambaConfig, MambaLM, PatchReconstructor
 from seqdomains.backbone.frame_head import NOTHING
 from seqdomains.backbone.lengths import counted_positions
+from seqdomains.backbone.token_cost import token_cost
 from seqdomains.errors import ConfigError
 from seqdomains.pipelines.batch_tensors import BatchTensors
 from seqdomains.pipelines.recipe import StepPlan, TrainConfig
@@ -24,8 +25,8 @@ class Objective(Protocol):
     def most(self, plan: StepPlan) -> int:
         """Return how many may count in a batch: what its parts are divided by before all of it is counted."""
 
-    def count(self, part: BatchTensors) -> int:
-        """Return how many count in a part."""
+    def count(self, part: BatchTensors) -> float:
+        """Return how many count in a part, or the sum of their weights."""
 
     def trial(self, tokens: Tensor) -> BatchTensors:
         """Return windows of any tokens, shape (B, L), as a part, to see what a step takes."""
@@ -49,7 +50,7 @@ class Classification:
         """Return the number of windows; all of them count."""
         return plan.windows
 
-    def count(self, part: BatchTensors) -> int:
+    def count(self, part: BatchTensors) -> float:
         """Return the number of windows."""
         return len(part.tokens)
 
@@ -182,9 +183,10 @@ class NextToken:
         """Return the number of positions; padding and ignored codes among them do not count."""
         return plan.windows * plan.window
 
-    def count(self, part: BatchTensors) -> int:
-        """Return the number of positions that count."""
-        return int(counted_positions(part.tokens, part.lengths, self.ignored).sum())
+    def count(self, part: BatchTensors) -> float:
+        """Return the number of positions that count, or the sum of their weights."""
+        counted = counted_positions(part.tokens, part.lengths, self.ignored)
+        return _sum(counted, None if part.weights is None else part.weights[:, 1:])
 
     def trial(self, tokens: Tensor) -> BatchTensors:
         """See `Objective`."""
@@ -193,11 +195,56 @@ class NextToken:
     def total(self, model: nn.Module, part: BatchTensors, *, device: torch.device, **options: Any) -> Tensor:
         """See `Objective`."""
         tokens = part.tokens.to(device, non_blocking=True)
-        return cast(MambaLM, model).loss(tokens, lengths=part.lengths, ignored=self.ignored, reduction="sum", **options)
+        weights = None if part.weights is None else part.weights.to(device, non_blocking=True)
+        return cast(MambaLM, model).loss(
+            tokens, lengths=part.lengths, ignored=self.ignored, weights=weights, reduction="sum", **options
+        )
+
+
+@dataclass(frozen=True)
+class MaskedTokens:
+    """Negative log-likelihood of the tokens that are hidden, given all others, under a `MambaLM`.
+
+    Row t of the logits is asked for the token at t. A causal model sees those before it alone; a bidirectional one is
+    what this is for.
+
+    Examples
+    --------
+    >>> targets = torch.tensor([[-1, 2, -1, 0]])
+    >>> MaskedTokens().count(BatchTensors(torch.tensor([[0, 7, 1, 7]]), targets, None, 4))
+    2
+    """
+
+    def most(self, plan: StepPlan) -> int:
+        """Return the number of positions; those that are not hidden do not count."""
+        return plan.windows * plan.window
+
+    def count(self, part: BatchTensors) -> float:
+        """Return the number of hidden positions, or the sum of their weights."""
+        return _sum(self._targets(part) >= 0, part.weights)
+
+    def trial(self, tokens: Tensor) -> BatchTensors:
+        """See `Objective`."""
+        return BatchTensors(tokens, tokens.long(), None, _tokens(tokens))
+
+    def total(self, model: nn.Module, part: BatchTensors, *, device: torch.device, **options: Any) -> Tensor:
+        """See `Objective`."""
+        tokens, targets = (one.to(device, non_blocking=True) for one in (part.tokens, self._targets(part)))
+        weights = None if part.weights is None else part.weights.to(device, non_blocking=True)
+        return token_cost(cast(MambaLM, model), tokens, targets, weights=weights, **options)
+
+    def _targets(self, part: BatchTensors) -> Tensor:
+        if part.targets is None or part.targets.shape != part.tokens.shape:
+            raise ValueError("windows without hidden tokens: train on them with NextToken, or give HiddenTokens")
+        return part.targets
 
 
 def _tokens(tokens: Tensor) -> int:
     return tokens.shape[0] * tokens.shape[1]
+
+
+def _sum(counted: Tensor, weights: Tensor | None) -> float:
+    return int(counted.sum()) if weights is None else float((weights * counted).sum(dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -215,7 +262,7 @@ class Reconstruction:
         """Return the number of positions, of which those that are not hidden do not count."""
         return plan.windows * plan.window
 
-    def count(self, part: BatchTensors) -> int:
+    def count(self, part: BatchTensors) -> float:
         """Return the number of hidden positions."""
         return int(_masked(part).sum())
 

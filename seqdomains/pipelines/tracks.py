@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,33 +76,74 @@ def open_track(
     chr1	2	3	1
     """
     path = Path(output)
+    if not is_bigwig(path):
+        with _open_rows(path, (value,), pa.float32(), header="", digits=6) as rows:
+            yield rows
+        return
     try:
-        if str(output) == STDOUT:
-            yield _BedGraph(sys.stdout, rewindable=False)
+        with atomic_file(path) as partial, _bigwig(partial, lengths or {}) as track:
+            yield track
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def open_values(output: Path | str, columns: Sequence[str]) -> Iterator[Table[Stretches]]:
+    r"""Open a table of parts of records with several values of each: TSV with a header line, or Parquet by its suffix.
+
+    Parameters
+    ----------
+    output : Path or str
+        As `open_track`, without bigWig.
+    columns : sequence of str
+        Names of the values.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
+
+    Examples
+    --------
+    >>> with open_values("-", ("bases", "score")) as table:  # doctest: +NORMALIZE_WHITESPACE
+    ...     table.write(Stretches("chr1", np.array([0]), np.array([2])), np.array([[2, 0.5]]))
+    #record	start	end	bases	score
+    chr1	0	2	2	0.5
+    """
+    header = "\t".join(["#record", "start", "end", *columns]) + "\n"
+    with _open_rows(Path(output), tuple(columns), pa.float64(), header=header, digits=12) as rows:
+        yield rows
+
+
+@contextmanager
+def _open_rows(
+    path: Path, columns: tuple[str, ...], kind: Any, *, header: str, digits: int
+) -> Iterator[Table[Stretches]]:
+    output = str(path)
+    try:
+        if output == STDOUT:
+            yield _Lines(sys.stdout, header=header, digits=digits, rewindable=False)
         elif path.exists() and not stat.S_ISREG(path.stat().st_mode):
             with path.open("w", encoding="utf-8", newline="\n") as pipe:
-                yield _BedGraph(pipe, rewindable=False)
+                yield _Lines(pipe, header=header, digits=digits, rewindable=False)
         elif path.suffix.lower() in PARQUET_SUFFIXES:
-            with atomic_file(path) as partial, partial.open("wb") as binary, _parquet(binary, value) as track:
-                yield track
-        elif is_bigwig(path):
-            with atomic_file(path) as partial, _bigwig(partial, lengths or {}) as track:
+            with atomic_file(path) as partial, partial.open("wb") as binary, _parquet(binary, columns, kind) as track:
                 yield track
         else:
             with atomic_file(path) as partial, partial.open("w+", encoding="utf-8", newline="\n") as handle:
-                yield _BedGraph(handle, rewindable=True)
+                yield _Lines(handle, header=header, digits=digits, rewindable=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise InputError(
-            f"cannot write {'stdout' if str(output) == STDOUT else path}: {error.strerror or error}"
-        ) from error
+        raise InputError(f"cannot write {'stdout' if output == STDOUT else path}: {error.strerror or error}") from error
 
 
-class _BedGraph:
-    def __init__(self, handle: IO[str], *, rewindable: bool) -> None:
+class _Lines:
+    def __init__(self, handle: IO[str], *, header: str, digits: int, rewindable: bool) -> None:
         self._handle = handle
+        self._digits = digits
         self._rewindable = rewindable
+        handle.write(header)
         self.begin_input()
 
     def begin_input(self) -> None:
@@ -110,8 +151,13 @@ class _BedGraph:
         self._mark = self._handle.tell() if self._rewindable else 0
 
     def write(self, spans: Stretches, values: NDArray[np.float64]) -> None:
-        rows = zip(spans.starts.tolist(), spans.ends.tolist(), values[:, 0].tolist(), strict=True)
-        self._handle.write("".join(f"{spans.record}\t{start}\t{end}\t{value:.6g}\n" for start, end, value in rows))
+        rows = zip(spans.starts.tolist(), spans.ends.tolist(), values.tolist(), strict=True)
+        self._handle.write(
+            "".join(
+                "\t".join([spans.record, str(start), str(end), *(f"{value:.{self._digits}g}" for value in row)]) + "\n"
+                for start, end, row in rows
+            )
+        )
         self._handle.flush()
 
     def drop_input(self) -> bool:
@@ -123,8 +169,8 @@ class _BedGraph:
 
 
 @contextmanager
-def _parquet(handle: IO[bytes], value: str) -> Iterator[_Parquet]:
-    columns = [("record", pa.string()), ("start", pa.int64()), ("end", pa.int64()), (value, pa.float32())]
+def _parquet(handle: IO[bytes], names: tuple[str, ...], kind: Any) -> Iterator[_Parquet]:
+    columns = [("record", pa.string()), ("start", pa.int64()), ("end", pa.int64()), *((name, kind) for name in names)]
     with pq.ParquetWriter(handle, pa.schema(columns), compression="zstd") as writer:
         track = _Parquet(writer, pa.schema(columns))
         yield track
@@ -147,7 +193,10 @@ class _Parquet:
 
     def write(self, spans: Stretches, values: NDArray[np.float64]) -> None:
         record = pa.array([spans.record]).take(pa.array(np.zeros(len(spans), np.int32)))
-        columns = [record, pa.array(spans.starts), pa.array(spans.ends), pa.array(values[:, 0].astype(np.float32))]
+        columns = [record, pa.array(spans.starts), pa.array(spans.ends)]
+        columns += [
+            pa.array(column, field.type) for column, field in zip(values.T, list(self._schema)[3:], strict=True)
+        ]
         self._waiting.append(pa.Table.from_arrays(columns, schema=self._schema))
         self._count += len(spans)
         if self._count >= _ROW_GROUP:

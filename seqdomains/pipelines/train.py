@@ -95,7 +95,7 @@ def train(
     run : RunFolder
         A folder that `RunFolder.prepare` made.
     objective : Objective
-        What is made small: `CLASSIFICATION`, or `NextToken` of a `PretrainingTask`.
+        What is made small: `CLASSIFICATION`, or `NextToken` or `MaskedTokens` of a `PretrainingTask`.
     device : torch.device or str
         Where to train; the model is back where it was afterwards.
     ranks : Ranks
@@ -323,7 +323,7 @@ def _gradients(
     options |= {} if ranks.shard is None else {"shard": ranks.shard}
     options |= {"recompute": True} if config.recompute else {}
     parts: list[tuple[int, int, Tensor]] = []
-    most, counted, tokens = objective.most(plan), 0, 0
+    most, counted, tokens = objective.most(plan), 0.0, 0
     for _ in _own(plan, ranks).parts():
         first, part = next(micro_batches)
         with autocast:
@@ -362,8 +362,8 @@ def _gradients(
 
 
 def _added(
-    ranks: Ranks, parameters: list[nn.Parameter], losses: list[Tensor], counted: int, tokens: int, stopping: bool
-) -> tuple[Tensor, int, int, bool]:
+    ranks: Ranks, parameters: list[nn.Parameter], losses: list[Tensor], counted: float, tokens: int, stopping: bool
+) -> tuple[Tensor, float, int, bool]:
     """Add gradients, losses and counts of all ranks; a rank whose share of a small batch is nothing adds zeros."""
     gradients = []
     for parameter in parameters:
@@ -377,8 +377,8 @@ def _added(
     ranks.add([*gradients, loss])
     counts = torch.tensor([counted, tokens, ranks.per_sequence * stopping], dtype=torch.float64) / ranks.per_sequence
     ranks.add([counts])
-    counted, tokens = (round(count) for count in counts[:2].tolist())
-    return loss[0], counted, tokens, counts[2].item() > 0
+    # The third of three thirds must not be lost; weights have no more than float32's digits.
+    return loss[0], round(counts[0].item(), 6), round(counts[1].item()), counts[2].item() > 0
 
 
 def _non_finite(found: str, step: int, first: int, count: int, config: TrainConfig) -> str:
@@ -393,6 +393,6 @@ def _stream_digest(task: WindowTask, config: TrainConfig) -> str:
     batch = task.training_batch(config.seed, 0, 1)
     facts = [list(getattr(task, "classes", ())), dict(task.signature())]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for field in fields(batch):
-        digest.update(getattr(batch, field.name).tobytes())
+    for array in (getattr(batch, field.name) for field in fields(batch)):
+        digest.update(b"" if array is None else array.tobytes())
     return digest.hexdigest()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from seqdomains.backbone.token_cost import token_cost
+
 LENGTHS = torch.tensor([37, 20])
 IGNORED = 4
 
@@ -63,3 +65,34 @@ def test_a_window_of_the_given_token_alone_counts_nothing(model, tokens):
 def test_lengths_must_fit(model, tokens, lengths):
     with pytest.raises(ValueError, match="lengths"):
         model.loss(tokens, lengths=torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_weights_are_factors_of_the_positions_and_of_their_mean(model, tokens, chunk):
+    weights = torch.rand(2, 37, generator=torch.Generator().manual_seed(0)).masked_fill(tokens == 3, 0)
+    with torch.no_grad():
+        nats = -model(tokens[:, :-1]).log_softmax(-1).gather(2, tokens[:, 1:, None].long())[..., 0]
+    expected = (nats * weights[:, 1:]).sum()
+    found = model.loss(tokens, weights=weights, reduction="sum", time_chunk=chunk)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    mean = model.loss(tokens, weights=weights, time_chunk=chunk)
+    torch.testing.assert_close(mean, expected / weights[:, 1:].sum(), rtol=1e-5, atol=0)
+
+
+def test_equal_weights_change_nothing(model, tokens):
+    options = {"lengths": LENGTHS, "ignored": IGNORED}
+    weighted = model.loss(tokens, weights=torch.full((2, 37), 0.5), **options)
+    torch.testing.assert_close(weighted, model.loss(tokens, **options), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"time_chunk": 7}, {"recompute": True}])
+def test_a_hidden_token_is_asked_of_its_own_row(model, tokens, options):
+    hidden = torch.rand(2, 37, generator=torch.Generator().manual_seed(1)) < 0.3
+    read, targets = tokens.masked_fill(hidden, 0), tokens.long().masked_fill(~hidden, -1)
+    with torch.no_grad():
+        nats = -model(read).log_softmax(-1).gather(2, tokens[..., None].long())[..., 0]
+    found = token_cost(model, read, targets, **options)
+    torch.testing.assert_close(found, nats[hidden].sum(), rtol=1e-5, atol=0)
+    weights = torch.rand(2, 37)
+    found = token_cost(model, read, targets, weights=weights, **options)
+    torch.testing.assert_close(found, (nats * weights)[hidden].sum(), rtol=1e-5, atol=0)

@@ -29,7 +29,9 @@ def test_config_show_tells_where_values_come_from(seqdomains, name):
         section = key if not key.startswith(" ") else section
         lines[f"{section}.{key.strip()}"] = line
     assert lines["train.seed"].split() == ["seed:", "7", "#", "--set"]
-    assert lines["model.n_layer"].endswith(f"# preset {name}")
+    sized = "model.size" in lines and not lines["model.size"].endswith("# default")
+    assert lines["model.n_layer"].endswith("# follows from others" if sized else f"# preset {name}")
+    assert not sized or lines["model.size"].endswith(f"# preset {name}")
     assert lines["model.d_state"].endswith("# default")
 
 
@@ -54,7 +56,7 @@ def test_readme_tells_each_presets_size(name):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{name}` |")]
     assert f"| {config.model.d_model} x {config.model.n_layer}" in row
-    length = f"{config.data.window:,} bp" if isinstance(config, RunConfig) else f"{config.data.seconds:g} s"
+    length = f"{config.data.window:,} bp" if hasattr(config.data, "window") else f"{config.data.seconds:g} s"
     assert f"{length} |" in row
 
 

@@ -25,16 +25,17 @@ import seqdomains
 from seqdomains.backbone import MambaConfig, MambaLM, SequenceClassifier
 from seqdomains.cli.summary import bits_as_text
 from seqdomains.errors import InputError
+from seqdomains.pipelines.batch_tensors import as_tensors
 from seqdomains.pipelines.bits import BitsConfig, evaluate_bits, summarise_bits
 from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.dry_run import dry_run
 from seqdomains.pipelines.metrics import read_metrics
-from seqdomains.pipelines.objectives import NextToken
+from seqdomains.pipelines.objectives import MaskedTokens, NextToken
 from seqdomains.pipelines.ranks import joined
 from seqdomains.pipelines.recipe import TrainConfig
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.train import train
-from seqdomains.task import Windows
+from seqdomains.task import HiddenTokens, Windows
 
 WINDOW = 24
 IGNORED = 7
@@ -43,7 +44,7 @@ IGNORED = 7
 class Walk:
     """Codes that go one up or down; windows of 2 to 25 tokens, and a code that does not count here and there."""
 
-    ignored, vocab_size, window, simulated = IGNORED, 8, WINDOW, True
+    ignored, vocab_size, codes, window, simulated = IGNORED, 8, 8, WINDOW, True
 
     def __init__(self, *, delay: float = 0.0, long: int = 0, blank: bool = False) -> None:
         self.delay, self.long, self.blank = delay, long, blank
@@ -156,6 +157,70 @@ def test_parts_of_a_batch_count_by_their_positions(whole, tmp_path, changes):
     alike(tmp_path / "run", whole)
 
 
+class Weighted(Walk):
+    """The same with weights, some of them 0."""
+
+    def _windows(self, seed, indices, window):
+        batch = super()._windows(seed, indices, window)
+        weights = (batch.tokens % 4 / 2).astype(np.float32)
+        return Windows(batch.tokens, batch.lengths, weights)
+
+
+class Hidden(Weighted):
+    """The same with every third token hidden."""
+
+    def _windows(self, seed, indices, window):
+        batch = super()._windows(seed, indices, window)
+        asked = (np.arange(window + 1) + np.array(indices)[:, None]) % 3 == 0
+        targets = np.where(asked, batch.tokens, 255).astype(np.int8)
+        return HiddenTokens(np.where(asked, 7, batch.tokens), batch.lengths, batch.weights, targets=targets)
+
+
+@pytest.mark.parametrize(("task", "objective"), [(Weighted(), NextToken(IGNORED)), (Hidden(), MaskedTokens())])
+def test_parts_of_a_batch_count_by_their_weights(tmp_path, task, objective):
+    for name, changes in (("whole", {}), ("parts", {"micro_batch": 3}), ("chunks", {"time_chunk": 7})):
+        run, model = RunFolder.prepare(tmp_path / name, {}), small_model()
+        train(model, task, small_config(**changes), run, objective=objective, progress=False)
+    alike(tmp_path / "parts", tmp_path / "whole")
+    alike(tmp_path / "chunks", tmp_path / "whole")
+    part = as_tensors(task.training_batch(0, 0, 8))
+    with torch.no_grad():
+        total = objective.total(small_model(), part, device=torch.device("cpu"))
+    assert losses(tmp_path / "whole")[0] == pytest.approx(float(total) / objective.count(part), rel=1e-5)
+
+
+def test_bits_are_of_what_has_a_weight():
+    model = small_model().eval()
+    found = evaluate_bits(model, Weighted(), BitsConfig(batch_size=3), progress=False)
+    nats = positions = 0.0
+    for batch in Weighted().test_batches(10):
+        for row, length, weights in zip(batch.tokens, batch.lengths, batch.weights, strict=True):
+            tokens = torch.from_numpy(row[None, :length])
+            keep = torch.from_numpy((weights[None, :length] > 0).astype(np.float32))
+            with torch.no_grad():
+                nats += model.loss(tokens, ignored=IGNORED, weights=keep, reduction="sum").item()
+            positions += int((keep[:, 1:] * (tokens[:, 1:] != IGNORED)).sum())
+    assert found["positions"] == positions
+    assert found["bits"] == pytest.approx(nats / math.log(2) / positions, rel=1e-5)
+
+
+def test_bits_of_hidden_tokens_do_not_depend_on_how_many_windows_are_read_at_once():
+    model = small_model().eval()
+    one, other = (
+        evaluate_bits(model, Hidden(), BitsConfig(batch_size=size, tokens_at_once=at_once), progress=False)
+        for size, at_once in ((10, 1 << 14), (3, 30))
+    )
+    assert one["bits"] == pytest.approx(other["bits"], rel=1e-6)
+    (batch,) = Hidden().test_batches(10)
+    assert one["positions"] == other["positions"] == int(((batch.targets >= 0) & (batch.weights > 0)).sum())
+
+
+def test_windows_without_hidden_tokens_are_no_food_for_masked_training(tmp_path):
+    run = RunFolder.prepare(tmp_path / "run", {})
+    with pytest.raises(ValueError, match="give HiddenTokens"):
+        train(small_model(), Walk(), small_config(), run, objective=MaskedTokens(), progress=False)
+
+
 def test_ranks_that_share_a_batch_or_its_windows_count_by_their_positions(whole, tmp_path):
     configs = [small_config(sequence_ranks=ranks, micro_batch=3) for ranks in (1, 2)]
     with socket.socket() as one, socket.socket() as other:
@@ -222,7 +287,7 @@ def test_the_standard_error_is_that_of_repeated_sampling():
     def result(windows):
         counts = random.integers(50, 500, windows)
         nats = counts * random.normal(2, 0.3, windows)
-        return summarise_bits(nats, counts, vocab_size=4, baselines=(), simulated=False, notes=())
+        return summarise_bits(nats, counts, codes=4, baselines=(), simulated=False, notes=())
 
     repeated = [result(200) for _ in range(300)]
     spread = np.std([one["bits"] for one in repeated])

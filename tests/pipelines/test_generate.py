@@ -1,0 +1,179 @@
+"""Sampling beside probabilities worked out by hand, and sequences beside the parallel forward pass."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from seqdomains.backbone import MambaConfig, MambaLM
+from seqdomains.errors import InputError
+from seqdomains.pipelines import generate as generation
+from seqdomains.pipelines.generate import Sampling, generate
+
+CHANCES = (0.05, 0.4, 0.15, 0.3, 0.1)
+PROMPT = np.array([3, 1, 0, 2, 2, 1], np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def kernels(monkeypatch):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "reference")
+
+
+@pytest.fixture(scope="module")
+def model():
+    generator = torch.Generator().manual_seed(3)
+    # With a head of its own: a tied one finds the token that was just read the likeliest, again and again.
+    model = MambaLM(MambaConfig(d_model=16, n_layer=2, vocab_size=8, tie_embeddings=False), generator=generator).eval()
+    with torch.no_grad():
+        model.backbone.embedding.weight.mul_(8)
+        model.lm_head.weight.mul_(4)
+    return model
+
+
+def logits(rows=1, chances=CHANCES):
+    return torch.log(torch.tensor(chances, dtype=torch.float64)).expand(rows, -1).float() + 3
+
+
+def sequences(model, count=1, length=50, **options):
+    return [one.tolist() for one in generate(model, PROMPT, length=length, count=count, progress=False, **options)]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(), CHANCES),
+        (Sampling(temperature=0.5), [chance**2 / sum(one**2 for one in CHANCES) for chance in CHANCES]),
+        (Sampling(temperature=0), [0, 1, 0, 0, 0]),
+        (Sampling(top_k=1), [0, 1, 0, 0, 0]),
+        (Sampling(top_k=2), [0, 4 / 7, 0, 3 / 7, 0]),
+        (Sampling(top_k=99), CHANCES),
+        (Sampling(top_p=0.65), [0, 4 / 7, 0, 3 / 7, 0]),
+        (Sampling(top_p=0.75), [0, 0.4 / 0.85, 0.15 / 0.85, 0.3 / 0.85, 0]),
+        (Sampling(top_p=1e-9), [0, 1, 0, 0, 0]),
+        (Sampling(top_p=1), CHANCES),
+        # The share of what top_k has left.
+        (Sampling(top_k=3, top_p=0.45), [0, 1, 0, 0, 0]),
+        (Sampling(codes=(0, 2, 4)), [0.05 / 0.3, 0, 0.15 / 0.3, 0, 0.1 / 0.3]),
+        (Sampling(codes=(0, 2, 4), top_k=2), [0, 0, 0.6, 0, 0.4]),
+    ],
+)
+def test_probabilities_are_those_of_the_settings(sampling, expected):
+    found = sampling.probabilities(logits())[0]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=1.7), Sampling(top_p=0.9), Sampling(codes=(1, 4))]
+)
+def test_draws_have_the_probabilities(sampling):
+    draws = torch.from_numpy((np.arange(20_000) + np.random.default_rng(0).random(20_000)) / 20_000)
+    counts = torch.bincount(sampling.choose(logits(20_000), draws), minlength=5).numpy()
+    expected = sampling.probabilities(logits())[0].numpy() * 20_000
+    assert not counts[expected == 0].any()
+    assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 0.01
+
+
+def test_independent_draws_of_a_model_have_its_probabilities(model):
+    found = [one[0] for one in sequences(model, count=2000, length=1)]
+    with torch.no_grad():
+        expected = model(torch.from_numpy(PROMPT)[None])[0, -1].softmax(0).numpy().astype(np.float64)
+    counts = np.bincount(found, minlength=8)
+    assert chisquare(counts, expected / expected.sum() * 2000).pvalue > 0.001
+
+
+def test_the_largest_draw_takes_the_last_token_that_can_be():
+    sampling = Sampling(top_k=2)
+    assert sampling.choose(logits(), torch.tensor([1 - 2.0**-53], dtype=torch.float64)).item() == 3
+    assert sampling.choose(logits(), torch.tensor([0.0])).item() == 1
+
+
+def test_equal_tokens_are_told_apart_by_their_code():
+    assert Sampling(temperature=0).choose(torch.zeros(1, 4), torch.tensor([0.9])).item() == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_temperature_0_is_the_argmax_of_the_parallel_forward(model, chunk):
+    (found,) = sequences(model, sampling=Sampling(temperature=0), chunk=chunk)
+    whole = torch.tensor([[*PROMPT.tolist(), *found]])
+    with torch.no_grad():
+        expected = model(whole).argmax(-1)[0, len(PROMPT) - 1 : -1]
+    assert found == expected.tolist()
+    assert len(set(found)) > 2
+
+
+def test_a_sequence_is_the_same_whatever_others_are_written(model, monkeypatch):
+    alone, some, many = (sequences(model, count=count) for count in (1, 5, 20))
+    assert many[:5] == some
+    assert some[0] == alone[0]
+    assert len({tuple(one) for one in many}) == 20
+    assert sequences(model, count=3, first=16) == many[16:19]
+    assert [one[:20] for one in many] == sequences(model, count=20, length=20)
+    assert sequences(model, seed=1) != alone
+    monkeypatch.setattr(generation, "_BLOCK", 8)
+    assert sequences(model, count=5) == some
+
+
+def test_codes_that_are_not_allowed_are_never_written(model):
+    found = sequences(model, count=16, length=100, sampling=Sampling(codes=(0, 3), temperature=5))
+    assert {code for one in found for code in one} == {0, 3}
+
+
+def test_the_model_is_given_back_as_it_was(model):
+    model.train()
+    sequences(model, length=2)
+    assert model.training
+    model.eval()
+
+
+def test_damaged_weights_are_an_error_and_no_sequence(model):
+    damaged = MambaLM(model.config)
+    with torch.no_grad():
+        damaged.backbone.embedding.weight[3] = math.nan
+    with pytest.raises(InputError, match="not finite"):
+        sequences(damaged)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"temperature": -1}, "temperature -1: expected a number from 0"),
+        ({"temperature": math.nan}, "temperature nan"),
+        ({"top_k": 0}, "top_k 0: expected 1 or more"),
+        ({"top_p": 0}, "top_p 0: expected a number above 0 and up to 1"),
+        ({"codes": ()}, "codes: expected one or more"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Sampling(**changes)
+
+
+def test_a_model_that_reads_both_sides_is_refused():
+    both = MambaLM(MambaConfig(d_model=8, n_layer=1, bidirectional=True))
+    with pytest.raises(InputError, match="the model reads both sides of a position, and generation takes one that"):
+        list(generate(both, PROMPT, length=3))
+
+
+def test_an_empty_prompt_is_refused(model):
+    with pytest.raises(ValueError, match="an empty prompt"):
+        list(generate(model, PROMPT[:0], length=3))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [16, 128])
+def test_a_cuda_graph_says_the_same(monkeypatch, width):
+    monkeypatch.delenv("SEQDOMAINS_KERNELS")
+    model = MambaLM(MambaConfig(d_model=width, n_layer=3), generator=torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        model.backbone.embedding.weight.mul_(8)
+    one, other = (
+        sequences(model, count=20, length=2000, device="cuda", graph=graph, sampling=Sampling(top_p=0.9))
+        for graph in (False, True)
+    )
+    assert one == other
+    (greedy,) = sequences(model, length=300, device="cuda", sampling=Sampling(temperature=0))
+    assert greedy[:50] == sequences(model, length=50, sampling=Sampling(temperature=0))[0]
