@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ from seqdomains.task import HiddenTokens, Windows
 
 Objective = Literal["next-token", "masked"]
 
+_log = logging.getLogger(__name__)
+
+# Bases that take so long that somebody who waits is told, about 10 s.
+_LONG: Final = 500_000_000
 _DRAW_STREAM: Final = 0
 _MASK_STREAM: Final = 1 << 32
 _TEST_STREAM: Final = 2 << 32
@@ -85,6 +90,9 @@ class LanguageTask:
             cases=True,
         )
         self._simulated = simulated_folder(files) is not None or any(map(says_simulated, files))
+        bases = int(self._sequences.lengths.sum())
+        if self._sequences.may_hold_n and bases >= _LONG:
+            _log.info("looking through %d Mb for runs of N", bases // 1_000_000)
         self.split: LanguageSplit = split_language(self._headers, data)
         runs = runs_of_n(self._sequences, longer_than=int(data.max_n * data.window))
         self._train, self._held = self.split.train.without(runs), self.split.test.without(runs)
@@ -261,6 +269,8 @@ class LanguageTask:
         most = min(self.data.markov_order, math.ceil(math.log(self._train.bases, BASES)) + 2)
         model = MarkovModel(most=most, both_strands=self.data.reverse_complement > 0)
         chosen_on, tails = (self._train.ends_of_records(share) for share in (_TAIL / 2, _TAIL))
+        if self._train.bases >= _LONG:
+            _log.info("counting words of %d Mb for the Markov model", self._train.bases // 1_000_000)
         for codes in self._stretches(self._train.without(tails), _STRETCH):
             model.add(codes)
         every = max(1, chosen_on.bases // _CHOSEN_ON)
