@@ -37,6 +37,11 @@ def trained_window(loaded: LoadedModel) -> int:
     return window
 
 
+def reads_whole_records(loaded: LoadedModel) -> bool:
+    """Tell whether a model was trained on records as a whole, so that one shorter than its window is no less to it."""
+    return loaded.signature.get("whole_records") is True
+
+
 def choose_device(name: str | None) -> torch.device:
     """Return the device that --device names; a GPU where there is one if it names none.
 

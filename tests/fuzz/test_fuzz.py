@@ -17,6 +17,7 @@ READERS = (
     "genbank",
     "bed",
     "labels",
+    "labelled table",
     "aliases",
     "preset",
     "run folder",
