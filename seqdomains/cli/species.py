@@ -41,6 +41,7 @@ from seqdomains.genomics.records import is_sequence_file, stream_records
 from seqdomains.genomics.simulate import SimulationConfig, simulate
 from seqdomains.genomics.spans import mostly_unknown, plan_spans
 from seqdomains.genomics.species import SPECIES_NAMES
+from seqdomains.genomics.tables import is_table
 from seqdomains.genomics.windows import read_bed
 from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines import likelihood
@@ -86,7 +87,8 @@ def run_train(
     """
     where = choose_device(own_device(device))
     if preset is None:
-        preset = choose_preset(great_apes=great_apes, gpu=where.type == "cuda")
+        tables = bool(data) and all(map(is_table, data))
+        preset = choose_preset(great_apes=great_apes, gpu=where.type == "cuda", tables=tables)
     given = given_keys(data, label_from, labels)
     if great_apes and data:
         given["data.classes"] = (SPECIES_NAMES, "--species great-apes")
@@ -332,7 +334,7 @@ def text_of(data: SpeciesData) -> AsText:
     return partial(as_text, units="records", ranks=True) if takes_whole_records(data) else as_text
 
 
-def choose_preset(*, great_apes: bool, gpu: bool) -> str:
+def choose_preset(*, great_apes: bool, gpu: bool, tables: bool = False) -> str:
     """Return the preset of a command that names none.
 
     Examples
@@ -341,7 +343,7 @@ def choose_preset(*, great_apes: bool, gpu: bool) -> str:
     ('laptop', 'barcode')
     """
     if not great_apes:
-        return "barcode"
+        return "sequences" if tables else "barcode"
     return "great-apes-gpu" if gpu else "laptop"
 
 

@@ -148,6 +148,9 @@ def test_training_from_scratch_reads_tables_too(seqdomains, table, tmp_path):
     given = ("genomics", "train", "--preset", "tiny", "--data", table, *QUICK, "--out", tmp_path / "run")
     outcome = seqdomains(*given)
     assert (outcome.code, outcome.out[:15]) == (0, "12 test records"), outcome.err
+    outcome = seqdomains("genomics", "train", "--data", table, *QUICK, "--out", tmp_path / "preset")
+    assert (outcome.code, outcome.out[:15]) == (0, "12 test records"), outcome.err
+    assert "preset sequences" in outcome.err
 
 
 def test_a_dry_run_writes_nothing(seqdomains, language_model, table, tmp_path, monkeypatch):

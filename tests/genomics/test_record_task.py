@@ -238,3 +238,14 @@ def test_records_are_read_by_position_where_files_are_large(tmp_path):
     held, indexed = (task_of(path, unit="record", label_from="header:kind", memory_mb=size) for size in (512, 0))
     assert rows_of(held.training_batch(0, 0, 50)) == rows_of(indexed.training_batch(0, 0, 50))
     assert held.notes() == indexed.notes()
+
+
+def test_sequence_files_are_held_out_whole_though_names_are_alike(tmp_path):
+    for number, name in enumerate(("train.fa", "test.fa")):
+        texts = (letters(100, 10 * number + n) for n in range(4))
+        (tmp_path / name).write_text("".join(f">r{n} kind={'xy'[n % 2]}\n{text}\n" for n, text in enumerate(texts)))
+    paths = {"paths": (tmp_path / "train.fa",), "test_paths": (tmp_path / "test.fa",), "label_from": "header:kind"}
+    windows = SpeciesTask(SpeciesData(**paths, window=50, test_windows=5))
+    assert {windows.corpus.files[record].name for record in windows.test.records} == {"test.fa"}
+    records = task_of(None, **paths, unit="record")
+    assert [len(batch.targets) for batch in records.test_batches(9)] == [4]
