@@ -7,20 +7,10 @@ from typing import Annotated
 
 import typer
 
-from seqdomains.cli.genomics import LABELS, SPECIES, SpeciesSet
+from seqdomains.cli.genomics import DATA, LABEL_FROM, LABELS, SPECIES, SpeciesSet
 from seqdomains.cli.options import DEVICE, PRESET, SET
 
-DATA = typer.Option(
-    "--data",
-    help="CSV or TSV with a sequence in each row (also .gz), FASTA or GenBank, or a folder of these two. Repeatable.",
-    metavar="FILE|DIR",
-)
 TEST = typer.Option("--test", help="More of these, which are held out, and none of --data. Repeatable.", metavar="FILE")
-LABEL_FROM = typer.Option(
-    "--label-from",
-    help="Where the class stands: column:NAME (column:label for tables), header:KEY, file or folder (their names).",
-    metavar="SOURCE",
-)
 
 
 def finetune(

@@ -36,7 +36,7 @@ from seqdomains.pipelines.recipe import TrainConfig
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.train import train
 
-_LONGEST = 4096  # bp that are read of a sequence where nobody says how many
+_LONGEST = 1024  # bp that are read of a sequence where nobody says how many
 _SHORTEST = 8
 _TOKENS_AT_ONCE = {"cpu": 1 << 14, "cuda": 1 << 19}
 _ABOUT = "estimator.json"
@@ -51,7 +51,7 @@ class _Saved(BaseModel):
     format_version: Literal[1] = 1
     parameters: dict[str, bool | int | float | str | None]
     classes: list[bool | int | float | str]
-    dtype: str = Field(pattern=r"^[<>|=][biufUO][0-9]*$")
+    dtype: str = Field(pattern=r"^[<>|=][biufUO][0-9]{0,4}$")
     window: int
     feature_name: str | None = None
 
@@ -76,7 +76,7 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         What the head sees: the mean over a sequence's positions, its last one, or both.
     window : int or None
         Most bp of a sequence that are read: of a longer one training draws parts, and its middle is classified. None:
-        the longest of the training sequences, but at most the window of the `pretrained` model, or 4096.
+        the longest of the training sequences, but at most the window of the `pretrained` model, or 1024.
     steps, batch_size : int
         Optimizer steps, and sequences in each.
     learning_rate : float

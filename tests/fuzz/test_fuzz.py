@@ -23,6 +23,7 @@ READERS = (
     "run folder",
     "config.json",
     "safetensors",
+    "saved estimator",
     "official checkpoint",
     "checkpoint",
     "batch plan",
