@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seqdomains.backbone.heads import MambaLM, Pooling, SequenceClassifier
+from seqdomains.backbone.heads import MambaLM, SequenceClassifier
+from seqdomains.backbone.pooling import Pooling
 
 
 def with_new_head(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from seqdomains.cli.config import read_preset, resolve
 from seqdomains.cli.finetuning import Origin
-from seqdomains.cli.models import choose_device, load_model, trained_window
+from seqdomains.cli.models import asked_of, choose_device, load_model, trained_window
 from seqdomains.cli.run_config import RunConfig
 from seqdomains.cli.species import given_keys, text_of, with_genomes
 from seqdomains.cli.training import print_estimate, train_and_evaluate
@@ -55,7 +55,9 @@ def run_finetune(
     if "window" in loaded.signature and "window" not in (tree.get("data") or {}):
         given["data.window"] = (trained_window(loaded), "the artefact")
     # What the model is and reads is not the user's to choose any more.
-    given |= {f"model.{key}": (value, "the artefact") for key, value in loaded.model.config.model_dump().items()}
+    sizes = loaded.model.config.model_dump(exclude={"complement"})
+    sizes["reverse_complement"] = "none" if loaded.model.config.complement is None else "equivariant"
+    given |= {f"model.{key}": (value, "the artefact") for key, value in sizes.items()}
     given["finetune"] = (origin.model_dump(mode="json"), "the artefact")
     keys = [setting.partition("=")[0] for setting in settings]
     if wrong := [key for key in keys if key.partition(".")[0] == "model" and key != "model.pooling"]:
@@ -78,5 +80,6 @@ def run_finetune(
         device=where,
         make_task=lambda: labelled_task(with_genomes(config.data)),
         as_text=text_of(config.data),
+        as_asked=partial(asked_of, strands=config.strands),
         make_model=partial(origin.classifier, loaded, pooling=config.pooling),
     )

@@ -66,6 +66,24 @@ def test_a_table_is_learnt_from(seqdomains, language_model, artefact, table, tmp
     assert seqdomains("genomics", "evaluate", tmp_path / "run").out == outcome.out.rpartition("run folder")[0]
 
 
+def test_a_model_of_both_strands_and_sides_is_tuned_too(seqdomains, table, tmp_path):
+    import torch
+
+    from seqdomains.backbone import MambaConfig, MambaLM
+    from seqdomains.genomics.alphabet import COMPLEMENT, SIGNATURE
+
+    sizes = MambaConfig(d_model=8, n_layer=1, bidirectional=True, complement=tuple(COMPLEMENT.tolist()))
+    model = MambaLM(sizes, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(tmp_path / "lm", signature={**SIGNATURE, "window": 64})
+    given = ("genomics", "finetune", tmp_path / "lm", "--data", table, *QUICK, "--set", "strands=both")
+    outcome = seqdomains(*given, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["model"]
+    assert config["bidirectional"]
+    assert config["complement"][:4] == [3, 2, 1, 0]
+    assert seqdomains("genomics", "evaluate", tmp_path / "run").code == 0
+
+
 @pytest.fixture(scope="module")
 def tuned(seqdomains, language_model, tmp_path_factory):
     """A run on whole records that has learnt to tell A from C."""
