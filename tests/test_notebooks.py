@@ -58,5 +58,6 @@ def test_species(run):
     assert names["result"]["accuracy"] > 0.4
     assert names["by_reader"] > 0.4
     assert names["places"].shape == (300, 2)
+    assert names["recovered"]["average_precision"] > 0.55 > names["recovered"]["chance"]
     assert sum(bool(families) for _, _, families in names["met_apart"]) >= 4
     assert not names["folder"].exists()
