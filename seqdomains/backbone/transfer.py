@@ -1,37 +1,41 @@
-"""A classifier that begins with what another model has learnt."""
+"""A model that begins with what another one has learnt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TypeVar
 
+from seqdomains.backbone.frame_head import FrameClassifier
 from seqdomains.backbone.heads import MambaLM, SequenceClassifier
-from seqdomains.backbone.pooling import Pooling
+from seqdomains.backbone.reconstruction import PatchReconstructor
+
+Model = TypeVar("Model", bound=SequenceClassifier | FrameClassifier)
 
 
-def with_new_head(
-    model: MambaLM | SequenceClassifier, *, classes: Sequence[str], pooling: Pooling, head_only: bool = False
-) -> SequenceClassifier:
-    """Return a classifier with a copy of a model's backbone and a new head.
+def begin_with(
+    model: Model,
+    trained: MambaLM | SequenceClassifier | FrameClassifier | PatchReconstructor,
+    *,
+    head_only: bool = False,
+) -> Model:
+    """Give a new model a copy of a trained one's backbone, and return it.
 
     Parameters
     ----------
-    model : MambaLM or SequenceClassifier
+    model : SequenceClassifier or FrameClassifier
+        Of the same sizes; its head stays as it is.
+    trained : MambaLM, SequenceClassifier, FrameClassifier or PatchReconstructor
         Stays as it is.
-    classes : sequence of str
-        Those of the new head.
-    pooling : "last", "mean" or "both"
-        What the new head sees.
     head_only : bool
         Whether the backbone is to stay as it is in training: it asks for no gradient.
 
     Examples
     --------
     >>> from seqdomains.backbone import MambaConfig
-    >>> model = with_new_head(MambaLM(MambaConfig(d_model=8, n_layer=1)), classes="ab", pooling="mean", head_only=True)
+    >>> sizes = MambaConfig(d_model=8, n_layer=1)
+    >>> model = begin_with(SequenceClassifier(sizes, classes="ab", pooling="mean"), MambaLM(sizes), head_only=True)
     >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     ['head.weight', 'head.bias']
     """
-    new = SequenceClassifier(model.config, classes=classes, pooling=pooling)
-    new.backbone.load_state_dict(model.backbone.state_dict())
-    new.backbone.requires_grad_(not head_only)
-    return new
+    model.backbone.load_state_dict(trained.backbone.state_dict())
+    model.backbone.requires_grad_(not head_only)
+    return model
