@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from seqdomains.backbone import LoadedModel, Pooling, SequenceClassifier
-from seqdomains.backbone.transfer import Model, begin_from
+from seqdomains.backbone.transfer import Model, begin_with
 from seqdomains.cli.batch_plan import hash_of
 from seqdomains.cli.models import artefact_of
 
@@ -43,4 +43,4 @@ class Origin(BaseModel):
 
     def begun(self, model: Model, loaded: LoadedModel) -> Model:
         """Give a new model of the same sizes this backbone, and return it."""
-        return begin_from(loaded.model, model, head_only=self.head_only)
+        return begin_with(model, loaded.model, head_only=self.head_only)

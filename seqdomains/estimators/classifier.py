@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from seqdomains.backbone import MambaConfig, Pooling, from_pretrained
 from seqdomains.backbone import SequenceClassifier as Model
-from seqdomains.backbone.transfer import begin_from
+from seqdomains.backbone.transfer import begin_with
 from seqdomains.errors import InputError
 from seqdomains.estimators.sequences import column_name, encoded
 from seqdomains.files import atomic_folder, read_bounded
@@ -353,8 +353,8 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         loaded = from_pretrained(run.artefact if run.config.exists() else run.path)
         check_signature(loaded.signature)
         own = loaded.signature.get("window")
-        fresh = Model(loaded.model.config, classes=names, pooling=self.pooling)
-        model = begin_from(loaded.model, fresh, head_only=self.head_only)
+        new = Model(loaded.model.config, classes=names, pooling=self.pooling)
+        model = begin_with(new, loaded.model, head_only=self.head_only)
         return model, own if isinstance(own, int) and own > 0 else _LONGEST
 
     def _train(self, model: Model, task: RecordTask, recipe: TrainConfig) -> None:
