@@ -5,10 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+Side = Literal["train", "valid", "test"]
+
+# As Hugging Face, Speech Commands, speechbrain and AudioSet write them.
+_SIDES: Mapping[str, Side] = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+}
+
+
+def side_of(word: str) -> Side | None:
+    """Return the side of a split that a user's word means, or None.
+
+    Examples
+    --------
+    >>> side_of("Validation"), side_of("fold3")
+    ('valid', None)
+    """
+    return _SIDES.get(word.strip().lower())
 
 
 @dataclass(frozen=True)

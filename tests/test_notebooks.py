@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -30,7 +31,8 @@ def run(monkeypatch, tmp_path):
 
 
 def test_each_notebook_has_a_test():
-    assert [path.name for path in NOTEBOOKS.iterdir() if path.suffix in (".py", ".ipynb")] == ["classify_a_folder.py"]
+    names = sorted(path.name for path in NOTEBOOKS.iterdir() if path.suffix in (".py", ".ipynb"))
+    assert names == ["classify_a_folder.py", "species.py"]
 
 
 @pytest.mark.slow
@@ -44,4 +46,18 @@ def test_classify_a_folder(run):
     shown = names["along"](first)
     assert names["model"].classes[names["found"][first]] in shown.get_suptitle()
     assert names["places"].shape == (80, 2)
+    assert not names["folder"].exists()
+
+
+@pytest.mark.slow
+def test_species(run):
+    names = run("species.py")
+    assert len(names["truth"]) == 300
+    assert np.sum(names["result"]["confusion"]) == 300
+    assert names["result"]["simulated"]
+    assert names["result"]["accuracy"] > 0.4
+    assert names["by_reader"] > 0.4
+    assert names["places"].shape == (300, 2)
+    assert names["recovered"]["average_precision"] > 0.55 > names["recovered"]["chance"]
+    assert sum(bool(families) for _, _, families in names["met_apart"]) >= 4
     assert not names["folder"].exists()

@@ -16,15 +16,10 @@ from seqdomains.audio.clip import Clip
 from seqdomains.audio.clips import did_you_mean, natural
 from seqdomains.errors import InputError
 from seqdomains.sampling import counter_words
+from seqdomains.task import side_of
 
 SplitKind = Literal["auto", "field", "values", "group", "clip"]
 
-# As Hugging Face, Speech Commands, speechbrain and AudioSet write them.
-_SIDE_OF = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
-}
 _SPEAKER_FIELDS = ("speaker", "speaker_id")
 _CLIP_STREAM = 2 << 32
 _GROUP_STREAM = 3 << 32
@@ -122,7 +117,7 @@ def _fitting_kind(
 
 
 def _side(clip: Clip) -> str | None:
-    return _SIDE_OF.get(clip.fields.get("split", "").strip().lower())
+    return side_of(clip.fields.get("split", ""))
 
 
 def _by_field(clips: Sequence[Clip]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[str]]:

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from seqdomains import __version__
-from seqdomains.cli import audio, dna_language, explain, fetching, genomics, options
+from seqdomains.cli import audio, dna_language, explain, fetching, genomics, genomics_finetune, options
 from seqdomains.errors import ConfigError, SeqdomainsError
 
 
@@ -55,6 +55,7 @@ config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 genomics.app.command(short_help="Fetch real assemblies.")(fetching.fetch)
 genomics.app.command(short_help="Tell which bases an answer rests on.")(explain.explain)
+genomics.app.command(short_help="Train a classifier on the backbone of a model.")(genomics_finetune.finetune)
 dna_language.register(genomics.app)
 app.add_typer(genomics.app, name="genomics")
 app.add_typer(audio.app, name="audio")

@@ -38,6 +38,7 @@ class Sequences:
             parameters["stride"],
             parameters["gap_policy"],
             None if regions is None else read_bed(Path(regions)),
+            parameters.get("keep_short", False),
         )
 
     def records(self, parameters: Mapping[str, Any]) -> SequenceRecords:
@@ -59,6 +60,7 @@ class Sequences:
             stride=source.stride,
             regions=source.regions,
             policy=source.policy,
+            keep_short=source.keep_short,
             processes=processes,
             progress=progress,
         )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from seqdomains.backbone import FrameClassifier, LoadedModel, Pooling, SequenceClassifier
+from seqdomains.backbone import LoadedModel, Pooling, SequenceClassifier
+from seqdomains.backbone.transfer import Model, begin_with
 from seqdomains.cli.batch_plan import hash_of
 from seqdomains.cli.models import artefact_of
-
-Model = TypeVar("Model", bound=SequenceClassifier | FrameClassifier)
 
 
 class Origin(BaseModel):
@@ -45,6 +43,4 @@ class Origin(BaseModel):
 
     def begun(self, model: Model, loaded: LoadedModel) -> Model:
         """Give a new model of the same sizes this backbone, and return it."""
-        model.backbone.load_state_dict(loaded.model.backbone.state_dict())
-        model.backbone.requires_grad_(not self.head_only)
-        return model
+        return begin_with(model, loaded.model, head_only=self.head_only)

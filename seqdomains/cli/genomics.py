@@ -58,9 +58,11 @@ class Strand(StrEnum):
     FORWARD = "forward"
 
 
-DATA = typer.Option("--data", help="FASTA or GenBank file, or a folder of them. Repeatable.", metavar="FASTA|DIR")
+DATA = typer.Option(
+    "--data", help="FASTA, GenBank, CSV or TSV, or a folder of the first two. Repeatable.", metavar="FILE|DIR"
+)
 LABEL_FROM = typer.Option(
-    "--label-from", help="header:KEY takes each record's class from KEY=value in its header.", metavar="header:KEY"
+    "--label-from", help="Of the class: header:KEY, file, folder, or column:NAME (label for tables).", metavar="SOURCE"
 )
 LABELS = typer.Option("--labels", help="Table of record<TAB>class.", metavar="TSV")
 SPECIES = typer.Option("--species", help="The set of species to tell apart.")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from seqdomains.backbone import LoadedModel, MambaLM, SequenceClassifier, from_pretrained
 from seqdomains.backbone.strands import MeanOfStrands
-from seqdomains.cli.run_config import Strands
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import COMPLEMENT, check_signature
 from seqdomains.kernels.dispatch import OPS, implementation
 from seqdomains.pipelines.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    # A run's configuration has the origin of a fine-tuned model in it, which is found by what is below.
+    from seqdomains.cli.run_config import Strands
 
 # Tokens that go through a model at once. A CPU is half as fast again as with 2^16, whose tensors leave its caches; on a
 # GPU an fp32 tensor of a block takes 512 MiB at an inner width of 256, and is halved where that is too much.
@@ -35,6 +38,11 @@ def trained_window(loaded: LoadedModel) -> int:
     if not isinstance(window, int) or isinstance(window, bool) or window < 1:
         raise InputError(f"the artefact's signature has the window {window!r}, expected a number; give --window")
     return window
+
+
+def reads_whole_records(loaded: LoadedModel) -> bool:
+    """Tell whether a model was trained on records as a whole, so that one shorter than its window is no less to it."""
+    return loaded.signature.get("whole_records") is True
 
 
 def choose_device(name: str | None) -> torch.device:

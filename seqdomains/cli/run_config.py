@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from seqdomains.backbone import MambaConfig, Pooling
+from seqdomains.cli.finetuning import Origin
 from seqdomains.genomics.alphabet import COMPLEMENT, GapPolicy
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.pipelines.evaluate import EvaluateConfig
@@ -53,7 +54,7 @@ class ModelConfig(MambaConfig):
 
 
 class RunConfig(BaseModel):
-    """Everything that `genomics train` may be told.
+    """Everything that `genomics train` and `genomics finetune` may be told.
 
     Examples
     --------
@@ -68,6 +69,7 @@ class RunConfig(BaseModel):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     strands: Strands = "forward"
+    finetune: Origin | None = None
 
     @property
     def pooling(self) -> Pooling:

@@ -25,22 +25,24 @@ from seqdomains.cli.models import (
     load_classifier,
     load_model,
     next_token_model_of,
+    reads_whole_records,
     trained_window,
     windows_at_once,
 )
 from seqdomains.cli.run_config import PredictConfig, RunConfig
 from seqdomains.cli.simulated import simulated_genomes
 from seqdomains.cli.summary import as_text
-from seqdomains.cli.training import made, print_estimate, train_and_evaluate
+from seqdomains.cli.training import AsText, made, print_estimate, train_and_evaluate
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import COMPLEMENT, VOCAB_SIZE, GapPolicy
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.fasta import STDIN, reads_once, source_name
+from seqdomains.genomics.record_task import labelled_task, takes_whole_records
 from seqdomains.genomics.records import is_sequence_file, stream_records
 from seqdomains.genomics.simulate import SimulationConfig, simulate
 from seqdomains.genomics.spans import mostly_unknown, plan_spans
 from seqdomains.genomics.species import SPECIES_NAMES
-from seqdomains.genomics.species_task import SpeciesTask
+from seqdomains.genomics.tables import is_table
 from seqdomains.genomics.windows import read_bed
 from seqdomains.pipelines import evaluate as evaluation
 from seqdomains.pipelines import likelihood
@@ -86,8 +88,9 @@ def run_train(
     """
     where = choose_device(own_device(device))
     if preset is None:
-        preset = choose_preset(great_apes=great_apes, gpu=where.type == "cuda")
-    given = _given(data, label_from, labels)
+        tables = bool(data) and all(map(is_table, data))
+        preset = choose_preset(great_apes=great_apes, gpu=where.type == "cuda", tables=tables)
+    given = given_keys(data, label_from, labels)
     if great_apes and data:
         given["data.classes"] = (SPECIES_NAMES, "--species great-apes")
     resolved = resolve(RunConfig, preset=preset, settings=settings, given=given)
@@ -98,8 +101,8 @@ def run_train(
     config = resolved.config
     if not config.data.paths and not great_apes:
         raise ConfigError(
-            "nothing to train on: give --species great-apes (simulated unless --data names a folder of assemblies), or "
-            "--data FASTA with --label-from header:KEY or --labels TSV"
+            "nothing to train on: give --species great-apes (simulated unless --data names a folder of assemblies), "
+            "--data FASTA with --label-from header:KEY or --labels TSV, or --data CSV with columns sequence and label"
         )
     if config.model.vocab_size != VOCAB_SIZE:
         raise ConfigError(f"model.vocab_size: DNA has {VOCAB_SIZE} codes; found {config.model.vocab_size}")
@@ -112,8 +115,8 @@ def run_train(
         preset=preset,
         out=out,
         device=where,
-        make_task=lambda: SpeciesTask(_with_genomes(config.data)),
-        as_text=as_text,
+        make_task=lambda: labelled_task(with_genomes(config.data)),
+        as_text=text_of(config.data),
         as_asked=partial(asked_of, strands=config.strands),
     )
 
@@ -143,19 +146,20 @@ def run_evaluate(
             ("evaluate", "strands"),
             reason="is part of the run, whose own windows are scored; give --data and --out",
         )
-        task: Any = SpeciesTask(_with_genomes(config.data))
+        task: Any = labelled_task(with_genomes(config.data))
         model, said = asked_of(loaded.model, strands=config.strands)
         result = evaluation.evaluate(model, task, config.evaluate, run, device=where, notes=said)
     else:
         base = _read_run(run, ()).data if run.config.exists() else SpeciesData(window=trained_window(loaded))
-        given = _given(data, label_from, labels)
-        for key, value in (("data.window", base.window), ("data.max_n", base.max_n), ("data.split", "none")):
-            given[key] = (value, "the model")
+        given = given_keys(data, label_from, labels)
+        unit = "record" if reads_whole_records(loaded) else "auto"
+        own = {"window": base.window, "max_n": base.max_n, "split": "none", "unit": unit}
+        given |= {f"data.{key}": (value, "the model") for key, value in own.items()}
         config = resolve(RunConfig, settings=settings, given=given).config
         _refuse_other_sections(settings, ("data", "evaluate", "strands"), reason="changes nothing of a trained model")
         if out is not None and RunFolder(out).config.exists():
             raise ConfigError(f"--out {out}: is a run folder, which keeps its own result; choose another folder")
-        given_task = SpeciesTask(config.data, least_classes=1)
+        given_task = labelled_task(config.data, least_classes=1)
         files = ", ".join(dict.fromkeys(path.name for path in given_task.corpus.files))
         notes = (note for note in given_task.notes() if note not in given_task.split.notes)
         known = classifier_of(loaded).classes
@@ -163,7 +167,7 @@ def run_evaluate(
         target = RunFolder(made(out)) if out is not None else None
         model, said = asked_of(loaded.model, strands=config.strands)
         result = evaluation.evaluate(model, task, config.evaluate, target, device=where, notes=said)
-    sys.stdout.write(as_text(result))
+    sys.stdout.write(text_of(config.data)(result))
 
 
 def run_predict(
@@ -187,7 +191,8 @@ def run_predict(
     loaded = load_classifier(path, device=where)
     length = window or trained_window(loaded)
     intervals = read_bed(regions) if regions else None
-    plan = plan_spans(fasta, window=length, stride=stride, regions=intervals, policy=policy)
+    short = reads_whole_records(loaded)
+    plan = plan_spans(fasta, window=length, stride=stride, regions=intervals, policy=policy, keep_short=short)
     for _, error in plan.failures:
         logger.warning("skipped: %s", error)
     blank = [0]
@@ -266,6 +271,8 @@ def run_batch(
     if asked.verb != "stream":
         own["regions"] = None if regions is None else str(regions.absolute())
         own["regions_sha256"] = None if regions is None else hash_of(regions)
+        if reads_whole_records(load_model(path, device=choose_device("cpu"))):
+            own["keep_short"] = True
     outcome = run_batch_command("genomics", asked, path, fasta, own=own, options=options)
     if isinstance(outcome, BatchOutcome):
         if outcome.blank:
@@ -324,7 +331,12 @@ def _counting(spans: Iterable[Span], blank: list[int]) -> Iterator[Span]:
         yield span
 
 
-def choose_preset(*, great_apes: bool, gpu: bool) -> str:
+def text_of(data: SpeciesData) -> AsText:
+    """Return how a result on these data is written."""
+    return partial(as_text, units="records", ranks=True) if takes_whole_records(data) else as_text
+
+
+def choose_preset(*, great_apes: bool, gpu: bool, tables: bool = False) -> str:
     """Return the preset of a command that names none.
 
     Examples
@@ -333,11 +345,11 @@ def choose_preset(*, great_apes: bool, gpu: bool) -> str:
     ('laptop', 'barcode')
     """
     if not great_apes:
-        return "barcode"
+        return "sequences" if tables else "barcode"
     return "great-apes-gpu" if gpu else "laptop"
 
 
-def _given(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:
+def given_keys(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:
     """Return the keys that the data options set; paths are made absolute, for commands run from elsewhere later."""
     given: dict[str, tuple[Any, str]] = {}
     if data:
@@ -349,7 +361,7 @@ def _given(data: Sequence[Path], label_from: str | None, labels: Path | None) ->
     return given
 
 
-def _with_genomes(data: SpeciesData) -> SpeciesData:
+def with_genomes(data: SpeciesData) -> SpeciesData:
     """Point the data at simulated genomes where no real ones are given."""
     if data.paths:
         return data

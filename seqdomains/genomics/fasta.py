@@ -172,7 +172,7 @@ def stream_fasta(source: Path | str, *, policy: GapPolicy = "reject") -> Iterato
         if compression(Path(source)) == "gzip":
             _advise_bgzip(Path(source))
         check_index_age(Path(source))
-    with open_text(source) as handle, _as_input_errors(name):
+    with open_text(source) as handle, as_input_errors(name):
         yield from _Parser(handle, name, policy).records()
 
 
@@ -216,7 +216,8 @@ def _advise_bgzip(path: Path) -> None:
 
 
 @contextmanager
-def _as_input_errors(name: str) -> Iterator[None]:
+def as_input_errors(name: str) -> Iterator[None]:
+    """Turn what a damaged or vanished file raises while it is read into an InputError that names it."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -1,4 +1,4 @@
-"""Where a record's class comes from: a key in its header, or a table of record names."""
+"""Where a record's class comes from: a key in its header, a column, its file's name, or a table of record names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from seqdomains.errors import ConfigError, InputError
 
 HEADER_SOURCE = r"^header:[A-Za-z0-9_.\-]+$"
+COLUMN_SOURCE = r"^column:[^\t\r\n]+$"
+# A record's class is the name of its file, or of the folder that this is in.
+PLACES = ("file", "folder")
 _HEADER_LINE_NAMES = frozenset({"record", "name", "id", "contig", "sequence", "sample"})
 
 
@@ -51,6 +54,19 @@ def header_key(source: str, *, option: str = "data.label_from") -> str:
     if not re.match(HEADER_SOURCE, source):
         raise ConfigError(f"{option}: expected header:KEY such as header:species, found {source!r}")
     return source.removeprefix("header:")
+
+
+def label_of_file(path: Path, place: str) -> str:
+    """Return what a file's own name, or that of its folder, says its records are.
+
+    Examples
+    --------
+    >>> label_of_file(Path("promoters/TATA.fa.gz"), "file"), label_of_file(Path("promoters/TATA.fa.gz"), "folder")
+    ('TATA', 'promoters')
+    """
+    if place == "folder":
+        return path.absolute().parent.name
+    return re.sub(r"(\.[A-Za-z0-9]+?)(\.(gz|bgz))?$", "", path.name, flags=re.IGNORECASE)
 
 
 def labels_from_headers(descriptions: Mapping[str, str], key: str) -> dict[str, str]:

@@ -49,12 +49,15 @@ class SequenceWindows:
         Whether gap characters are an error or become the mask code.
     regions : tuple of Region or None
         Only these parts, in this order.
+    keep_short : bool
+        Whether a record shorter than the window is a window of its own.
     """
 
     window: int
     stride: int
     policy: GapPolicy = "reject"
     regions: tuple[Region, ...] | None = None
+    keep_short: bool = False
 
     def spans(self, path: str, first: int, windows: int) -> Iterator[Span]:
         r"""Yield `windows` windows of a file from its window `first` on, in the order of `FileSpans.spans`.
@@ -87,7 +90,7 @@ class SequenceWindows:
             contigs = (Region(name, 0, length) for name, length in zip(fasta.names, fasta.lengths, strict=True))
             yield from _indexed(fasta, self._tiles(contigs, first, whole=True), windows)
         else:
-            whole = FileSpans(path, None, [], file, self.window, self.stride, self.policy, None)
+            whole = FileSpans(path, None, [], file, self.window, self.stride, self.policy, None, self.keep_short)
             yield from islice(whole.spans(), first, first + windows)
 
     def blank(self, span: Span) -> bool:
@@ -114,7 +117,7 @@ class SequenceWindows:
         """Yield contig, start and end of each window from `first` on; of whole contigs those too short have none."""
         for part in parts:
             length = part.end - part.start
-            short = length <= self.window and not whole
+            short = length <= self.window and (self.keep_short or not whole)
             count = 1 if short else count_windows(length, window=self.window, stride=self.stride)
             for number in range(first, count):
                 start = number * self.stride

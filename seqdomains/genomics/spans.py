@@ -67,6 +67,7 @@ class FileSpans:
     _stride: int = field(repr=False)
     _policy: GapPolicy = field(repr=False)
     _regions: tuple[Region, ...] | None = field(repr=False)
+    _keep_short: bool = field(default=False, repr=False)
 
     def spans(self) -> Iterator[Span]:
         """Yield the windows in input order: records as they stand in the file, regions as they stand in the BED.
@@ -81,9 +82,9 @@ class FileSpans:
             return
         found = False
         for record in stream_records(self._path, policy=self._policy):
-            length = yield from _record_spans(record, self._window, self._stride)
-            found = found or length >= self._window
-            if self.windows is None and length < self._window:
+            length = yield from _record_spans(record, self._window, self._stride, keep_short=self._keep_short)
+            found = found or self._keep_short or length >= self._window
+            if self.windows is None and length < self._window and not self._keep_short:
                 self.skipped.append(_short(self.source, record.name, length, self._window))
         if not found:
             raise _all_short(self.source, self._window)
@@ -146,12 +147,14 @@ def plan_spans(
     stride: int | None = None,
     regions: Sequence[Region] | None = None,
     policy: GapPolicy = "reject",
+    keep_short: bool = False,
     processes: int = 1,
     progress: Callable[[int], None] = lambda done: None,
 ) -> SpanPlan:
     r"""Survey files and plan their windows.
 
-    A record shorter than the window is skipped and listed; a file without any longer record is a failure. A region is
+    A record shorter than the window is skipped and listed, and a file without any longer record is a failure; with
+    `keep_short`, for models that were trained on whole records, it is one short span. A region is
     read from each file that has its contig, under any of its names; one longer than the window is tiled like a contig,
     one shorter is one short span.
 
@@ -165,6 +168,8 @@ def plan_spans(
         Only these parts, in this order.
     policy : {"reject", "mask"}
         Whether gap characters are an error or become the mask code.
+    keep_short : bool
+        Whether a record shorter than the window is a span of its own.
     processes : int
         That survey files at the same time.
     progress : callable
@@ -195,7 +200,7 @@ def plan_spans(
         if part == ():
             continue
         try:
-            files.append(_plan_file(path, lengths, window, stride or window, part, policy))
+            files.append(_plan_file(path, lengths, window, stride or window, part, policy, keep_short))
         except InputError as error:
             failures.append((source_name(path), error))
     if not files:
@@ -315,17 +320,20 @@ def _plan_file(
     stride: int,
     regions: tuple[Region, ...] | None,
     policy: GapPolicy,
+    keep_short: bool,
 ) -> FileSpans:
     source = source_name(path)
     if regions is not None:
         count: int | None = sum(1 for region in regions for _ in _tile_region(region, window, stride))
         return FileSpans(source, count, [], path, window, stride, policy, regions)
     if lengths is None:
-        return FileSpans(source, None, [], path, window, stride, policy, None)
-    if max(lengths.values()) < window:
+        return FileSpans(source, None, [], path, window, stride, policy, None, keep_short)
+    if max(lengths.values()) < window and not keep_short:
         raise _all_short(source, window, longest=max(lengths.values()))
     short = [_short(source, name, length, window) for name, length in lengths.items() if length < window]
     count = sum(count_windows(length, window=window, stride=stride) for length in lengths.values())
+    if keep_short:
+        return FileSpans(source, count + len(short), [], path, window, stride, policy, None, keep_short)
     return FileSpans(source, count, short, path, window, stride, policy, None)
 
 
@@ -340,7 +348,7 @@ def _all_short(source: str, window: int, *, longest: int | None = None) -> Input
     return InputError(f"{source}: the window of {window} bp is longer than every contig{known}")
 
 
-def _record_spans(record: Record, window: int, stride: int) -> Generator[Span, None, int]:
+def _record_spans(record: Record, window: int, stride: int, *, keep_short: bool) -> Generator[Span, None, int]:
     """Yield a record's windows as its pieces arrive, keeping no more than a window and a piece; return its length."""
     held: list[NDArray[np.uint8]] = []
     first = start = end = 0  # position of the first base held, of the next window, and behind the last base read
@@ -357,6 +365,8 @@ def _record_spans(record: Record, window: int, stride: int) -> Generator[Span, N
     covered = start - stride + window
     if start and covered < end and end - start >= least_tail(window):
         yield Span(record.name, start, end, np.concatenate(held)[start - first :])
+    if keep_short and end < window:
+        yield Span(record.name, 0, end, np.concatenate(held))
     return end
 
 

@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqdomains.errors import ConfigError, InputError
+from seqdomains.errors import InputError
 from seqdomains.genomics.alphabet import SIGNATURE, VOCAB_SIZE, N, reverse_complement
 from seqdomains.genomics.corpus import Corpus, read_corpus
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.sequences import SequenceStore
-from seqdomains.genomics.splits import Split, no_split, sex_groups, split_by_chromosome, split_by_group, split_by_record
+from seqdomains.genomics.splits import Split, sex_groups, split_corpus
+from seqdomains.genomics.substitutions import substitute
 from seqdomains.genomics.windows import write_bed
 from seqdomains.sampling import below, counter_words, uniform
 from seqdomains.task import Batch
 
 # Streams of random words under one seed; a redraw for too many N adds its number, so each purpose has room for 2**32.
+# Substitutions have 2 << 32.
 _DRAW_STREAM = 0
-_SUBSTITUTION_STREAM = 2 << 32
 _TEST_STREAM = 3 << 32
 _PROBE_STREAM = 4 << 32
 _WORDS = 4
@@ -127,7 +128,7 @@ class SpeciesTask:
     def __init__(self, data: SpeciesData, *, least_classes: int = 2) -> None:
         self.data = data
         self.corpus: Corpus = read_corpus(data, least_classes=least_classes)
-        self.split: Split = _split(self.corpus, data)
+        self.split: Split = split_corpus(self.corpus, data)
         self._check_every_class_has_windows()
         self._train = {self.window: self._loci(self.split.train)}
         self._clean = not self._sequences.may_hold_n
@@ -173,7 +174,8 @@ class SpeciesTask:
         strand = draws[:, _STRAND] < self.data.reverse_complement
         tokens[strand] = reverse_complement(tokens[strand])
         if self.data.substitution:
-            self._substitute(tokens, seed, first)
+            data = self.data
+            substitute(tokens, rate=data.substitution, transitions=data.transitions, seed=seed, first=first)
         return Batch(tokens, targets, np.full(count, window, dtype=np.int64))
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
@@ -250,7 +252,10 @@ class SpeciesTask:
         short = int((self._sequences.lengths < self.window).sum())
         if short:
             total = len(self.corpus.names)
-            notes.append(f"{short} of {total} records are shorter than the {self.window} bp window and unused.")
+            notes.append(
+                f"{short} of {total} records are shorter than the {self.window} bp window and unused; "
+                "data.unit=record takes each record as a whole."
+            )
         few = np.bincount(self.test.targets, minlength=len(self.classes))
         if int(few.min()) < self.data.test_windows:
             name = self.classes[int(few.argmin())]
@@ -273,7 +278,7 @@ class SpeciesTask:
         if longest < self.window:
             raise InputError(
                 f"the window of {self.window} bp is longer than every contig (the longest has {longest} bp): "
-                f"set data.window to {longest} or less"
+                f"set data.window to {longest} or less, or data.unit to record to take each record as a whole"
             )
         for side, usable in (("train on", self.split.train), ("test on", self.split.held)):
             starts = self._loci(usable).starts
@@ -320,18 +325,6 @@ class SpeciesTask:
             pending = pending[_masked_share(tokens[pending]) > self.data.max_n]
         raise self._too_many_n(self.classes[int(targets[pending[0]])], _MOST_DRAWS)
 
-    def _substitute(self, tokens: NDArray[np.uint8], seed: int, first: int) -> None:
-        """Replace bases at the configured rate, 16 random bits per base."""
-        count, length = tokens.shape
-        words = -(-length // 16) * 4
-        bits = counter_words(seed, _SUBSTITUTION_STREAM, first, count, words=words).view(np.uint16)[:, :length]
-        changed = round(self.data.substitution * (1 << 16))
-        rows, columns = np.nonzero((bits < changed) & (tokens < 4))
-        draw = bits[rows, columns]
-        transition = draw < round(changed * self.data.transitions)
-        # With A C G T = 0 1 2 3, exclusive or with 2 is the transition, with 1 and 3 the two transversions.
-        tokens[rows, columns] ^= np.where(transition, 2, 1 + 2 * (draw & 1)).astype(np.uint8)
-
     def _draw_test_windows(self) -> TestWindows:
         loci = self._loci(self.split.held)
         parts = [self._draw_class_windows(loci, target) for target in range(len(self.classes))]
@@ -361,26 +354,6 @@ class SpeciesTask:
             raise self._too_many_n(self.classes[target], drawn)
         places = np.array(list(kept)[:wanted], dtype=np.int64)
         return places[:, 0], places[:, 1]
-
-
-def _split(corpus: Corpus, data: SpeciesData) -> Split:
-    kind = data.split
-    if kind == "auto":
-        nuclear = any(hsa not in (None, "M") for hsa in corpus.homologues)
-        kind = "group" if corpus.groups is not None else "chromosome" if nuclear else "record"
-    if kind == "chromosome":
-        if not any(corpus.homologues):
-            raise ConfigError("data.split: chromosome needs one assembly per species, and these are labelled records")
-        return split_by_chromosome(corpus.homologues, part=data.held, sex_chromosomes=data.sex_chromosomes)
-    if kind == "group":
-        if corpus.groups is None:
-            raise ConfigError("data.split: group needs data.group, such as header:gene")
-        return split_by_group(corpus.groups, fraction=data.test_fraction, seed=data.seed, part=data.held)
-    if kind == "record":
-        return split_by_record(
-            corpus.class_of, corpus.names, corpus.classes, fraction=data.test_fraction, seed=data.seed, part=data.held
-        )
-    return no_split(len(corpus.names))
 
 
 def _masked_share(tokens: NDArray[np.uint8]) -> NDArray[np.float64]:

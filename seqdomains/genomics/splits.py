@@ -1,16 +1,21 @@
-"""Which records are for training and which are held out: by human homology, by group, or record by record."""
+"""Which records are for training and which are held out: as given, by human homology, by group, or record by record."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqdomains.errors import InputError
+from seqdomains.errors import ConfigError, InputError
 from seqdomains.sampling import counter_words
+from seqdomains.task import Side
+
+if TYPE_CHECKING:
+    from seqdomains.genomics.corpus import Corpus
+    from seqdomains.genomics.data_config import SpeciesData
 
 Part = Literal["test", "valid"]
 SexChromosomes = Literal["test", "train", "drop"]
@@ -35,15 +40,93 @@ class Split:
     ----------
     train, held : ndarray of bool, shape (records,)
         A record may be on both sides only where a note says that the test windows come from the training loci.
-    kind : {"chromosome", "group", "record", "none"}
+    kind : {"given", "chromosome", "group", "record", "none"}
     notes : tuple of str
         What must stand beside a result.
     """
 
     train: NDArray[np.bool_]
     held: NDArray[np.bool_]
-    kind: Literal["chromosome", "group", "record", "none"]
+    kind: Literal["given", "chromosome", "group", "record", "none"]
     notes: tuple[str, ...] = ()
+
+
+def split_corpus(corpus: Corpus, data: SpeciesData, *, alike: Sequence[str] | None = None) -> Split:
+    """Split records as the configuration says.
+
+    Parameters
+    ----------
+    corpus, data
+        The records, and what is asked for.
+    alike : sequence of str, optional
+        A key of each record; where records are drawn, those with one key stay on one side. Their names if not given.
+
+    Raises
+    ------
+    ConfigError
+        A split that the data cannot serve.
+    InputError
+        Too few records or groups for both sides.
+    """
+    kind = data.split
+    if kind == "auto":
+        nuclear = any(hsa not in (None, "M") for hsa in corpus.homologues)
+        kind = "group" if corpus.groups is not None else "chromosome" if nuclear else "record"
+        kind = "given" if corpus.sides is not None else kind
+    if kind == "given":
+        if corpus.sides is None:
+            raise ConfigError("data.split: given needs data.test_paths, data.split_from or tables with a column split")
+        return split_by_sides(corpus.sides, part=data.held)
+    if data.test_paths:
+        raise ConfigError(f"data.split: {kind} does not go with data.test_paths, which are what is held out")
+    if kind == "chromosome":
+        if not any(corpus.homologues):
+            raise ConfigError("data.split: chromosome needs one assembly per species, and these are labelled records")
+        return split_by_chromosome(corpus.homologues, part=data.held, sex_chromosomes=data.sex_chromosomes)
+    if kind == "group":
+        if corpus.groups is None:
+            raise ConfigError("data.split: group needs data.group, such as header:gene")
+        return split_by_group(corpus.groups, fraction=data.test_fraction, seed=data.seed, part=data.held)
+    if kind == "record":
+        return split_by_record(
+            corpus.class_of,
+            alike or corpus.names,
+            corpus.classes,
+            fraction=data.test_fraction,
+            seed=data.seed,
+            part=data.held,
+        )
+    return no_split(len(corpus.names))
+
+
+def split_by_sides(sides: Sequence[Side], *, part: Part = "test") -> Split:
+    """Hold out what the user says is for testing, or for validation where that is asked for or nothing is for testing.
+
+    Raises
+    ------
+    InputError
+        A side has no record.
+
+    Examples
+    --------
+    >>> split = split_by_sides(["train", "test", "valid"])
+    >>> split.train.tolist(), split.held.tolist(), split.notes
+    ([True, False, False], [False, True, False], ('1 records for validation are on neither side.',))
+    """
+    said = np.array(sides)
+    held_side = "valid" if part == "valid" or "test" not in sides else "test"
+    train, held = said == "train", said == held_side
+    if not (train.any() and held.any()):
+        raise InputError(
+            f"the split that is given has {int(train.sum())} records to train on and {int(held.sum())} to test on: "
+            "both sides need some"
+        )
+    names = {"valid": "for validation", "test": "for testing"}
+    others = {name: int((said == side).sum()) for side, name in names.items() if side != held_side}
+    notes = [f"{count} records {name} are on neither side." for name, count in others.items() if count]
+    if held_side != part:
+        notes.append("Held out are records for validation, since none are for testing.")
+    return Split(train, held, "given", tuple(notes))
 
 
 def split_by_chromosome(

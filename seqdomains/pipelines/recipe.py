@@ -75,6 +75,9 @@ class TrainConfig(BaseModel):
     )
     lr: float = Field(1e-3, gt=0, description="Learning rate after the warm-up.")
     min_lr: float = Field(1e-5, ge=0, description="Learning rate at the end of the cosine.")
+    backbone_lr_scale: float = Field(
+        1.0, gt=0, le=1, description="Learning rate of the backbone in parts of that of the head: for fine-tuning."
+    )
     warmup: float = Field(0.05, ge=0, description="Warm-up; below 1 a fraction of the steps, else a number of steps.")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices; vectors and A_log have none.")
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's decay of the two moments, per step.")

@@ -205,7 +205,13 @@ def _begin(
     ranks: Ranks,
 ) -> _Session:
     """Set the run up from its last checkpoint, or from the beginning, and record this session's environment."""
-    optimizer = build_optimizer(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    optimizer = build_optimizer(
+        model,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        backbone_lr_scale=config.backbone_lr_scale,
+    )
     stream = _stream_digest(task, config)
     checkpoint = load_latest(run.checkpoints)
     if checkpoint is None:
@@ -255,7 +261,7 @@ def _steps(
         for step in range(start, config.steps):
             lr = learning_rate(step, config)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["scale"]
             loss, norm, tokens, stopping = _gradients(session, micro_batches, step, plans[step], config, stop)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""FASTA, its index, GenBank, BED, tables of labels and of aliases."""
+"""FASTA, its index, GenBank, BED, tables of labels, of labelled sequences and of aliases."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from seqdomains.genomics.faidx import FastaFile
 from seqdomains.genomics.fasta import stream_fasta
 from seqdomains.genomics.genbank import stream_genbank
 from seqdomains.genomics.labels import header_value, read_labels
+from seqdomains.genomics.tables import read_table
 from seqdomains.genomics.windows import read_bed
 
 FASTA = b'>chr1 species=human [organism=Pan paniscus] x\nACGTNRYacgtu\nACGTNRYacgtu\nAC\n>chr2 note="a b"\nTTTT\n'
@@ -26,6 +27,7 @@ GENBANK = (
     b'                     /gene="ND1"\nORIGIN\n        1 acgtacgtac gt\n//\n'
 )
 BED = b'#contigs\ntrack name="x"\nchr1\t0\t10\tfirst\nchr2 5 9\nbrowser position chr1\nchr1\t100\t248956422\tx\t0\t+\n'
+TABLE = b'id,sequence,label,split\nr1,ACGTNacgtu,human,train\n\nr2,"TTTT","gor, illa",test\n'
 LABELS = b"record\tlabel\nchr1\thuman\n\n# later\nchr2\tgorilla\tmore\n"
 ALIASES = b"# refseq\tucsc\nNC_072401.2\tchr4_hap1_hsa5\t4\nNC_072402.2\tchr5\n"
 
@@ -145,6 +147,19 @@ TARGETS = (
         where=_WHERE,
         valid={"x.tsv": LABELS},
         worst=({"x.tsv": b"a\n" + b"b" * (4 << 20)}, {"x.tsv": b"a\tb\t" * (1 << 20)}),
+    ),
+    Target(
+        "labelled table",
+        st.tuples(mutated(TABLE)).flatmap(lambda made: packed(made[0])).map(lambda data: {"x.csv": data}),
+        lambda folder: read_table(folder / "x.csv", columns=["label"]),
+        where=_WHERE,
+        valid={"x.csv": TABLE},
+        worst=(
+            {"x.csv": b"sequence,label\n" + b'"' * (4 << 20)},
+            {"x.csv": b"sequence,label" + b",x" * (1 << 20) + b"\nACGT,y\n"},
+            {"x.csv": b"sequence,label\n" + b"!,\n" * 200_000},
+            {"x.csv": gzip.compress(b"sequence,label\n" + b"A" * (300 << 20), 1)},
+        ),
     ),
     Target(
         "aliases",

@@ -18,6 +18,7 @@ from target import Target
 
 from seqdomains.backbone import MambaConfig, MambaLM, SequenceClassifier, from_pretrained, save_pretrained
 from seqdomains.backbone.official import load_official
+from seqdomains.estimators import SequenceClassifier as Estimator
 from seqdomains.pipelines.checkpoint import load_latest, save_checkpoint
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -51,6 +52,7 @@ ARTEFACT = _folder(
         SequenceClassifier(_SMALL, classes=("a", "b"), pooling="mean"), path, signature={"domain": "genomics"}
     )
 )
+ESTIMATOR = _folder(lambda path: Estimator(d_model=8, n_layer=1, steps=1).fit(["ACGT", "TTTT"], ["a", "b"]).save(path))
 OFFICIAL = {
     CONFIG: b'{"model_type": "mamba", "hidden_act": "silu", "layer_norm_epsilon": 1e-05}',
     WEIGHTS: _folder(lambda path: MambaLM(_SMALL).save_pretrained(path, signature={}))[WEIGHTS],
@@ -203,6 +205,29 @@ TARGETS = (
         valid=ARTEFACT,
         base=ARTEFACT,
         worst=(*({WEIGHTS: content} for content in _HEADERS), _many_blocks(40_000)),
+    ),
+    Target(
+        "saved estimator",
+        _json(ESTIMATOR["estimator.json"]).map(lambda data: {"estimator.json": data}),
+        Estimator.load,
+        where=r"IN",
+        valid=ESTIMATOR,
+        base=ESTIMATOR,
+        worst=(
+            *({"estimator.json": content} for content in DEEP),
+            *(
+                {"estimator.json": json.dumps(json.loads(ESTIMATOR["estimator.json"]) | changes).encode()}
+                for changes in (
+                    {"dtype": "<U9999"},
+                    {"dtype": "<i8"},
+                    {"dtype": "|O"},
+                    {"classes": ["a"] * 200_000},
+                    {"classes": [True, 1, 1.5, "b"]},
+                    {"window": 10**400},
+                    {"parameters": {"d_model": 10**400, "pretrained": "/etc/passwd"}},
+                )
+            ),
+        ),
     ),
     Target(
         "official checkpoint",

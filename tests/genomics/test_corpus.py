@@ -150,7 +150,7 @@ def test_plain_gzip_beyond_the_memory_limit_is_held_with_a_warning(labelled, cap
     path.write_bytes(gzip.compress(labelled.read_bytes()))
     corpus = read_corpus(SpeciesData(paths=(path,), label_from="header:kind", memory_mb=0))
     assert isinstance(corpus.sequences, EncodedSequences)
-    assert any("plain gzip and GenBank have no index" in record.message for record in caplog.records)
+    assert any("plain gzip, GenBank and tables have no index" in record.message for record in caplog.records)
 
 
 def test_long_windows_are_copied_as_short_ones_are():
@@ -177,7 +177,10 @@ def test_config_refuses_what_does_not_fit_together():
         ({"label_from": "header:x", "labels": "y.tsv"}, "both given"),
         ({"split": "group"}, "group is not set"),
         ({"classes": ("a", "a")}, "named twice"),
-        ({"label_from": "species"}, "expected header:KEY such as header:species; found 'species'"),
+        (
+            {"label_from": "species"},
+            "expected header:KEY such as header:species, column:NAME of a table, file or folder; found 'species'",
+        ),
         ({"windw": 3}, "windw"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -19,6 +19,7 @@ from seqdomains.genomics import fasta
 from seqdomains.genomics import spans as module
 from seqdomains.genomics.alphabet import decode
 from seqdomains.genomics.corpus import sequence_files
+from seqdomains.genomics.sources import SequenceWindows
 from seqdomains.genomics.spans import plan_spans, survey
 from seqdomains.genomics.windows import Region, count_windows, tile
 
@@ -97,6 +98,34 @@ def test_stdin_is_read_once_and_its_short_records_are_listed_in_the_end(tmp_path
     assert [skipped.reason for skipped in plan.skipped] == [
         "stdin: record 'tiny' has 4 bp, less than the window of 64 bp"
     ]
+
+
+@pytest.mark.parametrize("form", ["plain", "gzip", "stdin"])
+def test_short_records_are_kept_for_models_of_whole_records(tmp_path, monkeypatch, form):
+    path = write(tmp_path / "a.fa", RECORDS)
+    if form == "gzip":
+        path = path.with_name("a.fa.gz")
+        path.write_bytes(gzip.compress((tmp_path / "a.fa").read_bytes()))
+    if form == "stdin":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(path.read_bytes()))))
+        path = "-"
+    plan = plan_spans([path], window=100, keep_short=True)
+    found = rows(span for file in plan.files for span in file.spans())
+    whole = [(name, 0, len(text), text) for name, text in RECORDS if len(text) < 100]
+    tiles = expected([record for record in RECORDS if len(record[1]) >= 100], 100)
+    assert sorted(found) == sorted(tiles + whole)
+    assert [row[0] for row in found] == [name for name, text in RECORDS for _ in range(max(1, len(text) // 100))]
+    assert plan.skipped == ()
+    assert plan.windows in (None, len(found))
+
+
+def test_short_records_are_kept_wherever_a_shard_begins(tmp_path):
+    path = write(tmp_path / "a.fa", RECORDS)
+    source = SequenceWindows(window=100, stride=100, keep_short=True)
+    whole = rows(source.spans(str(path), 0, 100))
+    assert len(whole) == 15
+    for first in range(15):
+        assert rows(source.spans(str(path), first, 100)) == whole[first:]
 
 
 def test_a_pipe_is_read_once_like_stdin(tmp_path):

@@ -13,6 +13,7 @@ from seqdomains.genomics.splits import (
     split_by_chromosome,
     split_by_group,
     split_by_record,
+    split_by_sides,
 )
 
 
@@ -115,3 +116,14 @@ def test_sex_chromosomes_are_on_one_side(sex, train, held, note):
     valid = split_by_chromosome([*names, "1"], part="valid", sex_chromosomes=sex)
     assert valid.train.tolist() == [*train, False]
     assert valid.held.tolist() == [False] * 4 + [True]
+
+
+def test_sides_that_the_user_gives():
+    split = split_by_sides(["train", "valid", "train"])
+    assert (split.kind, split.held.tolist()) == ("given", [False, True, False])
+    assert split.notes == ("Held out are records for validation, since none are for testing.",)
+    split = split_by_sides(["train", "valid", "test"], part="valid")
+    assert (split.held.tolist(), split.notes) == ([False, True, False], ("1 records for testing are on neither side.",))
+    for sides in (["train", "train"], ["test", "valid"]):
+        with pytest.raises(InputError, match="both sides need some"):
+            split_by_sides(sides)

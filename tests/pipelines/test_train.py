@@ -223,6 +223,40 @@ def test_clip_bounds_the_gradient_that_a_step_follows(toy, tmp_path):
     assert moved[1e-12] < 1e-5
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_backbone_moves_at_its_part_of_the_rate(tmp_path, toy, monkeypatch, steps):
+    """AdamW's first step moves each weight by the rate, whatever its gradient; a run that was stopped goes on alike."""
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "reference")
+    config = toy.toy_config(
+        steps=2, checkpoint_every=1, weight_decay=0.0, warmup=0, min_lr=1e-2, backbone_lr_scale=0.01
+    )
+
+    def built():
+        with seeded(0):
+            return SequenceClassifier(MambaConfig(d_model=8, n_layer=1), classes=toy.CLASSES, pooling="mean")
+
+    def moved(model):
+        pairs = zip(built().named_parameters(), model.parameters(), strict=True)
+        distance = {name: (old - new).abs().max().item() for (name, old), new in pairs}
+        return max(value for name, value in distance.items() if name.startswith("backbone.")), distance["head.weight"]
+
+    run = RunFolder.prepare(tmp_path / "run", {})
+    if steps == 1:
+        model = built()
+        train(model, toy.ToyTask(), config.model_copy(update={"steps": 1}), run, progress=False)
+        assert moved(model) == pytest.approx((1e-4, 1e-2), rel=0.02)
+        return
+    whole, again = built(), built()
+    train(whole, toy.ToyTask(), config, run, progress=False)
+    other = RunFolder.prepare(tmp_path / "other", {})
+    fails = toy.ToyTask(hook=lambda first: (_ for _ in ()).throw(InputError("gone")) if first == 8 else None)
+    with pytest.raises(InputError, match="gone"):
+        train(built(), fails, config, other, progress=False)
+    assert train(again, toy.ToyTask(), config, other, progress=False).resumed_from == 1
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    assert moved(again)[0] < 3e-4
+
+
 def test_error_in_the_data_reaches_the_caller_and_the_run_goes_on_from_its_checkpoint(toy, tmp_path):
     toy.toy_train(tmp_path / "whole", toy.toy_config())
 
