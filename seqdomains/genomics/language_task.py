@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ from seqdomains.task import HiddenTokens, Windows
 
 Objective = Literal["next-token", "masked"]
 
+_log = logging.getLogger(__name__)
+
+# Bases that take so long that somebody who waits is told, about 10 s.
+_LONG: Final = 500_000_000
 _DRAW_STREAM: Final = 0
 _MASK_STREAM: Final = 1 << 32
 _TEST_STREAM: Final = 2 << 32
@@ -33,6 +38,8 @@ _POSITION, _STRAND = range(2)
 # Bases of a stretch that the Markov model is given at once, and how many of them its order is chosen on.
 _STRETCH: Final = 1 << 22
 _CHOSEN_ON: Final = 1 << 20
+# More than the human genome, 6 minutes; five apes would take half an hour and teach 67 M contexts little.
+_COUNTED: Final = 1 << 32
 _BLOCK: Final = 1 << 12
 # Share of each record's training part, at its end, that does not count while the order is chosen on its second half.
 _TAIL: Final = 0.1
@@ -85,6 +92,9 @@ class LanguageTask:
             cases=True,
         )
         self._simulated = simulated_folder(files) is not None or any(map(says_simulated, files))
+        bases = int(self._sequences.lengths.sum())
+        if self._sequences.may_hold_n and bases >= _LONG:
+            _log.info("looking through %d Mb for runs of N", bases // 1_000_000)
         self.split: LanguageSplit = split_language(self._headers, data)
         runs = runs_of_n(self._sequences, longer_than=int(data.max_n * data.window))
         self._train, self._held = self.split.train.without(runs), self.split.test.without(runs)
@@ -184,6 +194,10 @@ class LanguageTask:
             f"Of the test windows {other:.2%} are N or ambiguous and never asked; {lower / max(1, asked):.1%} of the "
             "other bases are in lower case and count like the rest."
         )
+        if self.data.markov_order and (step := self._counted_stretch()) > 1:
+            notes.append(
+                f"The Markov model counted one in {step} of the {self._train.bases // 1_000_000} Mb to train on."
+            )
         if self.objective == "masked":
             notes.append(
                 f"The model reads both sides as far as it can, {self.data.masking.share:.0%} of the bases hidden; the "
@@ -261,13 +275,21 @@ class LanguageTask:
         most = min(self.data.markov_order, math.ceil(math.log(self._train.bases, BASES)) + 2)
         model = MarkovModel(most=most, both_strands=self.data.reverse_complement > 0)
         chosen_on, tails = (self._train.ends_of_records(share) for share in (_TAIL / 2, _TAIL))
-        for codes in self._stretches(self._train.without(tails), _STRETCH):
-            model.add(codes)
+        if self._train.bases >= _LONG:
+            _log.info("counting words of %d Mb for the Markov model", self._train.bases // 1_000_000)
+        step = self._counted_stretch()
+        for number, codes in enumerate(self._stretches(self._train.without(tails), _STRETCH)):
+            if number % step == 0:
+                model.add(codes)
         every = max(1, chosen_on.bases // _CHOSEN_ON)
         model.choose([codes for number, codes in enumerate(self._stretches(chosen_on, _BLOCK)) if number % every == 0])
         for codes in self._stretches(tails, _STRETCH):
             model.add(codes)
         return model
+
+    def _counted_stretch(self) -> int:
+        """Return of how many stretches the Markov model counts one."""
+        return math.ceil(self._train.bases / _COUNTED)
 
     def _stretches(self, areas: Areas, longest: int) -> Iterator[NDArray[np.uint8]]:
         for record, start, end in areas.rows():

@@ -90,6 +90,23 @@ def test_a_model_of_both_sides_and_both_strands_is_trained_on_hidden_bases_alone
         assert "the artefact's objective is 'masked'" in seqdomains("genomics", command, run, *given).error
 
 
+def test_a_model_of_both_sides_knows_what_the_bases_behind_tell(seqdomains, tmp_path):
+    """Each base stands twice, so that one of its neighbours gives it away: before it that is so of every second one."""
+    path, random = tmp_path / "twice.fa", np.random.default_rng(0)
+    with path.open("w") as handle:
+        for name, length in (("chr1", 20_000), ("chr2", 3_000)):
+            handle.write(f">{name}\n{''.join(np.repeat(random.choice(list('ACGT'), length // 2), 2))}\n")
+    settings = ("objective=masked", "model.bidirectional=true", "data.held=[chr2]", "data.window=64", "train.steps=150")
+    settings += ("train.batch=32", "data.test_windows=40")
+    given = [word for setting in settings for word in ("--set", setting)]
+    run = tmp_path / "run"
+    outcome = seqdomains("genomics", "pretrain", *TINY, "--data", path, *given, "--out", run)
+    assert outcome.code == 0, outcome.err
+    result = evaluation(run)
+    assert result["baselines"][0]["bits"] == pytest.approx(1.05, abs=0.1)
+    assert result["bits"] < 0.85
+
+
 def test_soft_mask_weight_changes_the_training_alone(seqdomains, tmp_path):
     for name, weight in (("one", 1), ("less", 0.1)):
         setting = f"data.soft_mask_weight={weight}"

@@ -166,6 +166,19 @@ def test_baselines_are_of_what_is_asked(write):
     assert task_of(write(a=text), markov_order=0).baselines() == []
 
 
+def test_of_very_much_the_markov_model_counts_a_part_and_says_so(write, monkeypatch):
+    task = task_of(write(a=bases(40_000)), markov_order=4)
+    whole = task.baselines()
+    assert not any("counted" in note for note in task.notes())
+    monkeypatch.setattr("seqdomains.genomics.language_task._COUNTED", 9_000)
+    monkeypatch.setattr("seqdomains.genomics.language_task._STRETCH", 500)
+    (note,) = [note for note in task.notes() if "counted" in note]
+    assert note == "The Markov model counted one in 4 of the 0 Mb to train on."
+    part = task.baselines()
+    assert part != whole
+    assert part[0]["bits"] == pytest.approx(whole[0]["bits"], abs=0.05)
+
+
 @pytest.mark.parametrize("memory", [0, 512])
 def test_files_in_memory_and_by_position_give_the_same(write, memory):
     text = bases(400) + bases(300, 1).lower() + "N" * 30 + bases(300, 2)
