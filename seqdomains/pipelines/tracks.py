@@ -122,16 +122,16 @@ def _open_rows(
     output = str(path)
     try:
         if output == STDOUT:
-            yield _Lines(sys.stdout, header=header, digits=digits, rewindable=False)
+            yield _Lines(sys.stdout, len(columns), header=header, digits=digits, rewindable=False)
         elif path.exists() and not stat.S_ISREG(path.stat().st_mode):
             with path.open("w", encoding="utf-8", newline="\n") as pipe:
-                yield _Lines(pipe, header=header, digits=digits, rewindable=False)
+                yield _Lines(pipe, len(columns), header=header, digits=digits, rewindable=False)
         elif path.suffix.lower() in PARQUET_SUFFIXES:
             with atomic_file(path) as partial, partial.open("wb") as binary, _parquet(binary, columns, kind) as track:
                 yield track
         else:
             with atomic_file(path) as partial, partial.open("w+", encoding="utf-8", newline="\n") as handle:
-                yield _Lines(handle, header=header, digits=digits, rewindable=True)
+                yield _Lines(handle, len(columns), header=header, digits=digits, rewindable=True)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -139,8 +139,11 @@ def _open_rows(
 
 
 class _Lines:
-    def __init__(self, handle: IO[str], *, header: str, digits: int, rewindable: bool) -> None:
+    """Rows of text; of the values that are given the first `width` are written, since tables of others have more."""
+
+    def __init__(self, handle: IO[str], width: int, *, header: str, digits: int, rewindable: bool) -> None:
         self._handle = handle
+        self._width = width
         self._digits = digits
         self._rewindable = rewindable
         handle.write(header)
@@ -151,7 +154,7 @@ class _Lines:
         self._mark = self._handle.tell() if self._rewindable else 0
 
     def write(self, spans: Stretches, values: NDArray[np.float64]) -> None:
-        rows = zip(spans.starts.tolist(), spans.ends.tolist(), values.tolist(), strict=True)
+        rows = zip(spans.starts.tolist(), spans.ends.tolist(), values[:, : self._width].tolist(), strict=True)
         self._handle.write(
             "".join(
                 "\t".join([spans.record, str(start), str(end), *(f"{value:.{self._digits}g}" for value in row)]) + "\n"
@@ -194,9 +197,7 @@ class _Parquet:
     def write(self, spans: Stretches, values: NDArray[np.float64]) -> None:
         record = pa.array([spans.record]).take(pa.array(np.zeros(len(spans), np.int32)))
         columns = [record, pa.array(spans.starts), pa.array(spans.ends)]
-        columns += [
-            pa.array(column, field.type) for column, field in zip(values.T, list(self._schema)[3:], strict=True)
-        ]
+        columns += [pa.array(values[:, number], field.type) for number, field in enumerate(list(self._schema)[3:])]
         self._waiting.append(pa.Table.from_arrays(columns, schema=self._schema))
         self._count += len(spans)
         if self._count >= _ROW_GROUP:
