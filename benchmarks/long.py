@@ -217,13 +217,17 @@ def draw(found: dict[str, list[Point]], path: Path, device: str) -> None:
     """Draw tokens a second and memory over length."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    lines = []
     for axes, values, label in zip(figure.subplots(1, 2), ("rate", "memory"), ("M tokens/s", "GiB"), strict=True):
-        for name, points in found.items():
-            axes.loglog([one.length for one in points], [getattr(one, values) for one in points], "o-", label=name)
+        lines = [axes.plot([one.length for one in points], [getattr(one, values) for one in points], "o-")[0]
+                 for points in found.values()]  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set(xlabel="tokens of a sequence", ylabel=label)
         axes.grid(visible=True, alpha=0.3)
-        axes.legend(fontsize="small")
+    figure.legend(lines, list(found), loc="outside lower center", ncols=2)
     figure.suptitle(f"Training, 12 x 128, bfloat16, {device}")
     figure.savefig(path)
 
