@@ -141,7 +141,7 @@ def test_a_killed_rank_ends_the_job_and_the_repeated_command_has_the_same_bytes(
     wait_for_step(process, tmp_path / "run" / "metrics.jsonl", 10)
     os.kill(workers(process.pid)[victim], signal.SIGKILL)
     _, err = finished(process, code=1)
-    assert "another process of the job has ended" in err
+    assert "another process of the job has ended" in err, err
     assert "repeat the command, which goes on from the last checkpoint" in err
     assert not (tmp_path / "run" / "model").exists()
     finished(job(2, tmp_path / "run", steps=60))
