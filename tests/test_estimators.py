@@ -58,6 +58,16 @@ class NumbersAsSequences(SequenceClassifier):
         return tags
 
 
+@pytest.fixture
+def one_thread():
+    """Of several threads that share a product the last bit depends on how many rows it has: 2e-7 of a logit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @parametrize_with_checks([NumbersAsSequences(**QUICK)])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
@@ -238,6 +248,20 @@ def test_a_model_of_something_else_is_refused(tmp_path, data):
         SequenceClassifier(tmp_path / "lm", **QUICK).fit(*data)
     with pytest.raises(InputError, match="no such folder"):
         SequenceClassifier(tmp_path / "none", **QUICK).fit(*data)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
+        ({"batch_size": 0}, "batch_size: Input should be greater"),
+        ({"learning_rate": -1}, "^learning_rate: Input should be greater than 0$"),
+    ],
+)
+def test_parameters_out_of_bounds_have_their_own_names(data, wrong, words):
+    with pytest.raises(ValueError, match=words) as found:
+        SequenceClassifier(**QUICK | wrong).fit(*data)
+    assert "TrainConfig" not in str(found.value)
 
 
 def test_balanced_classes_are_drawn_alike():

@@ -20,6 +20,7 @@ from seqdomains.audio.files import is_sound_file
 from seqdomains.audio.front_end import LEVELS, SoundInput
 from seqdomains.audio.splits import ClipSplit, split_clips
 from seqdomains.audio.store import SoundStore
+from seqdomains.audio.synthesis.write import RECORD
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import atomic_file
 from seqdomains.sampling import below, counter_words, uniform
@@ -85,6 +86,13 @@ def unlabelled_clips_of(data: ClipData) -> list[Clip]:
     return [replace(clip, label=None, others=()) for clip in clips_of(data)]
 
 
+def _synthesized(clips: Sequence[Clip]) -> bool:
+    if any(clip.fields.get("simulated", "").lower() == "true" for clip in clips):
+        return True
+    folders = {clip.path.parent for clip in clips}
+    return any((folder / RECORD).is_file() for folder in folders | {folder.parent for folder in folders})
+
+
 class ClipWindows:
     """Sounds on two sides, windows drawn from the one and the whole clips of the other.
 
@@ -96,7 +104,8 @@ class ClipWindows:
     given : SoundInput
         What a model reads; its normalisation is measured on training clips where it is not set.
     simulated : bool
-        Whether the clips are synthesized.
+        Whether the clips are synthesized; they are too where their manifest says so, or the record of a synthesis lies
+        beside them.
 
     Raises
     ------
@@ -125,7 +134,7 @@ class ClipWindows:
         if data.mixup and not self.mixes:
             raise ConfigError("data.mixup: mixes clips and their classes, which are not asked for here; leave it out")
         self.data = data
-        self.simulated = simulated
+        self.simulated = simulated or _synthesized(clips)
         self._store = SoundStore(clips, given, memory_mb=data.memory_mb, on_error=data.on_error)
         self._sounds = self._store.sounds
         self.split = _split([sound.clip for sound in self._sounds], data)

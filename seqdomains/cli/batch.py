@@ -100,6 +100,8 @@ def run_batch_command(
     # Looked at here; workers have it on their devices.
     loaded = domain.load(artefact, device=torch.device("cpu"))
     if asked.verb == "stream":
+        if isinstance(loaded.model, MambaLM):
+            next_token_model_of(loaded)
         loaded.model.config.require_causal("a stream", instead="Classify windows instead: predict reads them whole.")
     _check_form(options.form, asked.verb, likelihoods=isinstance(loaded.model, MambaLM))
     workers, threads = _workers(options, device)
@@ -153,8 +155,6 @@ def run_batch_command(
 def _of_verb(asked: Asked, loaded: LoadedModel, device: torch.device) -> dict[str, Any]:
     # How a record is cut into chunks decides the last bits.
     if asked.verb == "stream":
-        if isinstance(loaded.model, MambaLM):
-            next_token_model_of(loaded)
         every = asked.every or (1 if isinstance(loaded.model, MambaLM) else trained_window(loaded))
         return {"every": every, "chunk": CHUNK}
     if asked.rows is not None:

@@ -13,10 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.backbone import LoadedModel, MambaLM
-from seqdomains.cli.models import choose_device, classifier_of, load_model, trained_window, windows_at_once
+from seqdomains.cli.models import (
+    choose_device,
+    classifier_of,
+    load_model,
+    next_token_model_of,
+    trained_window,
+    windows_at_once,
+)
 from seqdomains.errors import ConfigError
 from seqdomains.genomics.alphabet import ALPHABET, COMPLEMENT, N, decode
 from seqdomains.genomics.faidx import FastaFile
+from seqdomains.genomics.records import says_simulated
 from seqdomains.genomics.regions import covered, merged, overlap, parse_region, place_windows, within_file
 from seqdomains.genomics.simulate.run import RECORD
 from seqdomains.genomics.windows import Region, read_bed
@@ -91,7 +99,7 @@ def run_explain(
         )
     length = window or trained_window(loaded)
     explainer = Explainer(
-        loaded.model if isinstance(loaded.model, MambaLM) else classifier_of(loaded),
+        next_token_model_of(loaded) if isinstance(loaded.model, MambaLM) else classifier_of(loaded),
         method,
         codes=_BASES,
         device=where,
@@ -109,6 +117,7 @@ def run_explain(
         total=positions,
     )
     simulated = any((file.parent / RECORD).exists() for file in (reference, truth) if file is not None)
+    simulated = simulated or says_simulated(reference)
     logger.info("explained %d bases%s", outcome.windows, " of SIMULATED sequences" if simulated else "")
     if outcome.windows < positions:
         logger.warning("%d positions are no A, C, G or T, have no alternatives and no row", positions - outcome.windows)

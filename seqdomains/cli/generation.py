@@ -15,7 +15,7 @@ from seqdomains.backbone.artefact import WEIGHTS
 from seqdomains.cli.batch_plan import hash_of
 from seqdomains.cli.models import artefact_of, choose_device, load_model, next_token_model_of
 from seqdomains.errors import ConfigError, InputError, printable
-from seqdomains.files import atomic_file
+from seqdomains.files import atomic_file, refuse_compressed
 from seqdomains.genomics.alphabet import PAD, N, decode, encode
 from seqdomains.genomics.fasta import STDIN
 from seqdomains.genomics.markov import BASES
@@ -88,7 +88,11 @@ def _prompts(prompt: str | None) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Yield name and bases of each prompt: the records of a file, or the letters themselves."""
     if prompt is None:
         yield "none", np.zeros(0, np.uint8)
+    elif not prompt:
+        raise ConfigError("--prompt: is empty; give bases, or a FASTA file, or leave it out")
     elif _names_a_file(prompt):
+        if prompt != STDIN and not Path(prompt).exists():
+            raise ConfigError(f"--prompt {printable(prompt)}: is neither bases, which are letters alone, nor a file")
         for record in stream_records(prompt):
             yield printable(record.name), record.codes()
     else:
@@ -109,6 +113,7 @@ def _lines(codes: NDArray[np.int64]) -> str:
 def _opened(output: str) -> Iterator[IO[str]]:
     """Open the output; a file stands under its name once all is written, and not at all on failure."""
     path = Path(output)
+    refuse_compressed(path)
     try:
         if output == STDIN:
             yield sys.stdout

@@ -174,7 +174,9 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(labels)
         classes, targets = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError(f"y has one class, {classes[0]!r}, and nothing to tell it from; expected two or more")
+            raise ValueError(
+                f"y has one class, {classes.tolist()[0]!r}, and nothing to tell it from; expected two or more"
+            )
         if self.head_only and self.pretrained is None:
             raise ValueError("head_only: there is no pretrained backbone to leave as it is")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -198,17 +200,7 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             reverse_complement=self.reverse_complement,
             balanced=self.balanced,
         )
-        recipe = TrainConfig(
-            steps=self.steps,
-            batch=self.batch_size,
-            lr=self.learning_rate,
-            min_lr=min(1e-5, self.learning_rate),
-            backbone_lr_scale=self.backbone_lr_scale,
-            seed=seed,
-            # A fit begins anew, so that its checkpoints serve nobody.
-            checkpoint_every=self.steps,
-            log_every=self.steps,
-        )
+        recipe = self._recipe(seed)
         task = RecordTask(data, corpus=corpus)
         self._train(model, task, recipe)
         self.model_ = model.eval()
@@ -356,6 +348,25 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         new = Model(loaded.model.config, classes=names, pooling=self.pooling)
         model = begin_with(new, loaded.model, head_only=self.head_only)
         return model, own if isinstance(own, int) and own > 0 else _LONGEST
+
+    def _recipe(self, seed: int) -> TrainConfig:
+        """Return how to train; a parameter out of its bounds is an error under the name that it has here."""
+        names = {"batch": "batch_size", "lr": "learning_rate"}
+        try:
+            return TrainConfig(
+                steps=self.steps,
+                batch=self.batch_size,
+                lr=self.learning_rate,
+                min_lr=min(1e-5, max(0.0, self.learning_rate)),
+                backbone_lr_scale=self.backbone_lr_scale,
+                seed=seed,
+                # A fit begins anew, so that its checkpoints serve nobody.
+                checkpoint_every=max(1, self.steps),
+                log_every=max(1, self.steps),
+            )
+        except ValidationError as error:
+            places = [(str(problem["loc"][0]) if problem["loc"] else "", problem["msg"]) for problem in error.errors()]
+            raise ValueError("; ".join(f"{names.get(place, place)}: {text}" for place, text in places)) from error
 
     def _train(self, model: Model, task: RecordTask, recipe: TrainConfig) -> None:
         with tempfile.TemporaryDirectory(prefix="seqdomains-") as folder:

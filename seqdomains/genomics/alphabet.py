@@ -185,5 +185,5 @@ def check_signature(signature: Mapping[str, Any]) -> None:
         if found != expected:
             raise InputError(
                 f"the artefact's {key} is {found!r} and this command reads {expected!r}: "
-                "use an artefact that was trained by this version of `seqdomains genomics train`"
+                "use an artefact that this version of `seqdomains genomics` made"
             )

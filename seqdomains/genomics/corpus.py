@@ -115,9 +115,9 @@ def read_corpus(data: SpeciesData, *, least_classes: int = 2) -> Corpus:
     split_in = _split_source(data, tables)
     species_of = None if labels_in or data.labels else _species_of_files((*files, *held))
     said = [source for source in (labels_in, split_in, data.group) if source is not None and source not in PLACES]
-    marked = species_of is not None and any(map(says_simulated, files))
+    marked = any(says_simulated(file) for file in (*files, *held) if not is_table(file))
     # Of simulated genomes only the header tells a gorilla's chromosome 5 from a real one's.
-    said += ["header:hsa"] if marked else []
+    said += ["header:hsa"] if marked and species_of is not None else []
     columns = list(dict.fromkeys(source.removeprefix("column:") for source in said if source.startswith("column:")))
     headers, sequences = load_sequences(
         files,

@@ -134,7 +134,7 @@ def write_answers(
                             windows += len(chunk)
                             show(windows, source, lines.due())
                             if stop.signum is not None:
-                                raise StoppedError(stop.signum, "the prediction was stopped; repeat the command")
+                                raise StoppedError(stop.signum, "stopped; repeat the command")
                     good_inputs += 1
                     _warn(waiting)
                 except BadInputError as bad:

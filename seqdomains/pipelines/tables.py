@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
-from seqdomains.files import atomic_file
+from seqdomains.files import atomic_file, refuse_compressed
 from seqdomains.task import Span
 
 STDOUT = "-"
@@ -67,6 +67,7 @@ def open_table(output: Path | str, classes: Sequence[str]) -> Iterator[Table[Seq
     chr1	0	4	high	0.250000	0.750000
     """
     path = Path(output)
+    refuse_compressed(path)
     try:
         if str(output) == STDOUT:
             yield _Tsv(sys.stdout, classes, rewindable=False)

@@ -151,8 +151,8 @@ def summarise_tags(
     dict
         JSON-ready: ``kind`` ("tags"), ``mean_average_precision``, ``mean_auc`` and ``d_prime`` (see `ranking`),
         ``chance`` (the mean average precision of any order: the share of windows that a class has), ``micro_f1`` and
-        ``macro_f1`` at a probability of 0.5, ``baseline`` with its ``name`` and the same of it, ``classes``,
-        ``per_class``, ``windows``, ``simulated``, ``notes``.
+        ``macro_f1`` at a probability of 0.5, the latter over the classes that windows have, ``baseline`` with its
+        ``name`` and the same of it, ``classes``, ``per_class``, ``windows``, ``simulated``, ``notes``.
 
     Examples
     --------
@@ -180,6 +180,8 @@ def summarise_tags(
         beside = {"name": name, **_scored(labels, scores, scores > 0)}
         for own, rank in zip(per_class.values(), rankings(labels, scores), strict=True):
             own["baseline"] = None if rank is None else rank[0]
+    if absent := [name for place, name in enumerate(classes) if not labels[:, place].any()]:
+        notes = (*notes, f"No test window has {', '.join(absent)}: left out of the means.")
     return {
         "kind": "tags",
         **_scored(labels, shares, shares >= THRESHOLD),
@@ -195,7 +197,8 @@ def summarise_tags(
 
 def _scored(labels: NDArray[np.bool_], scores: NDArray[np.float64], said: NDArray[np.bool_]) -> dict[str, float | None]:
     """Return what the model and the reference are compared by."""
-    own = [one for one in _f1(labels, said) if one is not None]
+    # What the windows never have would be 0 as soon as it is said once, and no average precision stands beside it.
+    own = [one for place, one in enumerate(_f1(labels, said)) if one is not None and labels[:, place].any()]
     return {
         **ranking(labels, scores),
         "micro_f1": _f1(labels.reshape(-1, 1), said.reshape(-1, 1))[0],

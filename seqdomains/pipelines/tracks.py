@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.files import atomic_file
+from seqdomains.files import atomic_file, refuse_compressed
 from seqdomains.pipelines.tables import PARQUET_SUFFIXES, STDOUT, Table
 
 BIGWIG_SUFFIXES: Final = (".bw", ".bigwig")
@@ -120,6 +120,7 @@ def _open_rows(
     path: Path, columns: tuple[str, ...], kind: Any, *, header: str, digits: int
 ) -> Iterator[Table[Stretches]]:
     output = str(path)
+    refuse_compressed(path)
     try:
         if output == STDOUT:
             yield _Lines(sys.stdout, len(columns), header=header, digits=digits, rewindable=False)

@@ -14,6 +14,7 @@ from seqdomains.audio.code_task import CodeTask
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import write_wav
 from seqdomains.audio.front_end import SoundInput
+from seqdomains.audio.synthesis import SynthesisConfig, synthesize
 from seqdomains.errors import ConfigError, InputError
 
 PATTERN = "name:{label}_{speaker}_{take}"
@@ -36,6 +37,15 @@ def folder(tmp_path_factory):
 def task(folder, given=CODES, **options):
     options = {"held": {"take": ("0", "3")}, "seconds": 0.25} | options
     return ClipTask(ClipData(paths=(folder,), label_from=PATTERN, **options), given)
+
+
+@pytest.mark.parametrize("given", ["manifest.jsonl", ""])
+def test_synthesized_clips_are_told_as_such_wherever_they_are_given(folder, tmp_path, given):
+    synthesize(SynthesisConfig(kind="tones", clips=12, rate=8000), tmp_path / "sounds")
+    data = ClipData(paths=(tmp_path / "sounds" / given,), seconds=0.1)
+    assert ClipTask(data, CODES).simulated
+    assert CodeTask(data, CODES).simulated
+    assert not task(folder).simulated
 
 
 def test_a_sample_is_a_function_of_seed_and_index(folder):

@@ -274,6 +274,7 @@ def test_a_log_shows_how_far_a_long_file_is(seqdomains, coder, tmp_path, monkeyp
     quiet = seqdomains(*given)
     assert "files, " not in quiet.err.replace("1 of 1 files, ", "")
     monkeypatch.setattr("seqdomains.pipelines.progress._QUIET", 0.0)
+    monkeypatch.setattr("seqdomains.pipelines.batch.pace._LOOKS", 0.0)
     told = seqdomains(*given)
     assert told.code == 0, told.err
     assert told.out == quiet.out
@@ -429,7 +430,7 @@ def test_a_model_of_samples_is_scored_at_half_the_rate(seqdomains, run, coder, t
     whole, half = seqdomains(*given), seqdomains(*given, "--rate", 4000)
     assert half.code == 0, half.err
     assert "Read at 4000 Hz with steps 2 times as long" in half.out
-    assert whole.out.splitlines()[0] == half.out.splitlines()[0] == "6 test clips"
+    assert whole.out.splitlines()[0] == half.out.splitlines()[0] == "6 test clips, SIMULATED data"
     refused = seqdomains("audio", "evaluate", run, "--data", tmp_path / "w", "--rate", 4000)
     assert refused.code == 2
     assert "sample by sample" in refused.error

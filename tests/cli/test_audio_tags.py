@@ -77,6 +77,8 @@ def test_a_tagger_is_scored_on_clips_of_one_label(seqdomains, trained, clips, tm
     result = json.loads((tmp_path / "s" / "evaluation.json").read_text())
     assert result["classes"] == ["high", "low"]
     assert result["mean_average_precision"] is None
+    assert "note: No test window has low: left out of the means." in outcome.out
+    assert result["macro_f1"] == result["per_class"]["high"]["f1"]
 
 
 def test_a_tagger_begins_from_the_backbone_of_another(seqdomains, trained, clips, tmp_path):

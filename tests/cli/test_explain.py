@@ -194,6 +194,27 @@ def test_an_input_is_not_overwritten(seqdomains, command):
     assert "is also an input, which would be lost" in outcome.error
 
 
+def test_a_model_of_hidden_bases_is_refused(seqdomains, fasta, tmp_path):
+    import torch
+
+    from seqdomains.backbone import MambaConfig, MambaLM
+    from seqdomains.genomics.alphabet import SIGNATURE
+
+    model = MambaLM(MambaConfig(d_model=8, n_layer=1), generator=torch.Generator())
+    model.save_pretrained(tmp_path / "m", signature={**SIGNATURE, "window": 64, "objective": "masked"})
+    outcome = seqdomains("genomics", "explain", tmp_path / "m", "--reference", fasta(c=90), "--region", "c:1-5")
+    assert outcome.code == 1
+    assert "the artefact's objective is 'masked'" in outcome.error
+
+
+def test_a_reference_whose_header_says_simulated_is_told(seqdomains, command, tmp_path):
+    reference = tmp_path / "copy.fa"
+    reference.write_text(">chr1 simulated\n" + "ACGT" * 50 + "\n")
+    outcome = seqdomains(*command[:4], reference, "--window", 64, "--region", "chr1:1-9")
+    assert outcome.code == 0, outcome.err
+    assert "SIMULATED" in outcome.err
+
+
 def test_a_model_of_another_alphabet_is_refused(seqdomains, fasta, tmp_path):
     import torch
 

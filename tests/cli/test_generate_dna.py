@@ -69,7 +69,10 @@ def test_other_codes_are_written_when_asked_for(seqdomains, lm):
     ("options", "code", "sentence"),
     [
         (("--prompt", "ACQT"), 1, "record '--prompt', position 3: 'Q' is not an IUPAC nucleotide code"),
-        (("--prompt", "none.fa"), 1, "none.fa does not exist: give the path of a FASTA file"),
+        (("--prompt", "none.fa"), 2, "--prompt none.fa: is neither bases, which are letters alone, nor a file"),
+        (("--prompt", "AC GT"), 2, "--prompt AC GT: is neither bases, which are letters alone, nor a file"),
+        (("--prompt", ""), 2, "--prompt: is empty; give bases"),
+        (("-o", "new.fa.gz"), 2, "-o new.fa.gz: plain text is written; leave out .gz"),
         (("--top-p", 1.5), 2, "--top-p 1.5: expected a number above 0 and up to 1"),
         (("--temperature", "inf"), 2, "--temperature inf: expected a number from 0"),
         (("-o", "none/new.fa"), 1, "cannot write none/new.fa"),

@@ -146,6 +146,10 @@ def test_what_cannot_be_read_from_its_end_is_refused(seqdomains, lm, dna, tmp_pa
     outcome = seqdomains("genomics", "likelihood", lm, dna, "-o", tmp_path / "x.bw")
     assert outcome.code == 2
     assert "rows with several values are no track" in outcome.error
+    outcome = seqdomains("genomics", "likelihood", lm, dna, "-o", tmp_path / "x.tsv.gz")
+    assert outcome.code == 2
+    assert "plain text is written; leave out .gz" in outcome.error
+    assert not list(tmp_path.glob("*x.tsv*"))
 
 
 @pytest.mark.parametrize("command", ["likelihood", "stream", "score"])

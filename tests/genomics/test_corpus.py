@@ -120,6 +120,16 @@ def test_a_simulated_folder_is_recognised(assemblies):
     assert read_corpus(SpeciesData(paths=(assemblies,))).simulated == assemblies
 
 
+@pytest.mark.parametrize("source", [{"label_from": "file"}, {"label_from": "header:kind"}])
+def test_headers_tell_simulated_records_however_they_are_labelled(tmp_path, source):
+    for name in ("x", "y"):
+        (tmp_path / f"{name}.fa").write_text(f">{name} kind={name} simulated\n{'ACGT' * 20}\n")
+    assert read_corpus(SpeciesData(paths=(tmp_path,), **source)).marked
+    for name in ("x", "y"):
+        (tmp_path / f"{name}.fa").write_text(f">{name} kind={name}\n{'ACGT' * 20}\n")
+    assert not read_corpus(SpeciesData(paths=(tmp_path,), **source)).marked
+
+
 @pytest.mark.parametrize("form", ["plain", "bgzip"])
 def test_memory_and_index_give_the_same_windows(assemblies, form):
     if form == "bgzip":

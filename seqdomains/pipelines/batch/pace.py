@@ -22,6 +22,8 @@ class Done:
     failures: int
 
 
+# Seconds between two looks at what is computed, which short chunks would tell more often.
+_LOOKS = 0.1
 # Takes a shard and how many tokens of it are computed.
 Heard = Callable[[int, int], None]
 
@@ -78,7 +80,7 @@ class Pace:
         self._began = time.monotonic()
         self._lines = Paced()
         # Short records are read by the ten thousand a second.
-        self._looks = Paced(0.1)
+        self._looks = Paced(_LOOKS)
         self.show: Show | None = None
 
     def heard(self, shard: int, tokens: int) -> None:
