@@ -10,11 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
-
-from seqdomains.errors import ConfigError
-
-_COMPRESSED: Final = (".gz", ".bgz", ".bz2", ".xz", ".zst")
+from typing import Any
 
 
 def cache_folder() -> Path:
@@ -77,23 +73,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def refuse_compressed(output: Path | str) -> None:
-    """Refuse a name that promises what is not written: tables and sequences are plain text.
-
-    Raises
-    ------
-    ConfigError
-        The name ends as that of a compressed file.
-
-    Examples
-    --------
-    >>> refuse_compressed("bits.tsv")
-    """
-    suffix = Path(output).suffix.lower()
-    if suffix in _COMPRESSED:
-        raise ConfigError(f"-o {output}: plain text is written; leave out {suffix}, and compress the file afterwards")
 
 
 @contextmanager

@@ -15,13 +15,14 @@ from seqdomains.backbone.artefact import WEIGHTS
 from seqdomains.cli.batch_plan import hash_of
 from seqdomains.cli.models import artefact_of, choose_device, load_model, next_token_model_of
 from seqdomains.errors import ConfigError, InputError, printable
-from seqdomains.files import atomic_file, refuse_compressed
+from seqdomains.files import atomic_file
 from seqdomains.genomics.alphabet import PAD, N, decode, encode
 from seqdomains.genomics.fasta import STDIN
 from seqdomains.genomics.markov import BASES
 from seqdomains.genomics.records import stream_records
 from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.generate import Sampling, generate
+from seqdomains.pipelines.tables import refuse_compressed
 
 _COLUMNS = 60
 

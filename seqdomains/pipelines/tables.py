@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqdomains.errors import InputError
-from seqdomains.files import atomic_file, refuse_compressed
+from seqdomains.errors import ConfigError, InputError
+from seqdomains.files import atomic_file
 from seqdomains.task import Span
 
 STDOUT = "-"
 PARQUET_SUFFIXES = (".parquet", ".pq")
+_COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".zst")
 # Rows of a row group: about 1 MiB of probabilities for 5 classes, so memory stays flat and readers stay quick.
 _ROW_GROUP = 1 << 16
 
@@ -38,6 +39,23 @@ class Table(Protocol[Rows]):
 
     def drop_input(self) -> bool:
         """Take back the rows since `begin_input`; False where they are out already."""
+
+
+def refuse_compressed(output: Path | str) -> None:
+    """Refuse a name that promises what is not written: tables and sequences are plain text.
+
+    Raises
+    ------
+    ConfigError
+        The name ends as that of a compressed file.
+
+    Examples
+    --------
+    >>> refuse_compressed("bits.tsv")
+    """
+    suffix = Path(output).suffix.lower()
+    if suffix in _COMPRESSED:
+        raise ConfigError(f"-o {output}: plain text is written; leave out {suffix}, and compress the file afterwards")
 
 
 @contextmanager

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.files import atomic_file, refuse_compressed
-from seqdomains.pipelines.tables import PARQUET_SUFFIXES, STDOUT, Table
+from seqdomains.files import atomic_file
+from seqdomains.pipelines.tables import PARQUET_SUFFIXES, STDOUT, Table, refuse_compressed
 
 BIGWIG_SUFFIXES: Final = (".bw", ".bigwig")
 _ROW_GROUP = 1 << 17
