@@ -198,7 +198,7 @@ window = ExplainedWindow(
     last=task.window // 2 + 100,
 )
 explainer = Explainer(
-    model, "ism", codes=(0, 1, 2, 3), device=torch.device("cpu"), number=task.classes.index("gorilla"), runner_size=16
+    model, "ism", codes=(0, 1, 2, 3), device=torch.device("cpu"), number=task.classes.index("gorilla"), at_once=16
 )
 with thread_count(1):
     explained, scores = explainer.explain(window)
