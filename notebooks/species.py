@@ -201,7 +201,7 @@ explainer = Explainer(
     model, "ism", codes=(0, 1, 2, 3), device=torch.device("cpu"), number=task.classes.index("gorilla"), at_once=16
 )
 with thread_count(1):
-    explained, scores = explainer.explain(window)
+    ((explained, scores),) = explainer.explain([window])
 importance = scores[:, 0]
 recovered = recovery(importance, explained.starts < cap.end)
 f"average precision {recovered['average_precision']:.3f}, chance {recovered['chance']:.3f}, SIMULATED"
