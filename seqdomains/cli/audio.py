@@ -10,12 +10,14 @@ import typer
 
 from seqdomains.cli.options import (
     DEVICE,
+    DRY_RUN,
     ENGINE,
     HASH,
     OUT,
     PRECISION,
     PRESET,
     RAY_ADDRESS,
+    RUN_OUT,
     SET,
     SHARD,
     SHARD_SIZE,
@@ -44,10 +46,6 @@ LABEL_FROM = typer.Option(
     help="folder, field:KEY of a manifest, or name:PATTERN, such as 'name:{label}_{speaker}_{take}'.",
     metavar="SOURCE",
 )
-RUN_OUT = typer.Option(
-    "--out", help="Run folder; runs/PRESET-DATE-TIME if not given. An unfinished run there goes on.", metavar="DIR"
-)
-DRY_RUN = typer.Option("--dry-run", help="Only print what it would take: parameters, tokens a step, memory, time.")
 LABELS = typer.Option("--labels", help="Table of file<TAB>class; of segments with data.frames.", metavar="TSV|RTTM")
 SOUNDS = typer.Argument(help="Sound files, folders, patterns.", metavar="SOUND...")
 FROM_FILE = typer.Option("--from-file", help="A list of more of these, one on each line.", metavar="LIST")
@@ -155,10 +153,7 @@ def finetune(
     head_only: Annotated[bool, typer.Option("--head-only", help="Leave the backbone as it is.")] = False,
     preset: Annotated[str | None, PRESET] = None,
     settings: Annotated[list[str] | None, SET] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Run folder; an unfinished run there goes on.", metavar="DIR"),
-    ] = None,
+    out: Annotated[Path | None, RUN_OUT] = None,
     device: Annotated[str | None, DEVICE] = None,
 ) -> None:
     """Train on labelled clips as `train` does, from a model's weights, sizes and input, with a new head."""

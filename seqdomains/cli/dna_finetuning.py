@@ -8,9 +8,10 @@ from pathlib import Path
 
 from seqdomains.cli.config import read_preset, resolve
 from seqdomains.cli.finetuning import Origin
+from seqdomains.cli.given_data import given_options
 from seqdomains.cli.models import asked_of, choose_device, load_model, trained_window
 from seqdomains.cli.run_config import RunConfig
-from seqdomains.cli.species import given_keys, text_of, with_genomes
+from seqdomains.cli.species import text_of, with_genomes
 from seqdomains.cli.training import print_estimate, train_and_evaluate
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import VOCAB_SIZE
@@ -44,7 +45,7 @@ def run_finetune(
             f"{origin.artefact} knows {loaded.model.config.vocab_size} codes, and DNA has {VOCAB_SIZE}: use a model "
             "that was trained on DNA by this version"
         )
-    given = given_keys(data, label_from, labels)
+    given = given_options(data, label_from, labels)
     if test:
         given["data.test_paths"] = ([str(one.absolute()) for one in test], "--test")
     if sequence_column is not None:

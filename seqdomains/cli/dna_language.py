@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seqdomains.cli.genomics import Strand
-from seqdomains.cli.options import DEVICE, PRESET, SET, SKIPPED_INPUTS
+from seqdomains.cli.options import DEVICE, DRY_RUN, PRESET, RUN_OUT, SET, SKIPPED_INPUTS
 
 
 def register(app: typer.Typer) -> None:
@@ -33,18 +33,9 @@ def pretrain(
     ] = None,
     preset: Annotated[str | None, PRESET] = None,
     settings: Annotated[list[str] | None, SET] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="Run folder; runs/PRESET-DATE-TIME if not given. An unfinished run there goes on.",
-            metavar="DIR",
-        ),
-    ] = None,
+    out: Annotated[Path | None, RUN_OUT] = None,
     device: Annotated[str | None, DEVICE] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print what it would take: parameters, tokens a step, memory, time.")
-    ] = False,
+    dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
     """Train on sequences without labels (SIMULATED great apes unless --data gives some) to predict each next base.
 

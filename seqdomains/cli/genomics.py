@@ -10,6 +10,7 @@ import typer
 
 from seqdomains.cli.options import (
     DEVICE,
+    DRY_RUN,
     ENGINE,
     FORMAT,
     HASH,
@@ -17,6 +18,7 @@ from seqdomains.cli.options import (
     PRECISION,
     PRESET,
     RAY_ADDRESS,
+    RUN_OUT,
     SET,
     SHARD,
     SHARD_SIZE,
@@ -89,18 +91,9 @@ def train(
     labels: Annotated[Path | None, LABELS] = None,
     preset: Annotated[str | None, PRESET] = None,
     settings: Annotated[list[str] | None, SET] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="Run folder; runs/PRESET-DATE-TIME if not given. An unfinished run there goes on.",
-            metavar="DIR",
-        ),
-    ] = None,
+    out: Annotated[Path | None, RUN_OUT] = None,
     device: Annotated[str | None, DEVICE] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print what it would take: parameters, tokens a step, memory, time.")
-    ] = False,
+    dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
     """Train on great apes (SIMULATED unless --data gives real assemblies) or on your own labelled FASTA, and evaluate.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seqdomains.cli.genomics import DATA, LABEL_FROM, LABELS, SPECIES, SpeciesSet
-from seqdomains.cli.options import DEVICE, PRESET, SET
+from seqdomains.cli.options import DEVICE, DRY_RUN, PRESET, RUN_OUT, SET
 
 TEST = typer.Option("--test", help="More of these, which are held out, and none of --data. Repeatable.", metavar="FILE")
 
@@ -26,14 +26,9 @@ def finetune(
     head_only: Annotated[bool, typer.Option("--head-only", help="Leave the backbone as it is.")] = False,
     preset: Annotated[str | None, PRESET] = None,
     settings: Annotated[list[str] | None, SET] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Run folder; an unfinished run there goes on.", metavar="DIR"),
-    ] = None,
+    out: Annotated[Path | None, RUN_OUT] = None,
     device: Annotated[str | None, DEVICE] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print what it would take: parameters, tokens a step, memory, time.")
-    ] = False,
+    dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
     """Train on labelled sequences as `train` does, from a model's weights and sizes, with a new head, and evaluate.
 

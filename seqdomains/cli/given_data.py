@@ -1,8 +1,8 @@
-"""Labelled data that a model did not choose: its classes are put in the model's order, and some may be absent."""
+"""Data that a user gives: as keys of the configuration, and with the classes of a model that did not choose them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,24 @@ from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
 from seqdomains.task import Batch, ClassificationTask, FrameTask, TaggingTask
+
+
+def given_options(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:
+    """Return what --data, --label-from and --labels say, by dotted key with the option's name.
+
+    Examples
+    --------
+    >>> given_options([], "folder", None)
+    {'data.label_from': ('folder', '--label-from')}
+    """
+    given: dict[str, tuple[Any, str]] = {}
+    if data:
+        given["data.paths"] = ([str(path.absolute()) for path in data], "--data")
+    if label_from is not None:
+        given["data.label_from"] = (label_from, "--label-from")
+    if labels is not None:
+        given["data.labels"] = (str(labels.absolute()), "--labels")
+    return given
 
 
 class GivenData:

@@ -11,6 +11,10 @@ from seqdomains.errors import ConfigError
 SET = typer.Option("--set", help="Change one value, e.g. train.steps=500. Repeatable.", metavar="KEY=VALUE")
 PRESET = typer.Option("--preset", help="Name or YAML file of a preset.", metavar="NAME|FILE")
 DEVICE = typer.Option("--device", help="cpu, cuda or cuda:N; a GPU where there is one.", metavar="DEVICE")
+RUN_OUT = typer.Option(
+    "--out", help="Run folder; runs/PRESET-DATE-TIME if not given. An unfinished run there goes on.", metavar="DIR"
+)
+DRY_RUN = typer.Option("--dry-run", help="Only print what it would take: parameters, tokens a step, memory, time.")
 OUT = typer.Option(
     "--out",
     help="Folder of the batch: shards, table, errors. The same command goes on where one stopped.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.synthesis import SynthesisConfig
@@ -14,24 +13,6 @@ from seqdomains.errors import ConfigError
 from seqdomains.pipelines.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
-
-
-def given_options(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:
-    """Return what --data, --label-from and --labels say, by dotted key with the option's name.
-
-    Examples
-    --------
-    >>> given_options([], "folder", None)
-    {'data.label_from': ('folder', '--label-from')}
-    """
-    given: dict[str, tuple[Any, str]] = {}
-    if data:
-        given["data.paths"] = ([str(path.absolute()) for path in data], "--data")
-    if label_from is not None:
-        given["data.label_from"] = (label_from, "--label-from")
-    if labels is not None:
-        given["data.labels"] = (str(labels.absolute()), "--labels")
-    return given
 
 
 def or_synthesized(data: ClipData) -> tuple[ClipData, bool]:

@@ -14,9 +14,10 @@ from seqdomains.audio.front_end import input_of
 from seqdomains.audio.patch_task import PatchTask, check_patches
 from seqdomains.backbone import LoadedModel, MambaLM, PatchReconstructor
 from seqdomains.cli.config import resolve
+from seqdomains.cli.given_data import given_options
 from seqdomains.cli.models import choose_device, trained_window
 from seqdomains.cli.sound_config import SoundPretrainConfig, check_preset
-from seqdomains.cli.sound_data import check_scored, given_options, or_synthesized, refuse_without_data
+from seqdomains.cli.sound_data import check_scored, or_synthesized, refuse_without_data
 from seqdomains.cli.summary import bits_as_text, errors_as_text
 from seqdomains.cli.training import (
     made,

@@ -25,10 +25,10 @@ from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions
 from seqdomains.cli.config import Resolved, resolve
 from seqdomains.cli.finetuning import Origin
-from seqdomains.cli.given_data import GivenData
+from seqdomains.cli.given_data import GivenData, given_options
 from seqdomains.cli.models import choose_device, load_model
 from seqdomains.cli.sound_config import SoundRunConfig, check_preset
-from seqdomains.cli.sound_data import check_scored, given_options, or_synthesized, refuse_without_data
+from seqdomains.cli.sound_data import check_scored, or_synthesized, refuse_without_data
 from seqdomains.cli.sound_pretraining import score_pretrained
 from seqdomains.cli.sound_tasks import Judge, Task, judge_of, new_model, objective_of, score, settings_of, sound_as_text
 from seqdomains.cli.training import made, print_estimate, print_estimate_of, run_training

@@ -17,7 +17,7 @@ from seqdomains.cli.assemblies import real_assemblies
 from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions, hash_of
 from seqdomains.cli.config import resolve
-from seqdomains.cli.given_data import GivenData
+from seqdomains.cli.given_data import GivenData, given_options
 from seqdomains.cli.models import (
     asked_of,
     choose_device,
@@ -90,7 +90,7 @@ def run_train(
     if preset is None:
         tables = bool(data) and all(map(is_table, data))
         preset = choose_preset(great_apes=great_apes, gpu=where.type == "cuda", tables=tables)
-    given = given_keys(data, label_from, labels)
+    given = given_options(data, label_from, labels)
     if great_apes and data:
         given["data.classes"] = (SPECIES_NAMES, "--species great-apes")
     resolved = resolve(RunConfig, preset=preset, settings=settings, given=given)
@@ -151,7 +151,7 @@ def run_evaluate(
         result = evaluation.evaluate(model, task, config.evaluate, run, device=where, notes=said)
     else:
         base = _read_run(run, ()).data if run.config.exists() else SpeciesData(window=trained_window(loaded))
-        given = given_keys(data, label_from, labels)
+        given = given_options(data, label_from, labels)
         unit = "record" if reads_whole_records(loaded) else "auto"
         own = {"window": base.window, "max_n": base.max_n, "split": "none", "unit": unit}
         given |= {f"data.{key}": (value, "the model") for key, value in own.items()}
@@ -347,18 +347,6 @@ def choose_preset(*, great_apes: bool, gpu: bool, tables: bool = False) -> str:
     if not great_apes:
         return "sequences" if tables else "barcode"
     return "great-apes-gpu" if gpu else "laptop"
-
-
-def given_keys(data: Sequence[Path], label_from: str | None, labels: Path | None) -> dict[str, tuple[Any, str]]:
-    """Return the keys that the data options set; paths are made absolute, for commands run from elsewhere later."""
-    given: dict[str, tuple[Any, str]] = {}
-    if data:
-        given["data.paths"] = ([str(path.absolute()) for path in data], "--data")
-    if label_from is not None:
-        given["data.label_from"] = (label_from, "--label-from")
-    if labels is not None:
-        given["data.labels"] = (str(labels.absolute()), "--labels")
-    return given
 
 
 def with_genomes(data: SpeciesData) -> SpeciesData:

@@ -18,9 +18,8 @@ from seqdomains.backbone import InferenceState, MambaLM
 from seqdomains.backbone.lengths import counted_positions
 from seqdomains.errors import InputError
 from seqdomains.pipelines.batch_tensors import BatchTensors, as_tensors
-from seqdomains.pipelines.borrowed import borrowed, deterministic
-from seqdomains.pipelines.progress import progress_display
-from seqdomains.pipelines.run_folder import RunFolder, write_json
+from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.scoring import keep, scoring
 from seqdomains.task import HiddenTokens, PretrainingTask
 
 _log = logging.getLogger(__name__)
@@ -100,11 +99,7 @@ def evaluate_bits(
     device = torch.device(device)
     nats: list[NDArray[np.float64]] = []
     counts: list[NDArray[np.int64]] = []
-    with (
-        deterministic(),
-        borrowed(model, device=device, training=False),
-        progress_display("evaluate", total=None, enabled=progress) as show,
-    ):
+    with scoring(model, device=device, progress=progress) as show:
         for batch in task.test_batches(config.batch_size):
             part = as_tensors(batch)
             if isinstance(batch, HiddenTokens):
@@ -128,10 +123,7 @@ def evaluate_bits(
         simulated=task.simulated,
         notes=task.notes(),
     )
-    if run is not None:
-        task.write_test_windows(run.path)
-        write_json(run.evaluation, result)
-        _log.info("wrote %s", run.evaluation)
+    keep(result, task, run)
     return result
 
 

@@ -15,11 +15,10 @@ from torch import nn
 
 from seqdomains.errors import InputError
 from seqdomains.pipelines.batch_tensors import as_tensors
-from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.inference import Classifier
-from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.ranking import ranking
-from seqdomains.pipelines.run_folder import RunFolder, write_json
+from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.scoring import keep, scoring
 from seqdomains.task import ClassificationTask, ControlledTask
 
 _log = logging.getLogger(__name__)
@@ -116,11 +115,7 @@ def evaluate(
     surprise = 0.0
     truths: list[NDArray[np.int64]] = []
     scores: list[NDArray[np.float64]] = []
-    with (
-        deterministic(),
-        borrowed(model, device=device, training=False),
-        progress_display("evaluate", total=None, enabled=progress) as show,
-    ):
+    with scoring(model, device=device, progress=progress) as show:
         classifier = Classifier(model, device=device, batch_size=config.batch_size)
         for targets, probabilities in _answers(classifier, task, config.batch_size):
             np.add.at(confusion, (targets, probabilities.argmax(axis=1)), 1)
@@ -146,10 +141,7 @@ def evaluate(
     if isinstance(task, ControlledTask):
         right = np.concatenate(scores).argmax(axis=1) == np.concatenate(truths)
         result |= {"groups": _by_group(task.test_groups(), right), "controls": _controls(task, len(right))}
-    if run is not None:
-        task.write_test_windows(run.path)
-        write_json(run.evaluation, result)
-        _log.info("wrote %s", run.evaluation)
+    keep(result, task, run)
     return result
 
 

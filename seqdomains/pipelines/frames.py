@@ -16,10 +16,9 @@ from seqdomains.backbone.frame_head import NOTHING
 from seqdomains.errors import InputError
 from seqdomains.pipelines.batch_tensors import as_tensors
 from seqdomains.pipelines.bits import BitsConfig, ratio_error
-from seqdomains.pipelines.borrowed import borrowed, deterministic
-from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.ranking import rankings
-from seqdomains.pipelines.run_folder import RunFolder, write_json
+from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.scoring import keep, scoring
 from seqdomains.task import FrameTask
 
 _log = logging.getLogger(__name__)
@@ -87,11 +86,7 @@ def evaluate_frames(
     counts: list[NDArray[np.int64]] = []
     ranked: list[tuple[NDArray[np.bool_], NDArray[np.float32]]] = []
     surprise = 0.0
-    with (
-        deterministic(),
-        borrowed(model, device=device, training=False),
-        progress_display("evaluate", total=None, enabled=progress) as show,
-    ):
+    with scoring(model, device=device, progress=progress) as show:
         for batch in task.test_batches(config.batch_size):
             own, asked = np.zeros(len(batch.targets)), (batch.targets != NOTHING).sum(axis=1)
             step = max(1, config.tokens_at_once // len(own))
@@ -126,10 +121,7 @@ def evaluate_frames(
         notes=task.notes(),
     )
     result |= {"windows": sum(map(len, right)), "cross_entropy": surprise / int(confusion.sum())}
-    if run is not None:
-        task.write_test_windows(run.path)
-        write_json(run.evaluation, result)
-        _log.info("wrote %s", run.evaluation)
+    keep(result, task, run)
     return result
 
 

@@ -335,7 +335,7 @@ def refuse_unfit(config: TrainConfig, sizes: MambaConfig, *, objective: Objectiv
     if isinstance(objective, Frames):
         problems.append(
             f"model.bidirectional, model.reverse_complement: {reason}, and a class for each frame is said as it is "
-            "heard; leave it off, or train a classifier of whole clips"
+            "read; leave it off, or train a classifier of whole windows"
         )
     if problems:
         raise ConfigError(problems)

@@ -14,9 +14,8 @@ from seqdomains.backbone import PatchReconstructor
 from seqdomains.backbone.reconstruction import patch_errors
 from seqdomains.errors import InputError
 from seqdomains.pipelines.bits import BitsConfig, ratio_error
-from seqdomains.pipelines.borrowed import borrowed, deterministic
-from seqdomains.pipelines.progress import progress_display
-from seqdomains.pipelines.run_folder import RunFolder, write_json
+from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.scoring import keep, scoring
 from seqdomains.task import MaskedTask, MaskedWindows
 
 _log = logging.getLogger(__name__)
@@ -77,11 +76,7 @@ def evaluate_reconstruction(
     device = torch.device(device)
     missed: list[NDArray[np.float64]] = []
     counts: list[NDArray[np.int64]] = []
-    with (
-        deterministic(),
-        borrowed(model, device=device, training=False),
-        progress_display("evaluate", total=None, enabled=progress) as show,
-    ):
+    with scoring(model, device=device, progress=progress) as show:
         for batch in task.test_batches(config.batch_size):
             at_once = max(1, config.tokens_at_once // batch.tokens.shape[1])
             for first in range(0, len(batch.tokens), at_once):
@@ -98,10 +93,7 @@ def evaluate_reconstruction(
         simulated=task.simulated,
         notes=task.notes(),
     )
-    if run is not None:
-        task.write_test_windows(run.path)
-        write_json(run.evaluation, result)
-        _log.info("wrote %s", run.evaluation)
+    keep(result, task, run)
     return result
 
 

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from seqdomains.backbone import SequenceTagger
 from seqdomains.errors import InputError
 from seqdomains.pipelines.batch_tensors import as_tensors
-from seqdomains.pipelines.borrowed import borrowed, deterministic
 from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.inference import Classifier
-from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.ranking import ranking, rankings
-from seqdomains.pipelines.run_folder import RunFolder, write_json
+from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.scoring import keep, scoring
 from seqdomains.task import TaggingTask
 
 _log = logging.getLogger(__name__)
@@ -87,11 +86,7 @@ def evaluate_tags(
         raise InputError(f"the model knows the classes {', '.join(model.classes)}, the data has {', '.join(classes)}")
     truths: list[NDArray[np.bool_]] = []
     shares: list[NDArray[np.float64]] = []
-    with (
-        deterministic(),
-        borrowed(model, device=device, training=False),
-        progress_display("evaluate", total=None, enabled=progress) as show,
-    ):
+    with scoring(model, device=device, progress=progress) as show:
         classifier = Classifier(model, device=device, batch_size=config.batch_size)
         for batch in task.test_batches(config.batch_size):
             tensors = as_tensors(batch)
@@ -113,10 +108,7 @@ def evaluate_tags(
     )
     tiny = np.finfo(np.float64).tiny
     result["cross_entropy"] = float(-np.log(np.maximum(np.where(labels, found, 1 - found), tiny)).mean())
-    if run is not None:
-        task.write_test_windows(run.path)
-        write_json(run.evaluation, result)
-        _log.info("wrote %s", run.evaluation)
+    keep(result, task, run)
     return result
 
 

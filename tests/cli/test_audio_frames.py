@@ -146,7 +146,7 @@ def test_a_model_of_both_sides_cannot_say_frames_as_it_hears(seqdomains, tmp_pat
     outcome = seqdomains("audio", "train", *given)
     assert outcome.code == 2
     assert "model.bidirectional" in outcome.error
-    assert "a class for each frame is said as it is heard; leave it off" in outcome.error
+    assert "a class for each frame is said as it is read; leave it off" in outcome.error
     assert not (tmp_path / "run").exists()
 
 
