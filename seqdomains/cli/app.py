@@ -36,6 +36,14 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             sys.stderr.write("seqdomains: interrupted\n")
             raise typer.Exit(130) from None
+        except SystemExit as end:
+            # SIGTERM may meet a user's error on its way here: torchrun sends it to those that have lost another rank.
+            met: BaseException | None = end
+            while met is not None and not isinstance(met, SeqdomainsError):
+                met = met.__context__
+            if met is not None:
+                sys.stderr.write(_message(met))
+            raise
 
 
 app = typer.Typer(

@@ -5,8 +5,13 @@ from __future__ import annotations
 import random
 import signal
 import time
+from contextlib import contextmanager
 
 import pytest
+import typer
+
+from seqdomains.cli import app
+from seqdomains.errors import InputError
 
 STEPS = 200
 CHANCE = random.Random()  # noqa: S311 - moments, not secrets
@@ -115,3 +120,31 @@ def test_reader_that_leaves_early_is_no_error(start, run, fasta):
     assert process.returncode == 0
     assert "Traceback" not in err
     assert "BrokenPipe" not in err
+
+
+def test_termination_does_not_swallow_an_error_on_its_way_out(monkeypatch, capsys):
+    """As torchrun does it: a rank that has lost another is terminated while it leaves."""
+
+    @contextmanager
+    def leaving():
+        try:
+            yield
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+    def lose():
+        with leaving():
+            raise InputError("another process of the job has ended")
+
+    commands = typer.Typer(cls=app.Commands)
+    commands.callback()(lambda: None)
+    commands.command("lose")(lose)
+    monkeypatch.setattr(app, "app", lambda prog_name: commands(["lose"]))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            app.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 143
+    assert capsys.readouterr().err == "seqdomains: another process of the job has ended\n"
