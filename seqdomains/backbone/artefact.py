@@ -212,9 +212,10 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
     with open_weights(folder / WEIGHTS) as handle:
         count = len(handle.keys())
     # Naming 10^9 blocks would take all memory before their absence is noticed.
-    if content.model.n_layer > max(count, MOST_BLOCKS_UNSEEN):
+    if content.model.blocks > max(count, MOST_BLOCKS_UNSEEN):
         raise InputError(
-            f"{folder / CONFIG}: model.n_layer is {content.model.n_layer}, {WEIGHTS} has {count} tensors. {ADVICE}"
+            f"{folder / CONFIG}: model.n_layer is {content.model.n_layer}, {content.model.blocks} blocks in all, "
+            f"{WEIGHTS} has {count} tensors. {ADVICE}"
         )
     try:
         expected = block_shapes(content.build, content.model)

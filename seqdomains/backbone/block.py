@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.backbone.lean import run_block
@@ -95,11 +96,30 @@ class Block(nn.Module):
         """
         if recompute and shard is None and hidden.numel() and torch.is_grad_enabled() and not watched((hidden,)):
             self.mixer.refuse_state(state, return_state=return_state)
+            if not self.mixer.plain:
+                # The lean block's backward pass is written out for the plain mixer; torch repeats the others whole.
+                found: tuple[Tensor, Tensor, LayerState | None] = checkpoint(
+                    self._compute, hidden, residual, state, return_state=return_state, shard=None, padding=padding,
+                    use_reentrant=False, preserve_rng_state=False,
+                )  # fmt: skip
+                return found
             hidden, residual, after = run_block(
                 self.mixer, hidden, residual, state, norm_weight=self.norm.weight, eps=self.norm.eps,
                 padding=padding,
             )  # fmt: skip
             return hidden, residual, after if return_state else None
+        return self._compute(hidden, residual, state, return_state=return_state, shard=shard, padding=padding)
+
+    def _compute(
+        self,
+        hidden: Tensor,
+        residual: Tensor | None,
+        state: LayerState | None,
+        *,
+        return_state: bool,
+        shard: SequenceShard | None,
+        padding: Tensor | None,
+    ) -> tuple[Tensor, Tensor, LayerState | None]:
         normed, residual = self.norm(hidden, residual)
         hidden, state = self.mixer(normed, state, return_state=return_state, shard=shard, padding=padding)
         return hidden, residual, state

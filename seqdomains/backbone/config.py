@@ -20,7 +20,7 @@ class MambaConfig(BaseModel):
     d_model : int
         Width of the residual stream.
     n_layer : int
-        Number of Mamba blocks.
+        Number of Mamba blocks; with `pool`, of each stage on its way in and on its way out.
     vocab_size : int
         Number of token codes; kept as given, never padded.
     features : int or None
@@ -49,6 +49,17 @@ class MambaConfig(BaseModel):
     complement : tuple of int or None
         Where set, the partner of each code on the other strand: the model reads both strands with the same weights, and
         the reverse complement of a window has the same answer, or the same vectors in reverse; see `strands`.
+    states : "real" or "complex"
+        What a state is: a number that decays, or a pair that decays and turns. Raw sound wants pairs, codes of a text
+        or of DNA do not (section 4.5 there). `d_state` counts pairs then, and B and C are complex too.
+    time_invariant : "none", "outer" or "all"
+        Of which blocks B, C and the step are constants that are learnt, and do not follow from the input: none, those
+        of all stages but the innermost, or all.
+    pool : tuple of int
+        Where given, the model is a U-Net of stages (arXiv:2202.09729): between two stages so many positions become one,
+        the outermost number first, and back. Nothing is seen before its time, and any length goes; see `stages`.
+    pool_expand : int
+        How much wider each stage is than the one around it.
 
     Raises
     ------
@@ -85,6 +96,10 @@ class MambaConfig(BaseModel):
     tie_embeddings: bool = True
     bidirectional: bool = False
     complement: tuple[int, ...] | None = None
+    states: Literal["real", "complex"] = "real"
+    time_invariant: Literal["none", "outer", "all"] = "none"
+    pool: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    pool_expand: Count = 2
 
     @model_validator(mode="after")
     def _order_steps(self) -> Self:
@@ -107,6 +122,56 @@ class MambaConfig(BaseModel):
                 "to be its partner's"
             )
         return self
+
+    @model_validator(mode="after")
+    def _stages_are_causal(self) -> Self:
+        if self.pool and not self.causal:
+            raise ValueError(
+                "pool: stages take positions in one direction; leave bidirectional off and complement null"
+            )
+        if self.time_invariant == "outer" and not self.pool:
+            raise ValueError('time_invariant "outer": there is one stage alone; give pool, or "all" or "none"')
+        return self
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Stages in the order in which they run, each of `n_layer` blocks; 0 is the outermost one.
+
+        Examples
+        --------
+        >>> MambaConfig(d_model=64, n_layer=3, pool=(16, 16)).order
+        (0, 1, 2, 1, 0)
+        """
+        inwards = range(len(self.pool))
+        return (*inwards, len(self.pool), *reversed(inwards))
+
+    @property
+    def blocks(self) -> int:
+        """Number of Mamba blocks in all."""
+        return self.n_layer * len(self.order)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is Mamba as the official code has it: one stage of selective blocks with real states."""
+        return self.states == "real" and self.time_invariant == "none" and not self.pool
+
+    def stage(self, number: int) -> MambaConfig:
+        """Return the sizes of the blocks of one stage, as of a model without stages.
+
+        Examples
+        --------
+        >>> config = MambaConfig(d_model=64, n_layer=3, pool=(16, 16), time_invariant="outer")
+        >>> [(stage.d_model, stage.time_invariant) for stage in map(config.stage, range(3))]
+        [(64, 'all'), (128, 'all'), (256, 'none')]
+        """
+        outer = self.time_invariant == "outer" and number < len(self.pool)
+        return self.model_copy(
+            update={
+                "d_model": self.d_model * self.pool_expand**number,
+                "time_invariant": "all" if self.time_invariant == "all" or outer else "none",
+                "pool": (),
+            }
+        )
 
     @property
     def strands(self) -> int:

@@ -15,7 +15,12 @@ from seqdomains.kernels import causal_conv1d, selective_scan
 
 
 class ScanPath(nn.Module):
-    """One direction of a mixer: a convolution, the projections that it feeds and the scan, officially named."""
+    """One direction of a mixer: a convolution, what tells the scan its step, B and C, and the scan, officially named.
+
+    Step, B and C are projections of the convolution's output, `x_proj` and `dt_proj`; or, where the path is
+    time-invariant, the parameters `dt_bias`, `B` and `C`, and the path is then the state space model that S4D is
+    (arXiv:2206.11893). Complex ones are kept as their real parts and behind them the imaginary ones.
+    """
 
     split: tuple[int, int, int]
     conv1d: nn.Conv1d
@@ -23,17 +28,58 @@ class ScanPath(nn.Module):
     dt_proj: nn.Linear
     A_log: nn.Parameter
     D: nn.Parameter
+    A_imag: nn.Parameter | None
+    B: nn.Parameter
+    C: nn.Parameter
+    dt_bias: nn.Parameter
 
     def add_parameters(self, config: MambaConfig) -> None:
         """Give the path its parameters, unset."""
         D, N, R = config.d_inner, config.d_state, config.rank
-        self.split = (R, N, N)
+        self.plain, self.selective = config.plain, config.time_invariant == "none"
+        complex_ = config.states == "complex"
         # conv1d and dt_proj hold parameters under their official names; the kernels apply them.
         self.conv1d = unset(nn.Conv1d, D, D, config.d_conv, groups=D, bias=config.conv_bias)
-        self.x_proj = unset(nn.Linear, D, R + 2 * N, bias=False)
-        self.dt_proj = unset(nn.Linear, R, D)
+        numbers = 2 * N if complex_ else N
+        if self.selective:
+            self.split = (R, numbers, numbers)
+            self.x_proj = unset(nn.Linear, D, R + 2 * numbers, bias=False)
+            self.dt_proj = unset(nn.Linear, R, D)
+        else:
+            self.B = nn.Parameter(torch.empty(D, numbers))
+            self.C = nn.Parameter(torch.empty(D, numbers))
+            self.dt_bias = nn.Parameter(torch.empty(D))
         self.A_log = nn.Parameter(torch.empty(D, N))
+        self.A_imag = nn.Parameter(torch.empty(D, N)) if complex_ else None
         self.D = nn.Parameter(torch.empty(D))
+
+    @property
+    def step_bias(self) -> Tensor:
+        """What is added to the step before softplus, shape (D,)."""
+        return self.dt_proj.bias if self.selective else self.dt_bias
+
+    def decay(self) -> Tensor:
+        """Return A, shape (D, N): real, or complex."""
+        # exp of a bf16 A_log would be off by up to 0.8 % for the fastest states; float64 models stay in float64.
+        real = -torch.exp(full_precision(self.A_log))
+        return real if self.A_imag is None else torch.complex(real, full_precision(self.A_imag))
+
+    def projections(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the step before its bias, B and C, as the scan takes them.
+
+        Parameters
+        ----------
+        u : Tensor, shape (B, L, D)
+            The convolution's output.
+        """
+        if not self.selective:
+            return u.new_zeros(()).expand(u.shape), self._numbers(self.B), self._numbers(self.C)
+        dt, B, C = self.x_proj(u).split(self.split, dim=-1)
+        # The product with a contiguous transpose of this small matrix is 1 ms of 20 faster on a CPU (width 64).
+        return dt @ self.dt_proj.weight.t().contiguous(), self._numbers(B), self._numbers(C)
+
+    def _numbers(self, values: Tensor) -> Tensor:
+        return values if self.A_imag is None else torch.complex(*full_precision(values).chunk(2, dim=-1))
 
     def run(
         self,
@@ -80,11 +126,8 @@ class ScanPath(nn.Module):
         if padding is not None:
             # The convolution's bias would move the state away from the zero that it begins with.
             u = u.masked_fill(padding, 0)
-        dt, B, C = self.x_proj(u).split(self.split, dim=-1)
-        # exp of a bf16 A_log would be off by up to 0.8 % for the fastest states; float64 models stay in float64.
-        A = -torch.exp(full_precision(self.A_log))
-        # The product with a contiguous transpose of this small matrix is 1 ms of 20 faster on a CPU (width 64).
-        dt = dt @ self.dt_proj.weight.t().contiguous()
+        dt, B, C = self.projections(u)
+        A = self.decay()
         h0 = None if state is None else state.ssm
         if shard is None:
             y, ssm = selective_scan(
@@ -95,14 +138,14 @@ class ScanPath(nn.Module):
                 C,
                 self.D,
                 z,
-                self.dt_proj.bias,
+                self.step_bias,
                 softplus=True,
                 h0=h0,
                 return_state=True,
                 reverse=reverse,
             )
         else:
-            y, ssm = shard.scan(u, dt, A, B, C, self.D, z, self.dt_proj.bias, h0=h0)
+            y, ssm = shard.scan(u, dt, A, B, C, self.D, z, self.step_bias, h0=h0)
         return y, LayerState(conv if after is None else after, ssm)
 
 

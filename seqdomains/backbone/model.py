@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, cast, overload
 
 import torch
@@ -13,7 +14,8 @@ from seqdomains.backbone.initialisation import initialise
 from seqdomains.backbone.lengths import behind, check_lengths
 from seqdomains.backbone.parameters import unset
 from seqdomains.backbone.sequence_parallel import SequenceShard
-from seqdomains.backbone.state import InferenceState
+from seqdomains.backbone.stages import PoolIn, PoolOut
+from seqdomains.backbone.state import InferenceState, LayerState, PoolState
 from seqdomains.backbone.strands import beside, other_strand
 
 
@@ -41,7 +43,15 @@ class MambaBackbone(nn.Module):
             self.embedding = unset(nn.Embedding, config.vocab_size, config.d_model)
         else:
             self.projection = unset(nn.Linear, config.features, config.d_model)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        stages = [config.stage(number) for number in range(len(config.pool) + 1)]
+        self.layers = nn.ModuleList(Block(stages[number]) for number in config.order for _ in range(config.n_layer))
+        if config.pool:
+            borders = [
+                (outer.d_model, inner.d_model, factor)
+                for (outer, inner), factor in zip(pairwise(stages), config.pool, strict=True)
+            ]
+            self.pools_in = nn.ModuleList(PoolIn(*border) for border in borders)
+            self.pools_out = nn.ModuleList(PoolOut(*border) for border in borders)
         self.norm_f = RMSNorm(config.d_model, config.norm_eps)
         initialise(self, config, generator=generator)
 
@@ -103,7 +113,7 @@ class MambaBackbone(nn.Module):
         recompute : bool
             See `Block.forward`.
         blocks : int, optional
-            Only so many blocks, from 0, and no final norm.
+            Only so many blocks, from 0, and no final norm; not with stages.
 
         Returns
         -------
@@ -120,6 +130,10 @@ class MambaBackbone(nn.Module):
         """
         if not self.config.causal and (state is not None or return_state or shard is not None):
             raise ValueError("a model that reads both sides of a position has no state to begin with or to leave")
+        if not self.config.plain and shard is not None:
+            raise ValueError("ranks share the sequences of models with one stage of selective blocks, states real")
+        if self.config.pool and blocks is not None:
+            raise ValueError("blocks: those of a model with stages have vectors of different widths and rates")
         if self.config.complement is not None:
             hidden = self.both_strands(tokens, lengths=lengths, recompute=recompute, blocks=blocks)
             return beside(hidden, None if lengths is None else lengths.to(tokens.device, torch.int64))
@@ -165,20 +179,64 @@ class MambaBackbone(nn.Module):
             check_lengths(lengths, tokens)
             lengths = lengths.to(tokens.device, torch.int64, non_blocking=True)
             padding = behind(lengths, tokens.shape[1])
-        hidden = self.embed(tokens)
-        residual: Tensor | None = None
-        layers = []
-        for index, block in enumerate(self.layers[:blocks]):
-            before = None if state is None else state.layers[index]
-            hidden, residual, after = block(
-                hidden, residual, before, return_state=return_state, shard=shard, recompute=recompute, padding=padding
-            )
-            layers.append(after)
+        hidden, residual, after = self._stages(
+            self.embed(tokens), state, return_state=return_state, shard=shard, recompute=recompute, padding=padding,
+            blocks=blocks,
+        )  # fmt: skip
         if blocks is None:
             hidden, _ = self.norm_f(hidden, residual)
         elif residual is not None:
             hidden = hidden + residual
-        return (hidden, InferenceState(tuple(layers))) if return_state else hidden
+        return hidden if after is None else (hidden, after)
+
+    def _stages(
+        self,
+        hidden: Tensor,
+        state: InferenceState | None,
+        *,
+        return_state: bool,
+        shard: SequenceShard | None,
+        recompute: bool,
+        padding: Tensor | None,
+        blocks: int | None,
+    ) -> tuple[Tensor, Tensor | None, InferenceState | None]:
+        """Run the blocks stage by stage; returns the last output, what it is to be added to, and the state behind."""
+        config = self.config
+        residual: Tensor | None = None
+        layers: list[LayerState] = []
+        pending: list[Tensor] = []
+        held: list[Tensor] = []
+        waiting: list[tuple[Tensor, int]] = []  # of each stage on the way in: its stream, and its phase
+        for visit, stage in enumerate(config.order):
+            if visit > len(config.pool):
+                stream, phase = waiting.pop()
+                inner = hidden if residual is None else hidden + residual
+                hidden, one = self.pools_out[stage](
+                    inner,
+                    None if state is None else state.pools[stage].held,
+                    phase=phase,
+                    length=stream.shape[1],
+                )
+                held.insert(0, one)
+                residual = stream
+            first = visit * config.n_layer
+            for index, block in enumerate(self.layers[:blocks][first : first + config.n_layer], start=first):
+                before = None if state is None else state.layers[index]
+                hidden, residual, after = block(
+                    hidden, residual, before, return_state=return_state, shard=shard, recompute=recompute,
+                    padding=padding,
+                )  # fmt: skip
+                layers.append(after)
+            if visit < len(config.pool):
+                stream = hidden if residual is None else hidden + residual
+                rest = None if state is None else state.pools[stage].pending
+                waiting.append((stream, 0 if rest is None else rest.shape[1]))
+                hidden, one = self.pools_in[stage](stream, rest)
+                pending.append(one)
+                residual = None
+        if not return_state:
+            return hidden, residual, None
+        return hidden, residual, InferenceState(tuple(layers), tuple(map(PoolState, pending, held)))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the vectors that the first block takes, shape (B, L, d_model); see `forward` for `tokens`."""

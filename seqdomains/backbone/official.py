@@ -48,7 +48,7 @@ def official_state_dict(model: MambaLM, *, layout: Layout = "mamba_ssm") -> dict
     Raises
     ------
     InputError
-        If the model is not causal: none of them has the other direction.
+        If the model is not causal, or has stages, complex states or constants: none of them has those.
 
     Examples
     --------
@@ -58,6 +58,8 @@ def official_state_dict(model: MambaLM, *, layout: Layout = "mamba_ssm") -> dict
     """
     if not model.config.causal:
         raise InputError("the model reads both sides of a position, which no Mamba-1 language model elsewhere does")
+    if not model.config.plain:
+        raise InputError("the model has stages, complex or time-invariant blocks, which no Mamba-1 elsewhere has")
     return {_rename(name, PREFIXES[layout]): values for name, values in model.state_dict().items()}
 
 

@@ -38,6 +38,8 @@ def expected_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def block_shapes(build: Callable[[MambaConfig], nn.Module], config: MambaConfig) -> dict[str, tuple[int, ...]]:
     """Return `expected_shapes` of the model that `build` would give, from one block: 40,000 would take a minute.
 
+    The blocks of a model with stages are not alike, and it is built with one in each, and those numbered on.
+
     Examples
     --------
     >>> from seqdomains.backbone import MambaLM
@@ -45,16 +47,17 @@ def block_shapes(build: Callable[[MambaConfig], nn.Module], config: MambaConfig)
     >>> block_shapes(MambaLM, config) == expected_shapes(MambaLM(config))
     True
     """
-    first = "backbone.layers.0."
+    layers = "backbone.layers."
     with torch.device("meta"):
         shapes = expected_shapes(build(config.model_copy(update={"n_layer": 1})))
     expected: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
-        if not name.startswith(first):
+        if not name.startswith(layers):
             expected[name] = shape
             continue
+        visit, _, rest = name.removeprefix(layers).partition(".")
         for block in range(config.n_layer):
-            expected[f"backbone.layers.{block}.{name.removeprefix(first)}"] = shape
+            expected[f"{layers}{int(visit) * config.n_layer + block}.{rest}"] = shape
     return expected
 
 

@@ -16,7 +16,8 @@ def rescale_steps(model: nn.Module, factor: float) -> None:
 
     A state space model is a system in continuous time, h' = A h + B u, read at steps d. Samples that lie twice as far
     apart are read with steps twice as long: exp(2 d A) and 2 d B u, which is the model with 2 A and 2 B. The
-    convolution in front of the scan, four samples wide, has no such form and stays as it is.
+    convolution in front of the scan, four samples wide, has no such form and stays as it is, and so do the projections
+    between the stages of a model that has some.
 
     Parameters
     ----------
@@ -47,6 +48,11 @@ def rescale_steps(model: nn.Module, factor: float) -> None:
         raise ValueError(f"factor {factor}: expected a number above 0")
     for path in model.modules():
         if isinstance(path, ScanPath):
-            rank, states, _ = path.split
             path.A_log.add_(math.log(factor))
-            path.x_proj.weight[rank : rank + states] *= factor
+            if path.A_imag is not None:
+                path.A_imag.mul_(factor)
+            if path.selective:
+                rank, numbers, _ = path.split
+                path.x_proj.weight[rank : rank + numbers] *= factor
+            else:
+                path.B.mul_(factor)

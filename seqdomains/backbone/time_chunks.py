@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from seqdomains.backbone.model import MambaBackbone
 from seqdomains.backbone.sequence_parallel import LEAST_PART, SequenceShard
-from seqdomains.backbone.state import InferenceState, LayerState
+from seqdomains.backbone.state import InferenceState
 
 # Hidden vectors of a chunk, shape (B, l, d), and the position of the first of them.
 Part = Callable[[Tensor, int], Tensor]
@@ -178,10 +178,10 @@ class _Run:
 
     def record(self, chunk: tuple[int, int], state: InferenceState | None) -> _Recorded:
         """Run one chunk with a graph."""
-        own = [] if state is None else [one.detach().requires_grad_() for layer in state.layers for one in layer]
+        own = [] if state is None else [one.detach().requires_grad_() for one in state.tensors()]
         with torch.enable_grad():
-            found, after = self.advance(chunk, None if state is None else _state_of(own))
-        return _Recorded(found, own, [one for layer in after.layers for one in layer])
+            found, after = self.advance(chunk, None if state is None else state.with_tensors(own))
+        return _Recorded(found, own, after.tensors())
 
 
 class _Recorded(NamedTuple):
@@ -244,7 +244,3 @@ def _slopes(
     if not ends:
         return [None] * len(inputs)
     return torch.autograd.grad([end for end, _ in ends], inputs, [slope for _, slope in ends], allow_unused=True)
-
-
-def _state_of(tensors: Sequence[Tensor]) -> InferenceState:
-    return InferenceState(tuple(LayerState(conv, ssm) for conv, ssm in zip(tensors[::2], tensors[1::2], strict=True)))
