@@ -45,13 +45,12 @@ class MambaBackbone(nn.Module):
             self.projection = unset(nn.Linear, config.features, config.d_model)
         stages = [config.stage(number) for number in range(len(config.pool) + 1)]
         self.layers = nn.ModuleList(Block(stages[number]) for number in config.order for _ in range(config.n_layer))
-        if config.pool:
-            borders = [
-                (outer.d_model, inner.d_model, factor)
-                for (outer, inner), factor in zip(pairwise(stages), config.pool, strict=True)
-            ]
-            self.pools_in = nn.ModuleList(PoolIn(*border) for border in borders)
-            self.pools_out = nn.ModuleList(PoolOut(*border) for border in borders)
+        borders = [
+            (outer.d_model, inner.d_model, factor)
+            for (outer, inner), factor in zip(pairwise(stages), config.pool, strict=True)
+        ]
+        self.pools_in = nn.ModuleList(PoolIn(*border) for border in borders)
+        self.pools_out = nn.ModuleList(PoolOut(*border) for border in borders)
         self.norm_f = RMSNorm(config.d_model, config.norm_eps)
         initialise(self, config, generator=generator)
 
