@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from seqdomains.backbone.config import MambaConfig
 from seqdomains.kernels.selective_scan.fast_path import STATES
@@ -51,8 +51,8 @@ def footprint(
 
     Each block keeps, of each token, five tensors of the inner width (the convolution's input and output, the step, the
     gate and the gated output), its normed input, the float32 residual stream, the projections to the step, B and C, and
-    states at the borders of the scan's chunks. The other direction of a bidirectional block has a convolution's output,
-    a step, projections and states of its own.
+    states at the borders of the scan's chunks. Time-invariant blocks have no step and no projections. The other
+    direction of a bidirectional block has a convolution's output, a step, projections and states of its own.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def footprint(
         Its type.
     recompute : bool
         Whether blocks keep the residual stream alone, and the gated output where the fast kernels don't run; see
-        `lean`.
+        `lean`. Blocks that are not plain keep what they begin with, and their working memory is all of one block.
     shared : bool
         Whether ranks share each sequence: the scan is run twice then, and its states are kept twice.
 
@@ -78,21 +78,60 @@ def footprint(
     >>> round(found.total / 2**30, 1)
     44.3
     """
-    d, D, N = config.d_model, config.d_inner, config.d_state
+    kept = working = 0
+    tokens *= config.strands
+    for number, factor in enumerate((1, *config.pool)):
+        tokens //= factor
+        found = _stage(config.stage(number), precision=precision, device=device, recompute=recompute, shared=shared)
+        visits = 1 if number == len(config.pool) else 2
+        kept += tokens * visits * config.n_layer * found.kept
+        if visits == 2:
+            # The stream that goes around the stages within, and what is pooled of it.
+            d = config.stage(number).d_model
+            kept += tokens * (4 * d + (2 * d if precision == "bf16" else 0))
+        scratch = _scratch(tokens, found.channels, found.numbers, 2 if precision == "bf16" else 4)
+        working = max(working, tokens * found.working + scratch)
+    return Footprint(16 * parameters, kept, working)
+
+
+class _OfToken(NamedTuple):
+    """Bytes of a token in a block, and the sizes of the block's scan."""
+
+    kept: int
+    working: int
+    channels: int
+    numbers: int
+
+
+def _stage(
+    config: MambaConfig, *, precision: Literal["fp32", "bf16"], device: str, recompute: bool, shared: bool
+) -> _OfToken:
+    """Count what a token takes in a block of one stage."""
+    d, D = config.d_model, config.d_inner
+    complex_, selective = config.states == "complex", config.time_invariant == "none"
+    N = config.d_state * (2 if complex_ else 1)
     width = 2 if precision == "bf16" else 4
     paths = 1 + config.bidirectional
+    lean = recompute and config.plain
     repeated = device == "cuda" and N in STATES and D % 16 == 0
-    numbers = (0 if repeated else D) if recompute else (3 + 2 * paths) * D + d + paths * (config.rank + 4 * N)
-    block = width * numbers + 4 * (d + 1) + 4 * (paths + shared) * N * D // _STEPS_A_STATE.get(device, 512)
+    # Without a projection there is no step of each token either.
+    whole = (3 + paths * (1 + selective)) * D + d + paths * selective * (config.rank + (2 if complex_ else 4) * N)
+    states = 4 * (paths + shared) * N * D // _STEPS_A_STATE.get(device, 512)
+    # Complex B and C are in single precision.
+    all_of_it = width * whole + states + (paths * 4 * 2 * N if complex_ and selective else 0)
+    block = width * d if recompute else all_of_it
+    if lean:
+        block = width * (0 if repeated else D) + states
     # Gradients of the scan's input, step and gate and of the convolution's input, and the residual stream's gradient.
     working = width * 4 * D + 4 * d
     if config.bidirectional:
         # The other direction's gradients of input and gate wait to be added.
         working += width * 2 * D
-    if recompute:
+    if lean:
         working += width * ((5 if repeated else 4) * D + d + config.rank + 2 * N)
-    tokens *= config.strands
-    return Footprint(16 * parameters, tokens * config.n_layer * block, tokens * working + _scratch(tokens, D, N, width))
+    elif recompute:
+        working += all_of_it
+    return _OfToken(block + 4 * (d + 1), working, D, N)
 
 
 def _scratch(tokens: int, D: int, N: int, width: int) -> int:

@@ -293,7 +293,7 @@ CLASSIFICATION: Final = Classification()
 
 
 def refuse_unfit(config: TrainConfig, sizes: MambaConfig, *, objective: Objective | None = None) -> None:
-    """Refuse what a model that is not causal cannot be trained with.
+    """Refuse what a model that is not causal, or not plain, cannot be trained with.
 
     Parameters
     ----------
@@ -314,6 +314,11 @@ def refuse_unfit(config: TrainConfig, sizes: MambaConfig, *, objective: Objectiv
     Traceback (most recent call last):
     seqdomains.errors.ConfigError: train.time_chunk: the model reads both sides of a position, so that windows stay ...
     """
+    if not sizes.plain and config.sequence_ranks > 1:
+        raise ConfigError(
+            "train.sequence_ranks: ranks share the windows of models with one stage of selective blocks with real "
+            "states; leave it at 1, and ranks share the batch, or set train.time_chunk to save memory"
+        )
     if sizes.causal:
         return
     reason = "the model reads both sides of a position"

@@ -38,8 +38,15 @@ def kept_by_autograd(model, tokens, *, bf16, recompute):
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"bidirectional": True}, {"complement": tuple(range(15, -1, -1))}],
-    ids=["causal", "bidirectional", "both strands"],
+    [
+        {},
+        {"bidirectional": True},
+        {"complement": tuple(range(15, -1, -1))},
+        {"states": "complex"},
+        {"time_invariant": "all"},
+        {"pool": (4, 4), "pool_expand": 1, "states": "complex", "time_invariant": "outer"},
+    ],
+    ids=["causal", "bidirectional", "both strands", "complex", "constant", "stages"],
 )
 def test_what_is_kept_is_what_autograd_keeps(precision, width, blocks, recompute, options):
     model, tokens = model_of(width, blocks, **options), torch.zeros(2, 1500, dtype=torch.uint8)

@@ -183,6 +183,10 @@ class Embed:
     ) -> None:
         self._backbone = model if isinstance(model, MambaBackbone) else model.backbone
         blocks = len(self._backbone.layers)
+        if layer is not None and self._backbone.config.pool:
+            raise ConfigError(
+                "--layer: the model has stages, whose vectors have widths and rates of their own; leave it out"
+            )
         if layer is not None and not 0 <= layer <= blocks:
             raise ConfigError(f"--layer {layer}: the model has blocks 1 to {blocks}, and 0 is the tokens' embedding")
         self._pooling = pooling
