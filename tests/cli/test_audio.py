@@ -135,6 +135,10 @@ def test_report_of_a_run(seqdomains, run):
         ("pretrain", "codes", "64 windows of 800: ", "1,432,192"),
         ("pretrain", "codes-small", "4 windows of 800: ", "114,560"),
         ("pretrain", "spectrogram-small", "32 windows of 8: ", "337,088"),
+        ("pretrain", "piano-small", "4 windows of 800: ", "290,080"),
+        ("pretrain", "piano-3m", "8 windows of 1,600: ", "3,509,824"),
+        ("pretrain", "speech-6m", "16 windows of 1,600: ", "6,238,400"),
+        ("pretrain", "speech-24m", "16 windows of 1,600: ", "24,826,080"),
     ],
 )
 def test_what_each_preset_would_take(seqdomains, command, preset, window, parameters):

@@ -32,7 +32,7 @@ def test_config_show_tells_where_values_come_from(seqdomains, name):
     sized = "model.size" in lines and not lines["model.size"].endswith("# default")
     assert lines["model.n_layer"].endswith("# follows from others" if sized else f"# preset {name}")
     assert not sized or lines["model.size"].endswith(f"# preset {name}")
-    assert lines["model.d_state"].endswith("# default")
+    assert lines["model.d_conv"].endswith("# default")
 
 
 @pytest.mark.parametrize("name", preset_names())
