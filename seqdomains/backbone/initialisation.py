@@ -65,7 +65,7 @@ def initialise_mixer(mixer: MambaMixer, config: MambaConfig, *, generator: torch
 
     A is S4D-real, -(1..N) for each channel, or for complex states -1/2 + (0..N-1) i (arXiv:2312.00752, section 3.6).
     The bias of the step is the inverse softplus of a step drawn log-uniformly. Constants B are one, and C is standard
-    normal, a complex one too (S4D, arXiv:2206.11893, section 4). The output is divided by the root of the number of
+    normal, a complex one too (S4D, arXiv:2206.11893). The output is divided by the root of the number of
     blocks, one residual per block, so that the stream's variance does not grow with depth (GPT-2; the comment in the
     official code says 2 * n_layer, the code does not). The two directions of a bidirectional mixer are two residuals.
     """
