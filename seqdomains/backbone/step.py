@@ -6,14 +6,13 @@ from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
 
 from seqdomains.backbone.block import Block
 from seqdomains.backbone.heads import MambaLM
 from seqdomains.backbone.precision import full_precision
 from seqdomains.backbone.stages import PoolIn, PoolOut
-from seqdomains.backbone.state import InferenceState, LayerState, PoolState
-from seqdomains.kernels import rms_norm, selective_scan_step
+from seqdomains.backbone.state import InferenceState, PoolState
+from seqdomains.kernels.block_step import BlockStep, BlockWeights
 
 
 class Stepper:
@@ -50,7 +49,7 @@ class Stepper:
         self._model = model
         config, blocks = model.config, list(model.backbone.layers)
         with torch.no_grad():
-            layers = [_Layer(block, layer, rows) for block, layer in zip(blocks, state.layers, strict=True)]
+            layers = [_step_of(block, rows) for block in blocks]
         self._visits = [layers[first : first + config.n_layer] for first in range(0, len(layers), config.n_layer)]
         borders = zip(model.backbone.pools_in, model.backbone.pools_out, state.pools, strict=True)
         self._borders = [_Border(inwards, outwards, pool, rows) for inwards, outwards, pool in borders]
@@ -59,7 +58,7 @@ class Stepper:
     def load(self, state: InferenceState) -> None:
         """Put the memory of a state into that of each sequence, where it lies."""
         for layer, layer_state in zip((one for visit in self._visits for one in visit), state.layers, strict=True):
-            layer.load(layer_state)
+            layer.memory.load(*layer_state)
         for border, pool in zip(self._borders, state.pools, strict=True):
             border.load(pool)
 
@@ -82,9 +81,8 @@ class Stepper:
 
     def advance(self, tokens: Tensor, depth: int) -> Tensor:
         """Do on the device what a token asks for that goes `depth` stages inwards; see `__call__`."""
-        hidden: Tensor = self._model.backbone.embed(tokens[:, None])
-        hidden, residual = self._run(0, hidden, depth)
-        hidden, _ = self._model.backbone.norm_f(hidden, residual)
+        hidden, residual = self._run(0, self._model.backbone.embed(tokens[:, None])[:, 0], depth)
+        hidden, _ = self._model.backbone.norm_f(hidden[:, None], None if residual is None else residual[:, None])
         return full_precision(self._model.lm_head(hidden))[:, 0]
 
     def _run(self, stage: int, hidden: Tensor, depth: int) -> tuple[Tensor, Tensor | None]:
@@ -129,57 +127,44 @@ class _Border:
         late.copy_(state.pending.expand_as(late))
 
     def told(self) -> Tensor:
-        """Return what the position is told that is read, shape (rows, 1, width), and go on to the next one."""
-        found = self._held.index_select(1, self._place)
+        """Return what the position is told that is read, shape (rows, width), and go on to the next one."""
+        found = self._held.index_select(1, self._place)[:, 0]
         self._place.add_(1).remainder_(self.factor)
         return found
 
     def take(self, stream: Tensor) -> None:
-        self._pending.copy_(torch.cat([self._pending[:, 1:], stream], dim=1))
+        self._pending.copy_(torch.cat([self._pending[:, 1:], stream[:, None]], dim=1))
 
     def pooled(self) -> Tensor:
-        found: Tensor = self._inwards.linear(self._pending.flatten(1)[:, None])
+        found: Tensor = self._inwards.linear(self._pending.flatten(1))
         return found
 
     def hold(self, inner: Tensor) -> None:
         self._held.copy_(self._outwards.linear(inner).view_as(self._held))
 
 
-class _Layer:
-    """A block's step, and its memory of each sequence; the matrices are those of the model."""
-
-    def __init__(self, block: nn.Module, state: LayerState, rows: int) -> None:
-        assert isinstance(block, Block)  # noqa: S101 - a list of modules has no type
-        mixer = block.mixer
-        self._block = block
-        self._filter = mixer.conv1d.weight.detach().squeeze(1).t().contiguous()
-        self._A = mixer.decay().detach()
-        self._conv = state.conv.new_empty(rows, *state.conv.shape[1:])
-        self._ssm = state.ssm.new_empty(rows, *state.ssm.shape[1:])
-        self._constant: tuple[Tensor, Tensor, Tensor] | None = None
-        if not mixer.selective:
-            dt, B, C = (one.detach() for one in mixer.projections(self._conv[:, 0]))
-            # Of each row: with as many rows as channels nobody could tell which of both is meant.
-            self._constant = (dt, B.expand(rows, -1, -1), C.expand(rows, -1, -1))
-
-    def load(self, state: LayerState) -> None:
-        self._conv.copy_(state.conv.expand_as(self._conv))
-        self._ssm.copy_(state.ssm.expand_as(self._ssm))
-
-    def __call__(self, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        block, mixer = self._block, self._block.mixer
-        normed, stream = rms_norm(
-            hidden, block.norm.weight, residual=residual, eps=block.norm.eps, return_residual=True
-        )
-        x, z = linear(normed[:, 0], mixer.in_proj.weight, mixer.in_proj.bias).chunk(2, dim=-1)
-        window = torch.cat([self._conv, x[:, None]], dim=1)
-        self._conv.copy_(window[:, 1:])
-        mixed = (window * self._filter).sum(1)
-        u = silu(mixed if mixer.conv1d.bias is None else mixed + mixer.conv1d.bias)
-        if self._constant is None:
-            dt, B, C = mixer.projections(u)
-            B, C = B[:, None], C[:, None]
-        else:
-            dt, B, C = self._constant
-        y = selective_scan_step(self._ssm, u, dt, self._A, B, C, mixer.D, z, mixer.step_bias, softplus=True)
-        return mixer.out_proj(y)[:, None], stream
+def _step_of(block: nn.Module, rows: int) -> BlockStep:
+    """Return the step of a block; its matrices are those of the model."""
+    assert isinstance(block, Block)  # noqa: S101 - a list of modules has no type
+    mixer = block.mixer
+    B = C = None
+    if not mixer.selective:
+        _, B, C = mixer.projections(block.norm.weight.new_empty(0))
+    weights = BlockWeights(
+        norm=block.norm.weight,
+        eps=block.norm.eps,
+        to_inner=mixer.in_proj.weight,
+        inner_bias=mixer.in_proj.bias,
+        taps=mixer.conv1d.weight.squeeze(1),
+        taps_bias=mixer.conv1d.bias,
+        to_scan=mixer.x_proj.weight if mixer.selective else None,
+        to_step=mixer.dt_proj.weight if mixer.selective else None,
+        step_bias=mixer.step_bias,
+        A=mixer.decay(),
+        B=B,
+        C=C,
+        skip=mixer.D,
+        out=mixer.out_proj.weight,
+        out_bias=mixer.out_proj.bias,
+    )
+    return BlockStep(weights, rows=rows)

@@ -15,6 +15,8 @@ from torch import Tensor
 from seqdomains import __version__
 from seqdomains.errors import SeqdomainsError
 from seqdomains.kernels import causal_conv1d, implementation, rms_norm, selective_scan, selective_scan_step
+from seqdomains.kernels.block_step import BlockMemory, BlockStep, BlockWeights
+from seqdomains.kernels.block_step import reference as block_reference
 from seqdomains.kernels.causal_conv1d import reference as conv_reference
 from seqdomains.kernels.dispatch import OPS, STEPS, VARIABLE
 from seqdomains.kernels.rms_norm import reference as norm_reference
@@ -158,6 +160,32 @@ def _step(step: Callable[..., Tensor]) -> Callable[..., Sequence[Tensor]]:
     return call
 
 
+def _block(
+    hidden: Tensor, norm: Tensor, inner: Tensor, taps: Tensor, taps_bias: Tensor, to_scan: Tensor, to_step: Tensor,
+    step_bias: Tensor, A: Tensor, skip: Tensor, out: Tensor, states: Tensor, conv: Tensor,
+) -> tuple[BlockWeights, BlockMemory]:  # fmt: skip
+    weights = BlockWeights(
+        norm, 1e-5, inner, None, taps, taps_bias, to_scan, to_step, step_bias, A, None, None, skip, out, None
+    )
+    memory = BlockMemory.empty(weights, len(hidden))
+    memory.load(conv, states)
+    return weights, memory
+
+
+def block_step(hidden: Tensor, *others: Tensor) -> Sequence[Tensor]:
+    """Return what a block's step says of each row, and what it leaves."""
+    weights, before = _block(hidden, *others)
+    step = BlockStep(weights, rows=len(hidden))
+    step.memory.conv.copy_(before.conv)
+    step.memory.states.copy_(before.states)
+    return *step(hidden, hidden), step.memory.conv, step.memory.states
+
+
+def _block_step_reference(hidden: Tensor, *others: Tensor) -> Sequence[Tensor]:
+    weights, memory = _block(hidden, *others)
+    return *block_reference.bind(weights, memory)(hidden, hidden), memory.conv, memory.states
+
+
 def _cases(channels: int) -> dict[str, Case]:
     """Odd sizes, so that the last chunk is not full."""
     batch, length, states, width = 2, 67, 16, 4
@@ -199,6 +227,26 @@ def _cases(channels: int) -> dict[str, Case]:
                 )
             ),
             (h0, u[:, 0], dt[:, 0], a, b[:, 0], c[:, 0], skip, z[:, 0], shift),
+            gradients=False,
+        ),
+        "block_step": Case(
+            lambda *inputs: block_step(*inputs),
+            _block_step_reference,
+            (
+                x[:, 0],
+                scale,
+                draw(2 * channels, channels),
+                weight,
+                bias,
+                draw(1 + 2 * states, channels) / 3,
+                draw(channels, 1),
+                shift,
+                a,
+                skip,
+                draw(channels, channels),
+                h0,
+                draw(batch, width - 1, channels),
+            ),
             gradients=False,
         ),
     }

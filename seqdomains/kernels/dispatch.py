@@ -18,8 +18,8 @@ from seqdomains.errors import ConfigError
 Implementation = Literal["reference", "cpu", "triton"]
 
 OPS: Final = ("selective_scan", "causal_conv1d", "rms_norm")
-# Ops for inference alone, which change a state in place and have no gradient.
-STEPS: Final = ("selective_scan_step",)
+# For inference alone: they change a state in place and have no gradient.
+STEPS: Final = ("selective_scan_step", "block_step")
 VARIABLE: Final = "SEQDOMAINS_KERNELS"
 CHOICES: Final = ("auto", "reference", "cpu", "triton", "gluon")
 
@@ -42,7 +42,7 @@ def implementation(op: str, device: torch.device | str, dtype: torch.dtype) -> I
     Parameters
     ----------
     op : str
-        ``"selective_scan"``, ``"causal_conv1d"``, ``"rms_norm"`` or ``"selective_scan_step"``.
+        ``"selective_scan"``, ``"causal_conv1d"``, ``"rms_norm"``, ``"selective_scan_step"`` or ``"block_step"``.
     device : torch.device or str
         Where the tensors live.
     dtype : torch.dtype

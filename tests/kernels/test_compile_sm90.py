@@ -25,6 +25,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import JITFunction
 
 from seqdomains.kernels import triton_launch
+from seqdomains.kernels.block_step import BlockMemory, BlockWeights
 from seqdomains.kernels.selective_scan import gluon_plan
 
 if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 6):
@@ -410,3 +411,23 @@ def test_a_row_of_two_to_the_31_elements_goes_in_chunks(launches):
 
     assert {kernel.__name__ for kernel, _ in launches(forward, (1 << 18) - 1)} == {"spread_outputs"}
     assert {kernel.__name__ for kernel, _ in launches(forward, 1 << 18)} == {"chunk_ends", "pass_forward", "outputs"}
+
+
+@pytest.mark.parametrize(("paired", "selective"), [(False, True), (True, True), (False, False), (True, False)])
+@pytest.mark.parametrize("width", [64, 256])
+def test_a_blocks_step_keeps_to_registers(width, paired, selective, launches, tmp_path):
+    d, D, N, R = width, 2 * width, 16, width // 16
+    dtype = torch.complex64 if paired else torch.float32
+    numbers = 2 * N if paired else N
+    constant = None if selective else meta(D, N, dtype=dtype)
+    weights = BlockWeights(
+        meta(d), 1e-5, meta(2 * D, d), None, meta(D, 4), meta(D), meta(R + 2 * numbers, D) if selective else None,
+        meta(D, R) if selective else None, meta(D), meta(D, N, dtype=dtype), constant, constant, meta(D), meta(d, D),
+        None,
+    )  # fmt: skip
+    step = import_module("seqdomains.kernels.block_step.triton_forward").bind(weights, BlockMemory.empty(weights, 2))
+    kernels = compile_all(launches(step, meta(2, d), meta(2, d)))
+    assert set(kernels) == {"enter", "go_on", "leave"}
+    for name, kernel in kernels.items():
+        # The sine of a very large angle looks its digits up in local memory, which no usual one does.
+        assert disassemble(kernel, tmp_path).spills <= (40 if paired and name == "go_on" else 0), name

@@ -1,0 +1,242 @@
+"""A block's step in Triton: three launches, each of whose programs has one row and some channels.
+
+The first makes the convolution's output and the gate, and moves the convolution's inputs on; the second makes step, B
+and C, and goes on with the states; the third projects back. What all channels of a row need, such as the norm and the
+projections to B and C, each program computes for itself: that is less than another launch.
+"""
+
+# Kernel arguments are pointers, tiles and integers of Triton's own typing.
+# ruff: noqa: ANN001, ANN201
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from seqdomains.kernels.block_step import BlockMemory, BlockWeights, reference
+from seqdomains.kernels.selective_scan_step.triton_forward import softplus
+from seqdomains.kernels.triton_launch import launch, launch_key
+from seqdomains.kernels.triton_parts import exp2_of, given, on_device_of, sigmoid
+
+# Channels of a program, and channels that a product adds at once.
+_CHANNELS: Final = 32
+_AT_ONCE: Final = 128
+_WARPS: Final = 4
+# Rows times channels within, above which the weights are read too often by programs of one row each, and products of
+# all rows at once are better.
+MOST: Final = 1 << 16
+
+
+@triton.jit
+def product(matrix_ptr, first, rows, exists, vector_ptr, COUNT: tl.constexpr, BK: tl.constexpr):
+    """Multiply rows of a matrix of COUNT columns, from `first` on, with a vector in memory; float32, one after BK."""
+    found = tl.zeros(rows.shape, tl.float32)
+    for start in range(0, COUNT, BK):
+        k = start + tl.arange(0, BK)
+        vector = tl.load(vector_ptr + k, mask=k < COUNT, other=0.0)
+        tile = tl.load(
+            matrix_ptr + (first + rows)[:, None] * COUNT + k[None, :],
+            mask=exists[:, None] & (k < COUNT)[None, :],
+            other=0.0,
+        )
+        found += tl.sum(tile * vector[None, :], 1)
+    return found
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def enter(
+    hidden_ptr, residual_ptr, stream_ptr, norm_ptr, inner_ptr, inner_bias_ptr, taps_ptr, taps_bias_ptr, conv_ptr,
+    u_ptr, z_ptr, blocks, eps, d: tl.constexpr, D: tl.constexpr, W: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
+    BJ: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_INNER_BIAS: tl.constexpr, HAS_TAPS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """Add, normalise, project BJ channels inwards and convolve them."""
+    program = tl.program_id(0)
+    row = (program // blocks).to(tl.int64)
+    i = tl.arange(0, BD)
+    stream = tl.load(hidden_ptr + row * d + i, mask=i < d, other=0.0)
+    if HAS_RESIDUAL:
+        stream += tl.load(residual_ptr + row * d + i, mask=i < d, other=0.0)
+    if program % blocks == 0:
+        tl.store(stream_ptr + row * d + i, stream, mask=i < d)
+    scale = 1.0 / tl.sqrt(tl.sum(stream * stream, 0) / d + eps)
+    channel = (program % blocks) * BJ + tl.arange(0, BJ)
+    exists = channel < D
+    x = tl.zeros([BJ], tl.float32)
+    z = tl.zeros([BJ], tl.float32)
+    for start in range(0, d, BK):
+        k = start + tl.arange(0, BK)
+        # The stream is read again: a program does not see what another one has written.
+        value = tl.load(hidden_ptr + row * d + k, mask=k < d, other=0.0)
+        if HAS_RESIDUAL:
+            value += tl.load(residual_ptr + row * d + k, mask=k < d, other=0.0)
+        value *= scale * tl.load(norm_ptr + k, mask=k < d, other=0.0)
+        place = channel[:, None] * d + k[None, :]
+        mask = exists[:, None] & (k < d)[None, :]
+        x += tl.sum(tl.load(inner_ptr + place, mask=mask, other=0.0) * value[None, :], 1)
+        z += tl.sum(tl.load(inner_ptr + D * d + place, mask=mask, other=0.0) * value[None, :], 1)
+    if HAS_INNER_BIAS:
+        x += tl.load(inner_bias_ptr + channel, mask=exists, other=0.0)
+        z += tl.load(inner_bias_ptr + D + channel, mask=exists, other=0.0)
+    mixed = tl.load(taps_ptr + channel * W + W - 1, mask=exists, other=0.0) * x
+    if HAS_TAPS_BIAS:
+        mixed += tl.load(taps_bias_ptr + channel, mask=exists, other=0.0)
+    for tap in tl.static_range(W - 1):
+        place = conv_ptr + (row * (W - 1) + tap) * D + channel
+        before = tl.load(place, mask=exists, other=0.0)
+        mixed += tl.load(taps_ptr + channel * W + tap, mask=exists, other=0.0) * before
+        if tap > 0:
+            tl.store(place - D, before, mask=exists)
+    tl.store(conv_ptr + (row * (W - 1) + W - 2) * D + channel, x, mask=exists)
+    tl.store(u_ptr + row * D + channel, mixed * sigmoid(mixed), mask=exists)
+    tl.store(z_ptr + row * D + channel, z, mask=exists)
+
+
+@triton.jit
+def numbers(pointer, place, mask, parts, PAIRED: tl.constexpr):
+    """Read real parts, and imaginary ones `parts` elements behind them; 0 where the numbers are real."""
+    re = tl.load(pointer + place, mask=mask, other=0.0)
+    if PAIRED:
+        return re, tl.load(pointer + parts + place, mask=mask, other=0.0)
+    else:
+        return re, tl.zeros_like(re)
+
+
+@triton.jit(do_not_specialize=["blocks", "rows"])
+def go_on(
+    u_ptr, z_ptr, scan_ptr, step_ptr, step_bias_ptr, A_ptr, B_ptr, C_ptr, skip_ptr, states_ptr, y_ptr, blocks, rows,
+    D: tl.constexpr, N: tl.constexpr, R: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
+    BJ: tl.constexpr, SELECTIVE: tl.constexpr, PAIRED: tl.constexpr,
+):  # fmt: skip
+    """Advance the states of BJ channels, and gate what they say."""
+    program = tl.program_id(0)
+    row = (program // blocks).to(tl.int64)
+    channel = (program % blocks) * BJ + tl.arange(0, BJ)
+    exists = channel < D
+    n = tl.arange(0, BN)
+    place = channel[:, None] * N + n[None, :]
+    mask = exists[:, None] & (n < N)[None, :]
+    d = tl.load(step_bias_ptr + channel, mask=exists, other=0.0)
+    if SELECTIVE:
+        r = tl.arange(0, BR)
+        low = product(scan_ptr, 0, r, r < R, u_ptr + row * D, D, BK)
+        to_step = tl.load(
+            step_ptr + channel[:, None] * R + r[None, :], mask=exists[:, None] & (r < R)[None, :], other=0.0
+        )
+        d += tl.sum(to_step * low[None, :], 1)
+        b_re = product(scan_ptr, R, n, n < N, u_ptr + row * D, D, BK)[None, :]
+        if PAIRED:
+            b_im = product(scan_ptr, R + N, n, n < N, u_ptr + row * D, D, BK)[None, :]
+            c_re = product(scan_ptr, R + 2 * N, n, n < N, u_ptr + row * D, D, BK)[None, :]
+            c_im = product(scan_ptr, R + 3 * N, n, n < N, u_ptr + row * D, D, BK)[None, :]
+        else:
+            b_im = tl.zeros_like(b_re)
+            c_re = product(scan_ptr, R + N, n, n < N, u_ptr + row * D, D, BK)[None, :]
+            c_im = tl.zeros_like(c_re)
+    else:
+        b_re, b_im = numbers(B_ptr, place, mask, D * N, PAIRED)
+        c_re, c_im = numbers(C_ptr, place, mask, D * N, PAIRED)
+    d = softplus(d)
+    u = tl.load(u_ptr + row * D + channel, mask=exists, other=0.0)
+    rate_re, rate_im = numbers(A_ptr, place, mask, D * N, PAIRED)
+    here = row * D * N + place
+    h_re, h_im = numbers(states_ptr, here, mask, rows.to(tl.int64) * D * N, PAIRED)
+    dx = (d * u)[:, None]
+    a = exp2_of(d[:, None], rate_re * 1.4426950408889634)
+    if PAIRED:
+        angle = d[:, None] * rate_im
+        a_re, a_im = a * tl.cos(angle), a * tl.sin(angle)
+        new_re = a_re * h_re - a_im * h_im + dx * b_re
+        new_im = a_re * h_im + a_im * h_re + dx * b_im
+        tl.store(states_ptr + rows.to(tl.int64) * D * N + here, new_im, mask=mask)
+        y = 2.0 * tl.sum(c_re * new_re - c_im * new_im, 1)
+    else:
+        new_re = a * h_re + dx * b_re
+        y = tl.sum(c_re * new_re, 1)
+    tl.store(states_ptr + here, new_re, mask=mask)
+    y += tl.load(skip_ptr + channel, mask=exists, other=0.0) * u
+    z = tl.load(z_ptr + row * D + channel, mask=exists, other=0.0)
+    tl.store(y_ptr + row * D + channel, y * z * sigmoid(z), mask=exists)
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def leave(
+    y_ptr, to_out_ptr, out_bias_ptr, out_ptr, blocks, d: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
+    BJ: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """Project to BJ channels outside."""
+    program = tl.program_id(0)
+    row = (program // blocks).to(tl.int64)
+    channel = (program % blocks) * BJ + tl.arange(0, BJ)
+    exists = channel < d
+    out = product(to_out_ptr, 0, channel, exists, y_ptr + row * D, D, BK)
+    if HAS_BIAS:
+        out += tl.load(out_bias_ptr + channel, mask=exists, other=0.0)
+    tl.store(out_ptr + row * d + channel, out, mask=exists)
+
+
+def bind(weights: BlockWeights, memory: BlockMemory) -> Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+    """Return the step of these weights, which changes this memory.
+
+    Many rows of wide blocks go through plain torch: there a product of all rows reads the weights once.
+    """
+    d, D, W, N, R = weights.sizes
+    rows, paired, selective = memory.conv.shape[0], weights.A.is_complex(), weights.to_scan is not None
+    if rows * D > MOST:
+        return reference.bind(weights, memory)
+
+    def parts(values: Tensor | None) -> Tensor | None:
+        return values if values is None or not paired else torch.stack([values.real, values.imag])
+
+    w = weights
+    A, B, C = parts(w.A), parts(w.B), parts(w.C)
+    fixed = [w.to_inner.contiguous(), w.taps.contiguous(), w.out.contiguous(), A, B, C, w.to_scan, w.to_step]
+    to_inner, taps, to_out, A, B, C, to_scan, to_step = (one if one is None else one.contiguous() for one in fixed)
+    known = launch_key(
+        (w.norm, to_inner, w.inner_bias, taps, w.taps_bias, to_scan, to_step, w.step_bias, A, B, C, w.skip, to_out,
+         w.out_bias, memory.conv, memory.states)
+    )  # fmt: skip
+    width = min(_CHANNELS, triton.next_power_of_2(D))
+    outside = min(_CHANNELS, triton.next_power_of_2(d))
+    shape = {"BK": min(_AT_ONCE, triton.next_power_of_2(max(d, D)))}
+    inner_blocks, outer_blocks = triton.cdiv(D, width), triton.cdiv(d, outside)
+
+    def step(hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        hidden = hidden.contiguous()
+        residual = None if residual is None else residual.contiguous()
+        stream, out = torch.empty_like(hidden), torch.empty_like(hidden)
+        u, z, y = (hidden.new_empty(rows, D) for _ in range(3))
+        now = launch_key((hidden, residual, stream, out, u, z, y))
+        key = None if known is None or now is None else (known, now)
+        with on_device_of(hidden):
+            launch(
+                enter, rows * inner_blocks,
+                (hidden, given(residual, hidden), stream, w.norm, to_inner, given(w.inner_bias, hidden), taps,
+                 given(w.taps_bias, hidden), memory.conv, u, z, inner_blocks, w.eps),
+                {"d": d, "D": D, "W": W, **shape, "BD": triton.next_power_of_2(d), "BJ": width,
+                 "HAS_RESIDUAL": residual is not None, "HAS_INNER_BIAS": w.inner_bias is not None,
+                 "HAS_TAPS_BIAS": w.taps_bias is not None},
+                key, num_warps=_WARPS,
+            )  # fmt: skip
+            launch(
+                go_on, rows * inner_blocks,
+                (u, z, given(to_scan, u), given(to_step, u), w.step_bias, A, given(B, u), given(C, u), w.skip,
+                 memory.states, y, inner_blocks, rows),
+                {"D": D, "N": N, "R": R, **shape, "BN": triton.next_power_of_2(N),
+                 "BR": triton.next_power_of_2(max(R, 1)), "BJ": width, "SELECTIVE": selective, "PAIRED": paired},
+                key, num_warps=_WARPS,
+            )  # fmt: skip
+            launch(
+                leave, rows * outer_blocks,
+                (y, to_out, given(w.out_bias, y), out, outer_blocks),
+                {"d": d, "D": D, **shape, "BJ": outside, "HAS_BIAS": w.out_bias is not None},
+                key, num_warps=_WARPS,
+            )  # fmt: skip
+        return out, stream
+
+    return step
