@@ -203,7 +203,7 @@ def print_table(done: dict[Run, dict], arguments: argparse.Namespace, kinds: lis
                 f"{window:,}",
                 str(len(seeds)),
                 *(shown(values(states, window, seeds, key)) for key in ("bits", "fresh")),
-                f"{mine[0]['samples'] / 1e6:.0f}",
+                f"{mine[0]['samples'] / 1e6:.4g}",
                 f"{rate:.3f}",
                 f"{mine[0]['gib']:.2f}",
                 f"{taken:.0f}",

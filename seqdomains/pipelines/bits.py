@@ -112,7 +112,7 @@ def evaluate_bits(
     return result
 
 
-class TestWindows(Protocol):
+class ScoredWindows(Protocol):
     """What is scored: a `PretrainingTask`, or other windows of one."""
 
     @property
@@ -124,7 +124,12 @@ class TestWindows(Protocol):
 
 
 def window_costs(
-    model: MambaLM, task: TestWindows, config: BitsConfig, *, device: torch.device | str = "cpu", progress: bool = True
+    model: MambaLM,
+    task: ScoredWindows,
+    config: BitsConfig,
+    *,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return what each test window costs, for who wants more than the mean: differences of models window by window.
 
@@ -132,7 +137,7 @@ def window_costs(
     ----------
     model, config, device, progress
         See `evaluate_bits`.
-    task : TestWindows
+    task : ScoredWindows
         Gives the windows.
 
     Returns
