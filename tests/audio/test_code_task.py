@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from seqdomains.audio import code_task
 from seqdomains.audio.code_baselines import LinearPrediction, MarkovChain
@@ -17,7 +18,14 @@ from seqdomains.audio.code_task import CodeTask
 from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import read, write_wav
 from seqdomains.audio.front_end import SoundInput
+from seqdomains.backbone import MambaConfig, MambaLM
 from seqdomains.errors import ConfigError, InputError
+from seqdomains.pipelines.borrowed import seeded
+from seqdomains.pipelines.metrics import read_metrics
+from seqdomains.pipelines.objectives import NextToken
+from seqdomains.pipelines.recipe import TrainConfig
+from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.train import train
 
 CODES = SoundInput(rate=8000)
 SILENCE = 128
@@ -201,6 +209,29 @@ def test_linear_prediction_of_silence_is_finite():
     silence = np.full(2000, SILENCE, np.uint8)
     fitted.fit([silence])
     assert 0 < fitted.bits(silence) / 2000 < 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_windows_of_a_minute_train_on_a_gpu_however_they_are_computed(tmp_path):
+    """Of 958,464 samples, drawn from files of 960,000: two steps, recomputed and in chunks, with the same losses."""
+    for take in range(3):
+        samples = (0.3 * np.sin(0.05 * (take + 1) * np.arange(960_000))).astype(np.float32)
+        write_wav(tmp_path / f"take_{take}.wav", samples, 16_000)
+    found = task(tmp_path, SoundInput(), held={"take": ("0",)}, seconds=958_464 / 16_000)
+    sizes = MambaConfig(
+        d_model=32, n_layer=1, vocab_size=256, pool=(16, 16), states="complex", time_invariant="outer", d_state=8
+    )
+    losses = []
+    for name, how in {"recomputed": {}, "chunks": {"time_chunk": 119_808}}.items():
+        config = TrainConfig(steps=2, batch=1, recompute=True, precision="fp32", log_every=1, **how)
+        run = RunFolder.prepare(tmp_path / name, {})
+        with seeded(0):
+            model = MambaLM(sizes)
+        train(model, found, config, run, objective=NextToken(), device="cuda", progress=False)
+        losses.append([row["loss"] for row in read_metrics(run.metrics)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert 3 < losses[0][0] < 8
 
 
 def test_real_digits_beside_the_yardsticks():
