@@ -106,6 +106,8 @@ class ClipWindows:
     simulated : bool
         Whether the clips are synthesized; they are too where their manifest says so, or the record of a synthesis lies
         beside them.
+    as_codes : bool
+        Whether the sounds are held as codes; nothing may then be done to samples.
 
     Raises
     ------
@@ -126,7 +128,9 @@ class ClipWindows:
 
     mixes = False  # whether windows are mixed: their classes are then, too
 
-    def __init__(self, clips: Sequence[Clip], data: ClipData, given: SoundInput, *, simulated: bool) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], data: ClipData, given: SoundInput, *, simulated: bool, as_codes: bool = False
+    ) -> None:
         if given.codec != "log-mel" and (data.time_mask or data.frequency_mask):
             raise ConfigError(
                 f"data.time_mask, data.frequency_mask: are of log-mel spectra; input.codec is {given.codec}"
@@ -135,14 +139,22 @@ class ClipWindows:
             raise ConfigError("data.mixup: mixes clips and their classes, which are not asked for here; leave it out")
         self.data = data
         self.simulated = simulated or _synthesized(clips)
-        self._store = SoundStore(clips, given, memory_mb=data.memory_mb, on_error=data.on_error)
+        self._store = SoundStore(clips, given, memory_mb=data.memory_mb, on_error=data.on_error, as_codes=as_codes)
         self._sounds = self._store.sounds
         self.split = _split([sound.clip for sound in self._sounds], data)
         self._train, self._held = (np.flatnonzero(side) for side in (self.split.train, self.split.held))
         for side, numbers in (("train on", self._train), ("test on", self._held)):
             if not len(numbers):
                 raise InputError(f"there is no clip to {side} (split by {self.split.kind}): choose another data.split")
-        self.input = given.measured([self._store.samples(number) for number in self._shuffled(1)[:_MEASURED]])
+        self._shorter = self._lengths(self._train, given) < given.positions(round(data.seconds * given.rate))
+        if data.shorter == "skip":
+            if self._shorter.all():
+                raise InputError(
+                    f"all {len(self._train)} training clips are shorter than a window of {data.seconds:g} s: lower "
+                    "data.seconds, or set data.shorter=pad"
+                )
+            self._train = self._train[~self._shorter]
+        self.input = given.measured(self._store.samples(number) for number in self._shuffled(1)[:_MEASURED])
 
     @property
     def vocab_size(self) -> int:
@@ -182,7 +194,16 @@ class ClipWindows:
                 f"{self._store.upsampled} clips have a lower rate than the model's {self.input.rate} Hz: resampling "
                 "adds no band."
             )
+        if self.data.shorter == "skip" and self._shorter.any():
+            notes.append(
+                f"{self._shorter.sum()} of {len(self._shorter)} training clips are shorter than a window of "
+                f"{self.data.seconds:g} s and left out."
+            )
         return tuple(notes)
+
+    def _lengths(self, numbers: NDArray[np.int64], given: SoundInput) -> NDArray[np.int64]:
+        """Return how many positions sounds have."""
+        return np.array([given.positions(self._sounds[number].frames) for number in numbers.tolist()], np.int64)
 
     def _draws(self, seed: int, first: int, count: int, *, stream: int = _DRAW_STREAM) -> NDArray[np.float64]:
         """Return the random numbers of samples, a row each."""
@@ -191,8 +212,7 @@ class ClipWindows:
     @cached_property
     def _windows_until(self) -> NDArray[np.int64]:
         """How many windows the training sounds fill, up to each."""
-        lengths = [self.input.positions(self._sounds[number].frames) for number in self._train.tolist()]
-        return np.cumsum(-(-np.array(lengths, np.int64) // self.window))
+        return np.cumsum(-(-self._lengths(self._train, self.input) // self.window))
 
     def _drawn_by_length(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the number of the sound of each sample, drawn in proportion to the windows that sounds fill."""

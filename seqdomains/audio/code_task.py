@@ -72,7 +72,10 @@ class CodeTask(ClipWindows):
     ) -> None:
         check_codes(given)
         data = data.model_copy(update={"split": "none"}) if scored_only else data
-        super().__init__(unlabelled_clips_of(data), data, given, simulated=simulated)
+        # Samples that are not changed are never needed: codes are held and cut.
+        self._as_played = not (data.speed or data.gain or data.noise)
+        clips = unlabelled_clips_of(data)
+        super().__init__(clips, data, given, simulated=simulated, as_codes=self._as_played)
         self._scored_only = scored_only
 
     def training_batch(self, seed: int, first: int, count: int, *, window: int | None = None) -> Windows:
@@ -116,7 +119,7 @@ class CodeTask(ClipWindows):
     def notes(self) -> tuple[str, ...]:
         """Sentences that must stand beside the results."""
         if not self._scored_only:
-            return super().notes()
+            return (*super().notes(), *self._padded())
         files = len({sound.clip.path for sound in self._sounds})
         said = f"fitted on clips of other files than those they are scored on, in {min(files, _FOLDS)} parts"
         return (
@@ -124,6 +127,28 @@ class CodeTask(ClipWindows):
             f"The references are {said}." if files > 1 else "One file alone has no other to fit references on.",
             *(note for note in super().notes() if note not in self.split.notes),
         )
+
+    def _padded(self) -> tuple[str, ...]:
+        """Say how much of the training windows is padding, which costs time and teaches nothing."""
+        if self.data.shorter == "skip" or not self._shorter.any():
+            return ()
+        lengths = self._lengths(self._train, self.input)
+        windows = -(-lengths // self.window)
+        real = (windows * np.minimum(lengths, self.window)).sum() / (windows.sum() * self.window)
+        return (
+            f"{self._shorter.sum()} of {len(lengths)} training clips are shorter than a window of "
+            f"{self.data.seconds:g} s and padded: {real:.0%} of what is read counts.",
+        )
+
+    def _window(self, number: int, draw: NDArray[np.float64], window: int, *, key: tuple[int, int]) -> Codes:
+        if not self._as_played:
+            codes: Codes = super()._window(number, draw, window, key=key)
+            return codes
+        _, _, start, taken = self._part(number, draw, window)
+        return self._store.codes(number, start, taken)
+
+    def _whole(self, numbers: list[int]) -> list[Codes]:
+        return [self._store.codes(number) for number in numbers]
 
     def _folds(self) -> Iterator[tuple[list[int], list[int]]]:
         """Yield what baselines are fitted on and what they are then asked, until all held-out sounds were asked."""
@@ -141,7 +166,7 @@ class CodeTask(ClipWindows):
         """Yield the codes of sounds, `most` of them in all."""
         for number in numbers:
             for start in range(0, self._sounds[number].frames, _PIECE):
-                codes: NDArray[np.uint8] = self.input.encode(self._store.samples(number, start, _PIECE))[:most]
+                codes = self._store.codes(number, start, _PIECE)[:most]
                 if not len(codes):
                     return
                 yield codes

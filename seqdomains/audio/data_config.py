@@ -18,7 +18,9 @@ class ClipData(BaseModel):
     Parameters
     ----------
     seconds : float
-        Length of a training window, s. A longer clip gives a part of it, a shorter one is padded; test clips are whole.
+        Length of a training window, s. A longer clip gives a part of it, at any sample; test clips are whole.
+    shorter : {"pad", "skip"}
+        What becomes of a training clip that is shorter: padding, which does not count, behind it, or no windows of it.
     paths : tuple of Path
         Folders with one folder per class, manifests (JSONL, CSV, TSV) or sound files; see `seqdomains.audio.clips`.
     label_from : str or None
@@ -81,6 +83,7 @@ class ClipData(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seconds: Annotated[float, Field(gt=0, le=86_400)] = 1.0
+    shorter: Literal["pad", "skip"] = "pad"
     paths: tuple[Path, ...] = ()
     label_from: str | None = None
     labels: Path | None = None

@@ -7,7 +7,7 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -189,8 +189,8 @@ class SoundInput(BaseModel):
             return values
         return ((values - np.float32(self.shift or 0)) * np.float32(self.scale or 1)).astype(np.float32)
 
-    def measured(self, clips: list[NDArray[np.float32]]) -> SoundInput:
-        """Fill in `shift` and `scale` from sounds where they are None.
+    def measured(self, clips: Iterable[NDArray[np.float32]]) -> SoundInput:
+        """Fill in `shift` and `scale` from sounds where they are None; of codes no sound is asked for.
 
         Examples
         --------

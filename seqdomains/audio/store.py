@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.audio.clip import Clip
-from seqdomains.audio.files import SoundFacts, channel_names, examine, read, resampled_frames
+from seqdomains.audio.files import SoundFacts, channel_names, examine, read, resampled_frames, stream
 from seqdomains.audio.front_end import SoundInput
 from seqdomains.errors import InputError
 
@@ -51,9 +51,11 @@ class SoundStore:
     given : SoundInput
         Rate and channels.
     memory_mb : int
-        Up to this size all samples are held.
+        Up to this size all sounds are held.
     on_error : {"stop", "skip"}
         What to do about clips that cannot be read.
+    as_codes : bool
+        Whether codes of 8 bits are held, a quarter of the samples' size; `samples` then reads from disk.
 
     Raises
     ------
@@ -62,11 +64,19 @@ class SoundStore:
     """
 
     def __init__(
-        self, clips: Sequence[Clip], given: SoundInput, *, memory_mb: int, on_error: Literal["stop", "skip"] = "stop"
+        self,
+        clips: Sequence[Clip],
+        given: SoundInput,
+        *,
+        memory_mb: int,
+        on_error: Literal["stop", "skip"] = "stop",
+        as_codes: bool = False,
     ) -> None:
+        self._given = given
         self._rate = given.rate
         self._policy = given.channels
-        self._held: dict[int, NDArray[np.float32]] = {}
+        self._as_codes = as_codes
+        self._held: dict[int, NDArray[Any]] = {}
         self.failures: list[str] = []
         self.upsampled = 0
         sounds: list[Sound] = []
@@ -87,7 +97,7 @@ class SoundStore:
         if len(self.failures) > _NAMED:
             _log.warning("and %d more clips are left out", len(self.failures) - _NAMED)
         self.sounds = tuple(sounds)
-        if 4 * sum(one.frames for one in sounds) <= memory_mb << 20:
+        if (1 if as_codes else 4) * sum(one.frames for one in sounds) <= memory_mb << 20:
             self._read_all()
 
     def samples(self, number: int, start: int = 0, frames: int | None = None) -> NDArray[np.float32]:
@@ -100,7 +110,7 @@ class SoundStore:
         """
         sound = self.sounds[number]
         end = sound.frames if frames is None else min(start + frames, sound.frames)
-        if number in self._held:
+        if number in self._held and not self._as_codes:
             return self._held[number][start:end]
         clip = sound.clip
         found = read(
@@ -113,6 +123,18 @@ class SoundStore:
         taken: NDArray[np.float32] = found[sound.channel][: end - start]
         return taken
 
+    def codes(self, number: int, start: int = 0, frames: int | None = None) -> NDArray[np.uint8]:
+        """Return the codes of a sound as `samples` returns its samples.
+
+        Raises
+        ------
+        InputError
+            Its file is not as it was.
+        """
+        if number in self._held and self._as_codes:
+            return self._held[number][start : None if frames is None else start + frames]
+        return self._given.encode(self.samples(number, start, frames))
+
     def _sounds_of(self, clip: Clip) -> list[Sound]:
         facts = examine(clip.path)
         self.upsampled += facts.rate < self._rate
@@ -123,15 +145,24 @@ class SoundStore:
 
     def _read_all(self) -> None:
         # One file gives all its channels at once.
-        at: dict[int, NDArray[np.float32]] = {}
+        at: dict[int, NDArray[Any]] = {}
         for number, sound in enumerate(self.sounds):
             key = id(sound.clip)
             if key not in at:
-                clip = sound.clip
-                at = {
-                    key: read(clip.path, rate=self._rate, channels=self._policy, start=clip.start, seconds=clip.seconds)
-                }
+                at = {key: self._read(sound.clip)}
             self._held[number] = np.ascontiguousarray(at[key][sound.channel][: sound.frames])
+
+    def _read(self, clip: Clip) -> NDArray[Any]:
+        """Return what is held of a clip, a row for each channel."""
+        if self._as_codes and not clip.start and clip.seconds is None:
+            # Block by block: a file may last hours, whose samples would take four times the room of their codes.
+            blocks = stream(clip.path, rate=self._rate, channels=self._policy)
+            return np.concatenate([self._encoded(block) for block in blocks], axis=1)
+        found = read(clip.path, rate=self._rate, channels=self._policy, start=clip.start, seconds=clip.seconds)
+        return self._encoded(found) if self._as_codes else found
+
+    def _encoded(self, samples: NDArray[np.float32]) -> NDArray[np.uint8]:
+        return np.stack([self._given.encode(channel) for channel in samples])
 
 
 def _frames_of(clip: Clip, facts: SoundFacts, rate: int) -> int:

@@ -60,6 +60,7 @@ class Kind(StrEnum):
     TONES = "tones"
     WORDS = "words"
     MUSIC = "music"
+    PIANO = "piano"
 
 
 class TableFormat(StrEnum):
@@ -76,7 +77,7 @@ FORMAT = typer.Option("--format", help="Of the table: parquet; tsv for classes, 
 @app.command(short_help="Write synthesized clips as WAV.")
 def synthesize(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.", metavar="DIR")],
-    kind: Annotated[Kind | None, typer.Option("--kind", help="tones, words or music.")] = None,
+    kind: Annotated[Kind | None, typer.Option("--kind", help="tones, words, music or piano.")] = None,
     preset: Annotated[str | None, PRESET] = None,
     settings: Annotated[list[str] | None, SET] = None,
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from seqdomains.audio import synthesis
 from seqdomains.audio.synthesis import SynthesisConfig, synthesize
+from seqdomains.audio.synthesis.write import record_of
 from seqdomains.errors import InputError
 from seqdomains.files import cache_folder
 from seqdomains.genomics import simulate as simulator
@@ -80,9 +81,9 @@ def synthesized_clips(config: SynthesisConfig, *, progress: bool = True) -> Path
     Raises
     ------
     InputError
-        The cache cannot be written.
+        The cache cannot be written, or what plays the piano is not installed.
     """
-    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(record_of(config), sort_keys=True).encode())
     for path in sorted(Path(synthesis.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from seqdomains.errors import InputError
 from seqdomains.pipelines.batch_tensors import BatchTensors, as_tensors
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.pipelines.scoring import keep, scoring
-from seqdomains.task import HiddenTokens, PretrainingTask
+from seqdomains.task import HiddenTokens, PretrainingTask, Windows
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +96,74 @@ def evaluate_bits(
     >>> result["positions"], round(result["bits"], 1), result["uniform"]
     (1498, 3.0, 3.0)
     """
+    nats, counts = window_costs(model, task, config, device=device, progress=progress)
+    if not counts.any():
+        raise InputError("no position of the test windows counts: there is nothing to evaluate on")
+    _log.info("scored %d windows; now the references on the same windows", len(nats))
+    result = summarise_bits(
+        nats,
+        counts,
+        codes=task.codes,
+        baselines=task.baselines(),
+        simulated=task.simulated,
+        notes=task.notes(),
+    )
+    keep(result, task, run)
+    return result
+
+
+class ScoredWindows(Protocol):
+    """What is scored: a `PretrainingTask`, or other windows of one."""
+
+    @property
+    def ignored(self) -> int | None:
+        """A code whose positions do not count."""
+
+    def test_batches(self, batch_size: int) -> Iterator[Windows]:
+        """Yield the windows, always in the same order."""
+
+
+def window_costs(
+    model: MambaLM,
+    task: ScoredWindows,
+    config: BitsConfig,
+    *,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return what each test window costs, for who wants more than the mean: differences of models window by window.
+
+    Parameters
+    ----------
+    model, config, device, progress
+        See `evaluate_bits`.
+    task : ScoredWindows
+        Gives the windows.
+
+    Returns
+    -------
+    nats : ndarray of float64, shape (n,)
+        Sum of -log(probability) over the positions of each window that count, in the order of the windows.
+    counts : ndarray of int64, shape (n,)
+        How many these are.
+
+    Raises
+    ------
+    InputError
+        The logits are not finite.
+
+    Examples
+    --------
+    >>> from seqdomains.backbone import MambaConfig
+    >>> class Silence:
+    ...     ignored = None
+    ...     def test_batches(self, batch_size):
+    ...         yield Windows(np.zeros((2, 10), np.uint8), np.array([10, 5]))
+    >>> model = MambaLM(MambaConfig(d_model=8, n_layer=1, vocab_size=8))
+    >>> nats, counts = window_costs(model, Silence(), BitsConfig(), progress=False)
+    >>> nats.shape, counts.tolist()
+    ((2,), [9, 4])
+    """
     device = torch.device(device)
     nats: list[NDArray[np.float64]] = []
     counts: list[NDArray[np.int64]] = []
@@ -112,19 +180,8 @@ def evaluate_bits(
             nats.append(lost)
             counts.append(counted.sum(1).numpy())
             show(sum(map(len, nats)), "windows", False)
-    if not any(count.any() for count in counts):
-        raise InputError("no position of the test windows counts: there is nothing to evaluate on")
-    _log.info("scored %d windows; now the references on the same windows", sum(map(len, nats)))
-    result = summarise_bits(
-        np.concatenate(nats),
-        np.concatenate(counts),
-        codes=task.codes,
-        baselines=task.baselines(),
-        simulated=task.simulated,
-        notes=task.notes(),
-    )
-    keep(result, task, run)
-    return result
+    none = np.zeros(0)
+    return np.concatenate([none, *nats]), np.concatenate([none.astype(np.int64), *counts])
 
 
 def summarise_bits(

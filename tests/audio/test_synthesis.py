@@ -275,7 +275,7 @@ def test_a_path_through_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "speech"}, "'tones', 'words' or 'music'"),
+        ({"kind": "speech"}, "'tones', 'words', 'music' or 'piano'"),
         ({"clips": 0}, "greater than or equal to 1"),
         ({"rate": 4_000}, "greater than or equal to 8000"),
         ({"seconds": 0.1}, "greater than or equal to 0.5"),

@@ -10,8 +10,10 @@ from typing import Any
 import soundfile
 
 from seqdomains import __version__
+from seqdomains.audio.synthesis.chorales import ATTRIBUTION
 from seqdomains.audio.synthesis.clips import Clip, clip
 from seqdomains.audio.synthesis.config import SynthesisConfig
+from seqdomains.audio.synthesis.piano import made_with
 from seqdomains.errors import InputError
 from seqdomains.files import atomic_folder, parse_json, read_bounded
 
@@ -24,7 +26,8 @@ def synthesize(config: SynthesisConfig, folder: Path, *, progress: Callable[[int
     """Write the clips of a simulation into a folder, whole or not at all.
 
     The folder holds `<label>/<number>.wav` (PCM of 16 bits), `manifest.jsonl` with the truth about each clip, one JSON
-    object a line, and `simulation.json` with the settings.
+    object a line, and `simulation.json` with the settings; of piano also with the versions of what plays it and whose
+    work the scores are.
 
     Parameters
     ----------
@@ -52,7 +55,7 @@ def synthesize(config: SynthesisConfig, folder: Path, *, progress: Callable[[int
     ('zero/0.wav', 's00', True)
     """
     folder = folder.resolve()
-    record = {"simulated": True, "version": __version__, "config": config.model_dump(mode="json")}
+    record = record_of(config)
     try:
         if _holds(folder, record):
             return
@@ -64,6 +67,25 @@ def synthesize(config: SynthesisConfig, folder: Path, *, progress: Callable[[int
             f"cannot write the simulation to {folder}: {getattr(error, 'strerror', None) or error}; "
             "choose a folder that you may write to, with room for it"
         ) from error
+
+
+def record_of(config: SynthesisConfig) -> dict[str, Any]:
+    """Return what decides the bytes of a simulation, and of piano whose work it is.
+
+    Raises
+    ------
+    InputError
+        Of piano: a package is not installed.
+
+    Examples
+    --------
+    >>> sorted(record_of(SynthesisConfig()))
+    ['config', 'simulated', 'version']
+    """
+    record = {"simulated": True, "version": __version__, "config": config.model_dump(mode="json")}
+    if config.kind == "piano":
+        record |= {"made_with": made_with(config.soundfont), "attribution": ATTRIBUTION}
+    return record
 
 
 def _holds(folder: Path, record: dict[str, Any]) -> bool:
@@ -108,5 +130,6 @@ def _row(item: Clip, path: str) -> dict[str, Any]:
         "speaker": item.speaker,
         "events": item.events,
         "truth": item.truth,
+        **item.said,
         "simulated": True,
     }
