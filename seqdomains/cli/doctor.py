@@ -23,6 +23,7 @@ from seqdomains.kernels.rms_norm import reference as norm_reference
 from seqdomains.kernels.selective_scan import fast_path
 from seqdomains.kernels.selective_scan import reference as scan_reference
 from seqdomains.kernels.selective_scan_step import reference as step_reference
+from seqdomains.kernels.token_draw import Sampling, TokenDraw
 
 DISTRIBUTIONS = ("torch", "triton", "numba", "numpy", "pydantic", "pysam", "safetensors", "scikit-learn")
 # float32 against float64 over 67 steps: 1e-6 is usual; a wrong formula is off by 1e-2 or more.
@@ -186,6 +187,24 @@ def _block_step_reference(hidden: Tensor, *others: Tensor) -> Sequence[Tensor]:
     return *block_reference.bind(weights, memory)(hidden, hidden), memory.conv, memory.states
 
 
+_RULE = Sampling(temperature=0.8, top_p=0.9)
+
+
+def token_draw(logits: Tensor, draws: Tensor) -> Sequence[Tensor]:
+    """Return the token that is drawn in each row, and of how many bits of choice."""
+    draw = TokenDraw(_RULE, rows=len(logits), vocabulary=logits.shape[1], block=1, device=logits.device)
+    draw.begin(draws[:, None].double())
+    draw.logits.copy_(logits)
+    draw()
+    tokens, bits = draw.drawn()
+    return tokens[:, 0].double(), bits[:, 0]
+
+
+def _token_draw_reference(logits: Tensor, draws: Tensor) -> Sequence[Tensor]:
+    tokens, bits = _RULE.choose(logits, draws)
+    return tokens.double(), bits
+
+
 def _cases(channels: int) -> dict[str, Case]:
     """Odd sizes, so that the last chunk is not full."""
     batch, length, states, width = 2, 67, 16, 4
@@ -247,6 +266,12 @@ def _cases(channels: int) -> dict[str, Case]:
                 h0,
                 draw(batch, width - 1, channels),
             ),
+            gradients=False,
+        ),
+        "token_draw": Case(
+            lambda *inputs: token_draw(*inputs),
+            _token_draw_reference,
+            (3 * draw(length, channels), torch.rand(length, generator=generator, dtype=torch.float64)),
             gradients=False,
         ),
     }

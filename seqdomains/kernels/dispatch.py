@@ -19,7 +19,7 @@ Implementation = Literal["reference", "cpu", "triton"]
 
 OPS: Final = ("selective_scan", "causal_conv1d", "rms_norm")
 # For inference alone: they change a state in place and have no gradient.
-STEPS: Final = ("selective_scan_step", "block_step")
+STEPS: Final = ("selective_scan_step", "block_step", "token_draw")
 VARIABLE: Final = "SEQDOMAINS_KERNELS"
 CHOICES: Final = ("auto", "reference", "cpu", "triton", "gluon")
 
@@ -42,7 +42,8 @@ def implementation(op: str, device: torch.device | str, dtype: torch.dtype) -> I
     Parameters
     ----------
     op : str
-        ``"selective_scan"``, ``"causal_conv1d"``, ``"rms_norm"``, ``"selective_scan_step"`` or ``"block_step"``.
+        ``"selective_scan"``, ``"causal_conv1d"``, ``"rms_norm"``, ``"selective_scan_step"``, ``"block_step"`` or
+        ``"token_draw"``.
     device : torch.device or str
         Where the tensors live.
     dtype : torch.dtype

@@ -27,6 +27,7 @@ from triton.runtime.jit import JITFunction
 from seqdomains.kernels import triton_launch
 from seqdomains.kernels.block_step import BlockMemory, BlockWeights
 from seqdomains.kernels.selective_scan import gluon_plan
+from seqdomains.kernels.token_draw import Sampling, TokenDraw
 
 if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 6):
     pytest.skip("the bounds are those of Triton 3.6 and later; older ones compile with more", allow_module_level=True)
@@ -105,6 +106,7 @@ POINTERS = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
+    torch.float64: "*fp64",
     torch.int16: "*i16",
     torch.int32: "*i32",
     torch.int64: "*i64",
@@ -431,3 +433,12 @@ def test_a_blocks_step_keeps_to_registers(width, paired, selective, launches, tm
     for name, kernel in kernels.items():
         # The sine of a very large angle looks its digits up in local memory, which no usual one does.
         assert disassemble(kernel, tmp_path).spills <= (40 if paired and name == "go_on" else 0), name
+
+
+@pytest.mark.parametrize("rule", [Sampling(), Sampling(temperature=0.5, top_k=40, top_p=0.9)], ids=["plain", "ranked"])
+def test_a_draw_of_tokens_keeps_to_registers(rule, launches, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "reference")
+    drawing = TokenDraw(rule, rows=2, vocabulary=256, block=1024, device=torch.device("cpu"))
+    step = import_module("seqdomains.kernels.token_draw.triton_forward").bind(drawing)
+    (kernel,) = compile_all(launches(step)).values()
+    assert disassemble(kernel, tmp_path).spills == 0

@@ -10,7 +10,9 @@ import pytest
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 
-@pytest.mark.parametrize("name", ["interpreted_cases.py", "interpreted_neighbour_cases.py", "test_block_step.py"])
+@pytest.mark.parametrize(
+    "name", ["interpreted_cases.py", "interpreted_neighbour_cases.py", "test_block_step.py", "test_token_draw.py"]
+)
 def test_triton_kernels_in_the_interpreter(name):
     cases = Path(__file__).with_name(name)
     # The interpreter runs the kernels as Python, of which counting lines would take several times as long.
