@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from itertools import product
 from pathlib import Path
@@ -15,7 +16,7 @@ from seqdomains.backbone.sequence_parallel import SequenceShard
 
 LENGTH = 101
 # Where models and tokens are.
-DEVICE = torch.device(sys.argv[4] if len(sys.argv) > 4 else "cpu")
+DEVICE = torch.device(os.environ.get("RANKS_DEVICE", "cpu"))
 
 
 class OnOneDevice(SequenceShard):

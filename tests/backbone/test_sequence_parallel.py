@@ -14,13 +14,11 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 
-def found_by_ranks(folder, size, *device):
+def found_by_ranks(folder, size):
     """Run `ranks.py` in so many processes; returns what each has found."""
     options = {"env": os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, "stderr": subprocess.PIPE}
     command = [sys.executable, str(Path(__file__).with_name("ranks.py"))]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(size), str(folder), *device], **options) for rank in range(size)
-    ]
+    processes = [subprocess.Popen([*command, str(rank), str(size), str(folder)], **options) for rank in range(size)]
     try:
         said = [process.communicate(timeout=280)[1].decode() for process in processes]
     finally:
@@ -30,12 +28,12 @@ def found_by_ranks(folder, size, *device):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
 
-def hold(by_rank, tolerance):
+def hold(by_rank, tolerance, *, bfloat16=3e-2):
     cases = [name for name in by_rank[0] if name != "refused"]
     assert len(cases) == 16 + 2 * (4 + 1 + 1)
     for found in by_rank:
         for name in cases:
-            allowed = 1e-12 if "float64" in name else 3e-2 if "bfloat16" in name else tolerance
+            allowed = 1e-12 if "float64" in name else bfloat16 if "bfloat16" in name else tolerance
             assert found[name]["loss"] <= allowed, (name, found[name])
             assert found[name]["gradients"] <= allowed, (name, found[name])
 
@@ -58,6 +56,7 @@ def test_parts_shorter_than_the_convolution_are_refused_on_every_rank(by_rank):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kernels", ["auto", "triton"])
 def test_two_processes_on_one_gpu(kernels, tmp_path, monkeypatch):
-    """The scan's gradient of the step has an error of its own there, up to 3e-6 of its norm."""
+    """The scan's gradient of the step has an error of its own there, 3e-6 of its norm, and more in the worst number."""
     monkeypatch.setenv("SEQDOMAINS_KERNELS", kernels)
-    hold(found_by_ranks(tmp_path, 2, "cuda"), 1e-4)
+    monkeypatch.setenv("RANKS_DEVICE", "cuda")
+    hold(found_by_ranks(tmp_path, 2), 1e-4, bfloat16=6e-2)
