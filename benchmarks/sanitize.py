@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.scan import kernels
-from seqdomains.kernels import causal_conv1d, rms_norm, selective_scan, selective_scan_step
+from seqdomains.kernels import causal_conv1d, raw, rms_norm, selective_scan, selective_scan_step
 
 # B, L, D, N: odd lengths, in chunks; the last has so many channels that one pass over time is taken.
 SHAPES = ((2, 333, 48, 16), (1, 1500, 96, 64), (130, 70, 64, 16))
@@ -41,6 +41,17 @@ def scans(dtype: torch.dtype, shapes: Iterable[tuple[int, int, int, int]], *, re
         inputs = [u, dt, A, b, c, draw(D), z, draw(D)]
         h0 = draw(B, D, N)
         backward(selective_scan(*inputs, h0=h0, return_state=True, reverse=reverse), [*inputs, h0])
+
+
+def parts_of_scans(dtype: torch.dtype, shapes: Iterable[tuple[int, int, int, int]]) -> None:
+    """Both directions of a part of a scan, which is told on the way what enters it."""
+    for B, L, D, N in shapes:
+        u, dt, z, dy = (draw(B, L, D, dtype=dtype).detach() for _ in range(4))
+        b, c, h = draw(B, L, N, dtype=dtype).detach(), draw(B, L, N, dtype=dtype).detach(), draw(B, D, N).detach()
+        skip, bias = draw(D).detach(), draw(D).detach()
+        inputs = u, dt, -torch.rand(D, N, device="cuda"), b, c, skip, z, bias
+        _, _, states = raw.scan(*inputs, None, None, True, False, enter=lambda *_, h=h: h)
+        raw.scan_backward(dy, None, *inputs, h, None, states, True, False, enter=lambda _, h=h: h)
 
 
 def others() -> None:
@@ -74,6 +85,7 @@ def main() -> int:
             with kernels(name):
                 scans(torch.bfloat16, shapes, reverse=False)
                 scans(torch.float32, shapes[:2], reverse=True)
+                parts_of_scans(torch.bfloat16, shapes)
     if "others" in parts:
         others()
     torch.cuda.synchronize()

@@ -85,8 +85,8 @@ class Block(nn.Module):
         return_state, shard, padding
             See `MambaMixer.forward`.
         recompute : bool
-            Whether to keep little for the backward pass and compute the rest again; see `lean`. Not with `shard`, nor
-            where something traces.
+            Whether to keep little for the backward pass and compute the rest again; see `lean`. Not where something
+            traces.
 
         Returns
         -------
@@ -94,18 +94,18 @@ class Block(nn.Module):
         residual : Tensor, shape (B, L, d_model), fp32
         state : LayerState or None
         """
-        if recompute and shard is None and hidden.numel() and torch.is_grad_enabled() and not watched((hidden,)):
-            self.mixer.refuse_state(state, return_state=return_state)
+        if recompute and hidden.numel() and torch.is_grad_enabled() and not watched((hidden,)):
+            self.mixer.refuse_state(state, return_state=return_state, shard=shard)
             if not self.mixer.plain:
                 # The lean block's backward pass is written out for the plain mixer; torch repeats the others whole.
                 found: tuple[Tensor, Tensor, LayerState | None] = checkpoint(
-                    self._compute, hidden, residual, state, return_state=return_state, shard=None, padding=padding,
+                    self._compute, hidden, residual, state, return_state=return_state, shard=shard, padding=padding,
                     use_reentrant=False, preserve_rng_state=False,
                 )  # fmt: skip
                 return found
             hidden, residual, after = run_block(
                 self.mixer, hidden, residual, state, norm_weight=self.norm.weight, eps=self.norm.eps,
-                padding=padding,
+                shard=shard, padding=padding,
             )  # fmt: skip
             return hidden, residual, after if return_state else None
         return self._compute(hidden, residual, state, return_state=return_state, shard=shard, padding=padding)

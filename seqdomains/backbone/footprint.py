@@ -70,7 +70,8 @@ def footprint(
         Whether blocks keep the residual stream alone, and the gated output where the fast kernels don't run; see
         `lean`. Blocks that are not plain keep what they begin with, and their working memory is all of one block.
     shared : bool
-        Whether ranks share each sequence: the scan is run twice then, and its states are kept twice.
+        Whether ranks share each sequence: the scan's backward then takes its scratch whole on a GPU, since what enters
+        a rank's part from its end is known only when all of it has been swept forward.
 
     Examples
     --------
@@ -82,14 +83,15 @@ def footprint(
     tokens *= config.strands
     for number, factor in enumerate((1, *config.pool)):
         tokens //= factor
-        found = _stage(config.stage(number), precision=precision, device=device, recompute=recompute, shared=shared)
+        found = _stage(config.stage(number), precision=precision, device=device, recompute=recompute)
         visits = 1 if number == len(config.pool) else 2
         kept += tokens * visits * config.n_layer * found.kept
         if visits == 2:
             # The stream that goes around the stages within, and what is pooled of it.
             d = config.stage(number).d_model
             kept += tokens * (4 * d + (2 * d if precision == "bf16" else 0))
-        scratch = _scratch(tokens, found.channels, found.numbers, 2 if precision == "bf16" else 4)
+        width, whole = 2 if precision == "bf16" else 4, shared and device == "cuda"
+        scratch = _scratch(tokens, found.channels, found.numbers, width, whole=whole)
         working = max(working, tokens * found.working + scratch)
     return Footprint(16 * parameters, kept, working)
 
@@ -103,9 +105,7 @@ class _OfToken(NamedTuple):
     numbers: int
 
 
-def _stage(
-    config: MambaConfig, *, precision: Literal["fp32", "bf16"], device: str, recompute: bool, shared: bool
-) -> _OfToken:
+def _stage(config: MambaConfig, *, precision: Literal["fp32", "bf16"], device: str, recompute: bool) -> _OfToken:
     """Count what a token takes in a block of one stage."""
     d, D = config.d_model, config.d_inner
     complex_, selective = config.states == "complex", config.time_invariant == "none"
@@ -116,7 +116,7 @@ def _stage(
     repeated = device == "cuda" and N in STATES and D % 16 == 0
     # Without a projection there is no step of each token either.
     whole = (3 + paths * (1 + selective)) * D + d + paths * selective * (config.rank + (2 if complex_ else 4) * N)
-    states = 4 * (paths + shared) * N * D // _STEPS_A_STATE.get(device, 512)
+    states = 4 * paths * N * D // _STEPS_A_STATE.get(device, 512)
     # Complex B and C are in single precision.
     all_of_it = width * whole + states + (paths * 4 * 2 * N if complex_ and selective else 0)
     block = width * d if recompute else all_of_it
@@ -134,9 +134,11 @@ def _stage(
     return _OfToken(block + 4 * (d + 1), working, D, N)
 
 
-def _scratch(tokens: int, D: int, N: int, width: int) -> int:
+def _scratch(tokens: int, D: int, N: int, width: int, *, whole: bool) -> int:
     """Return what the scan's backward takes for itself: a state every `STRIDE` steps and sums over 32 channels.
 
-    Where that is too much, slabs are taken, of a bit more than a tensor of the inner width; see `gluon_plan`.
+    Unless it has to be `whole`, slabs are taken where that is too much, of a bit more than a tensor of the inner width;
+    see `gluon_plan`.
     """
-    return min(4 * N * (D // STRIDE + D // 32) * tokens, max(GLUON_SCRATCH, width * D * tokens + D * tokens // 2))
+    everything = 4 * N * (D // STRIDE + D // 32) * tokens
+    return everything if whole else min(everything, max(GLUON_SCRATCH, width * D * tokens + D * tokens // 2))

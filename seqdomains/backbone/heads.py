@@ -321,7 +321,8 @@ class SequenceClassifier(Artefact):
             pooled = sum_over_chunks(self.backbone, tokens, share, chunk=time_chunk, shard=shard, recompute=recompute)
         elif shard is not None:
             first, end = shard.bounds(tokens.shape[1])
-            pooled = shard.sum(self._share(tokens, lengths)(self.backbone(tokens[:, first:end], shard=shard), first))
+            hidden = self.backbone(tokens[:, first:end], shard=shard, recompute=recompute)
+            pooled = shard.sum(self._share(tokens, lengths)(hidden, first))
         else:
             hidden = self.backbone.both_strands(tokens, lengths=lengths, recompute=recompute)
             strands = self.config.strands

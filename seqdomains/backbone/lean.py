@@ -5,6 +5,9 @@ built of ops keeps. What lies between is computed again in the backward pass: th
 and two small projections. The scan is not run again: the fast kernels go through all states in the backward pass
 anyway, and write its output on the way; where other kernels run, the output is kept too. Gradients that meet are added
 by the products that make them.
+
+Where ranks share a sequence, what the ranks before have told is kept too, a few kilobytes, and the backward pass asks
+them for gradients alone.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from seqdomains.backbone.mixer import MambaMixer
 from seqdomains.backbone.precision import full_precision
+from seqdomains.backbone.sequence_parallel import KeptOfScan, SequenceShard
 from seqdomains.backbone.state import LayerState
 from seqdomains.kernels import raw
 
@@ -63,6 +67,7 @@ def run_block(
     *,
     norm_weight: Tensor,
     eps: float,
+    shard: SequenceShard | None = None,
     padding: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, LayerState]:
     """Do what `Block.forward` does with this mixer and this norm before it, keeping less for the backward pass.
@@ -93,7 +98,7 @@ def run_block(
     conv, ssm = (None, None) if state is None else (state.conv.to(dtype), state.ssm)
     with torch.autocast(device, enabled=False):
         out, total, last, h_last = _LeanBlock.apply(
-            eps, dtype, padding, hidden, residual, conv, ssm, *outer, *(one for path in paths for one in path)
+            eps, dtype, padding, shard, hidden, residual, conv, ssm, *outer, *(one for path in paths for one in path)
         )
     return out, total, LayerState(last, h_last)
 
@@ -156,8 +161,7 @@ def _path_gradients(
     path: _Path,
     held: list[Tensor],
     conv: Tensor | None,
-    h0: Tensor | None,
-    states: Tensor,
+    kept: KeptOfScan,
     dout: Tensor,
     dlast: Tensor | None,
     dh_last: Tensor | None,
@@ -167,11 +171,12 @@ def _path_gradients(
     reverse: bool,
     last: bool,
     padding: Tensor | None,
+    shard: SequenceShard | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, _Path]:
     """Return the gradients of a direction's input, gate and two states, its share in the output's, its parameters'.
 
     `held` are the input and the gate, which the `last` direction lets go of as soon as it can. The share is None where
-    the output is kept.
+    the output is kept. With `shard`, `conv` is what entered this rank's part.
     """
     x, z = held
     if last:
@@ -179,16 +184,15 @@ def _path_gradients(
     cast = _cast_path(path, to_out.dtype)
     u, low, dt, B, C, _ = _inner(x, conv, cast, reverse=reverse, padding=padding)
     A, dy = _decay(path), dout @ to_out
-    arguments = (dy, dh_last, u, dt, A, B, C, path.D, z, path.step_bias, h0, None, states, True, reverse)
-    out = None
-    if repeated:
-        *gradients, y = raw.scan_backward_with_output(*arguments)
-        out = _over_tokens(dout, y)
-        del y
+    inputs = (u, dt, A, B, C, path.D, z, path.step_bias)
+    if shard is None:
+        backward = raw.scan_backward_with_output if repeated else raw.scan_backward
+        found = backward(dy, dh_last, *inputs, kept.entering, None, kept.states, True, reverse)
     else:
-        gradients = list(raw.scan_backward(*arguments))
-    du, ddt, dA, dB, dC, dD, dz, dbias, dh0 = gradients
-    del z, dt, dy, arguments, gradients
+        found = shard.run_scan_back(dy, dh_last, inputs, kept, output=repeated)
+    du, ddt, dA, dB, dC, dD, dz, dbias, dh0, *again = found
+    out = _over_tokens(dout, again[0]) if repeated else None
+    del z, dt, dy, inputs, found, again
     to_step, dlow = _over_tokens(ddt, low), ddt @ cast.to_step
     del ddt
     projected = torch.cat([dlow, dB, dC], dim=-1)
@@ -197,8 +201,10 @@ def _path_gradients(
     if reverse and padding is not None:
         du = du.masked_fill_(padding, 0)
     dx, dconv, dconv_bias, dstate = raw.convolve_backward(
-        du, dlast, x, path.conv.squeeze(1), path.conv_bias, conv, True, reverse, None
+        du, dlast if shard is None else None, x, path.conv.squeeze(1), path.conv_bias, conv, True, reverse, None
     )
+    if shard is not None:
+        dstate = shard.tails_back(dx, dstate, dlast)
     return dx, dz, dstate, dh0, out, _Path(dconv.unsqueeze(1), dconv_bias, to_scan, to_step, dbias, dA * A, dD)
 
 
@@ -209,6 +215,7 @@ class _LeanBlock(torch.autograd.Function):
         eps: float,
         dtype: torch.dtype,
         padding: Tensor | None,
+        shard: SequenceShard | None,
         hidden: Tensor,
         residual: Tensor | None,
         conv: Tensor | None,
@@ -221,26 +228,34 @@ class _LeanBlock(torch.autograd.Function):
         outer = _cast_outer(given, dtype)
         normed, total, rstd = raw.normalise(hidden, outer.norm, residual, eps)
         x, z = _project(normed.to(dtype), outer, padding=padding)
+        ctx.began = conv is not None, h0 is not None
+        shared_last = None
+        if shard is not None:
+            conv, shared_last = shard.tails(x, conv, paths[0].conv.shape[2] - 1)
         found, kept = [], []
         for number, path in enumerate(paths):
             reverse = number > 0
             inner = _inner(x, None if reverse else conv, _cast_path(path, dtype), reverse=reverse, padding=padding)
-            y, h_last, states = raw.scan(
-                inner.u, inner.dt, _decay(path), inner.B, inner.C, path.D, z, path.step_bias,
-                None if reverse else h0, None, True, reverse,
-            )  # fmt: skip
+            inputs = (inner.u, inner.dt, _decay(path), inner.B, inner.C, path.D, z, path.step_bias)
+            if shard is None:
+                y, h_last, states = raw.scan(*inputs, None if reverse else h0, None, True, reverse)
+                kept.append(KeptOfScan(states, None if reverse else h0, None))
+            else:
+                y, h_last, of_scan = shard.run_scan(inputs, h0)
+                kept.append(of_scan)
             found.append((y, inner.last, h_last))
-            kept.append(states)
         y, last, h_last = found[0]
+        last = last if shared_last is None else shared_last
         for other, _, _ in found[1:]:
             y = y.add_(other)
         out = y @ outer.out.t()
         if outer.out_bias is not None:
             out += outer.out_bias
         repeated = raw.scan_repeats_output(inner.u, _decay(paths[0]), inner.B, inner.C, z)
-        ctx.save_for_backward(total, rstd, None if repeated else y, conv, h0, padding, *kept, *parameters)
+        of_scans = [one for of_scan in kept for one in of_scan]
+        ctx.save_for_backward(total, rstd, None if repeated else y, conv, padding, *of_scans, *parameters)
         ctx.dtype, ctx.hidden_dtype, ctx.has_residual, ctx.paths = dtype, hidden.dtype, residual is not None, len(paths)
-        ctx.eps = eps
+        ctx.eps, ctx.shard = eps, shard
         ctx.set_materialize_grads(False)
         return out, total, last, h_last
 
@@ -249,8 +264,10 @@ class _LeanBlock(torch.autograd.Function):
     def backward(
         ctx: Any, dout: Tensor | None, dtotal: Tensor | None, dlast: Tensor | None, dh_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        total, rstd, y, conv, h0, padding, *rest = ctx.saved_tensors
-        kept, parameters = rest[: ctx.paths], rest[ctx.paths :]
+        total, rstd, y, conv, padding, *rest = ctx.saved_tensors
+        width = len(KeptOfScan._fields)
+        kept = [KeptOfScan(*rest[width * path : width * (path + 1)]) for path in range(ctx.paths)]
+        parameters = rest[width * ctx.paths :]
         given, paths = _split(parameters)
         outer = _cast_outer(given, ctx.dtype)
         dout = total.new_zeros(total.shape, dtype=ctx.dtype) if dout is None else dout
@@ -258,14 +275,14 @@ class _LeanBlock(torch.autograd.Function):
         held = list(_project(wide, outer, padding=padding))
         repeated, both = y is None, ctx.paths > 1
         dx, dz, dstate, dh0, out, first = _path_gradients(
-            paths[0], held, conv, h0, kept[0], dout, dlast, dh_last,
-            to_out=outer.out, repeated=repeated, reverse=False, last=not both, padding=padding,
+            paths[0], held, conv, kept[0], dout, dlast, dh_last,
+            to_out=outer.out, repeated=repeated, reverse=False, last=not both, padding=padding, shard=ctx.shard,
         )  # fmt: skip
         slopes: list[Tensor | None] = [*first]
         if both:
             more_x, more_z, _, _, more_out, second = _path_gradients(
-                paths[1], held, None, None, kept[1], dout, None, None,
-                to_out=outer.out, repeated=repeated, reverse=True, last=True, padding=padding,
+                paths[1], held, None, kept[1], dout, None, None,
+                to_out=outer.out, repeated=repeated, reverse=True, last=True, padding=padding, shard=None,
             )  # fmt: skip
             dx, dz, slopes = dx.add_(more_x), dz.add_(more_z), [*slopes, *second]
             out = None if out is None or more_out is None else out.add_(more_out)
@@ -290,6 +307,6 @@ class _LeanBlock(torch.autograd.Function):
             for weight, slope in zip(parameters, [*own_outer, *slopes], strict=True)
         ]
         return (
-            None, None, None, dhidden, dresidual if ctx.has_residual else None, None if conv is None else dstate,
-            None if h0 is None else dh0, *own,
+            None, None, None, None, dhidden, dresidual if ctx.has_residual else None,
+            dstate if ctx.began[0] else None, dh0 if ctx.began[1] else None, *own,
         )  # fmt: skip

@@ -111,18 +111,13 @@ class ScanPath(nn.Module):
             Behind the last position processed.
         """
         before = None if state is None else state.conv.to(x.dtype)
-        after = None
-        if shard is not None:
-            before, after = shard.tails(x, before, self.conv1d.kernel_size[0] - 1)
-        u, conv = causal_conv1d(
-            x,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            activation="silu",
-            state=before,
-            return_state=True,
-            reverse=reverse,
-        )
+        weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        if shard is None:
+            u, conv = causal_conv1d(
+                x, weight, bias, activation="silu", state=before, return_state=True, reverse=reverse
+            )
+        else:
+            u, conv = shard.convolve(x, weight, bias, before)
         if padding is not None:
             # The convolution's bias would move the state away from the zero that it begins with.
             u = u.masked_fill(padding, 0)
@@ -146,7 +141,7 @@ class ScanPath(nn.Module):
             )
         else:
             y, ssm = shard.scan(u, dt, A, B, C, self.D, z, self.step_bias, h0=h0)
-        return y, LayerState(conv if after is None else after, ssm)
+        return y, LayerState(conv, ssm)
 
 
 class ReversePath(ScanPath):

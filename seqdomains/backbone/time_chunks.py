@@ -128,7 +128,7 @@ def sum_over_positions(
         )
     if shard is not None:
         first, end = shard.bounds(tokens.shape[1])
-        return shard.sum(part(backbone(tokens[:, first:end], shard=shard), first))
+        return shard.sum(part(backbone(tokens[:, first:end], shard=shard, recompute=recompute), first))
     return part(backbone(tokens, recompute=recompute), 0)
 
 

@@ -2,6 +2,13 @@
 
 Tensors are given as the public functions take them, but unchecked, and under no autocast. Gradients of absent inputs
 are empty tensors.
+
+The scan and its backward take a function `enter` as a keyword, for a part of time whose neighbours are elsewhere: real
+A, B and C (B, L, N), in the order of time, not packed. `scan` is then given no h0, tells `enter` where the part leads
+from a state of zero, shape (B, D, N), and its sum of d, shape (B, D), and takes what it returns for h0.
+`scan_backward` tells it the gradient of the first state if that of the last were zero, and takes what it returns for
+dh_last. The GPU kernels find this on their way, between two passes that they make anyway; on a CPU it is one pass more
+each way, without outputs.
 """
 
 from __future__ import annotations

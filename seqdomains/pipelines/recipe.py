@@ -112,8 +112,6 @@ class TrainConfig(BaseModel):
     def _fits_together(self) -> Self:
         if self.batch_tokens is None and self.micro_batch is not None and self.micro_batch > self.batch:
             raise ValueError(f"micro_batch {self.micro_batch} is above batch {self.batch}")
-        if self.recompute and self.sequence_ranks > 1:
-            raise ValueError("recompute does not go with sequence_ranks above 1: choose time_chunk to save memory")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
         untils = [stage.until for stage in self.length_warmup]

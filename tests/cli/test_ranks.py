@@ -81,9 +81,10 @@ def alone(job, tmp_path_factory):
     [
         (2, []),
         (2, ["train.sequence_ranks=2"]),
-        (4, ["train.sequence_ranks=2", "train.time_chunk=50", "train.micro_batch=1"]),
+        (4, ["train.sequence_ranks=2", "train.time_chunk=50", "train.micro_batch=1", "train.recompute=true"]),
+        (2, ["train.sequence_ranks=2", "train.recompute=true"]),
     ],
-    ids=["batch", "time", "both"],
+    ids=["batch", "time", "both", "time, recomputed"],
 )
 def test_several_processes_train_as_one(job, alone, tmp_path, ranks, settings):
     out, err = finished(job(ranks, tmp_path / "run", *settings))
@@ -185,7 +186,5 @@ def test_other_ranks_go_on_with_a_warning_and_one_may_have_no_window(job, tmp_pa
 def test_what_cannot_be_is_refused(job, tmp_path):
     _, err = finished(job(1, tmp_path / "one", "train.sequence_ranks=2"), code=2)
     assert "train.sequence_ranks: 2 ranks to a sequence do not divide the 1 of the job" in err
-    _, err = finished(job(1, tmp_path / "one", "train.sequence_ranks=2", "train.recompute=true"), code=2)
-    assert "recompute does not go with sequence_ranks above 1" in err
     _, err = finished(job(2, None), code=2)
     assert "--out: name the run folder" in err

@@ -1,8 +1,13 @@
 """Inputs, tolerances and poison shared by the tests of all ops."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import softplus as softplus_of
+
+from seqdomains.kernels import raw
 
 
 def relative_error(found, expected):
@@ -40,6 +45,67 @@ def run():
         return {name: torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for name, x in named.items()}
 
     return call
+
+
+class Parts(torch.autograd.Function):
+    """A scan cut in time, whose parts are told what enters them when they ask, as if each ran somewhere else."""
+
+    @staticmethod
+    def forward(ctx, cuts, softplus, u, dt, A, B, C, D, z, bias, h0):
+        state = u.new_zeros(u.shape[0], *A.shape, dtype=torch.promote_types(A.dtype, torch.float32))
+        state = state if h0 is None else h0.to(state.dtype)
+        found, ctx.held = [], []
+        for start, stop in pairwise(cuts):
+            rows = [None if x is None else x[:, start:stop] for x in (u, dt, B, C, z)]
+            inputs = rows[0], rows[1], A, rows[2], rows[3], D, rows[4], bias
+            ends = []
+
+            def enter(end, total, state=state, ends=ends):
+                ends.append(torch.exp(A * total[..., None]) * state + end)
+                return state
+
+            y, h_last, states = raw.scan(*inputs, None, None, softplus, False, enter=enter)
+            torch.testing.assert_close(h_last, *ends, rtol=1e-4, atol=1e-4)
+            found.append(y)
+            ctx.held.append((start, stop, (*inputs, state, None, states, softplus, False)))
+            state = h_last
+        ctx.present = [x is not None for x in (u, dt, A, B, C, D, z, bias, h0)]
+        return torch.cat(found, 1), state
+
+    @staticmethod
+    def backward(ctx, dy, dh_last):
+        found = []
+        for start, stop, arguments in reversed(ctx.held):
+            dt, A, bias, softplus = arguments[1], arguments[2], arguments[7], arguments[-2]
+            starts = []
+
+            def enter(start, dh_last=dh_last, starts=starts):
+                starts.append(start)
+                return dh_last
+
+            gradients = raw.scan_backward(dy[:, start:stop], None, *arguments, enter=enter)
+            x = dt.float() if bias is None else dt.float() + bias.float()
+            total = (softplus_of(x) if softplus else x).sum(1)
+            through = torch.exp(A * total[..., None]) * dh_last
+            torch.testing.assert_close(gradients[8], through + starts[0], rtol=1e-4, atol=1e-3, check_dtype=False)
+            found.insert(0, gradients)
+            dh_last = gradients[8]
+        u, dt, A, B, C, D, z, bias, h0 = zip(*found, strict=True)
+        rows = {0: u, 1: dt, 3: B, 4: C, 6: z}
+        joined = [torch.cat(rows[place], 1) if place in rows else sum(each) for place, each in enumerate(
+            (u, dt, A, B, C, D, z, bias))]  # fmt: skip
+        joined.append(h0[0])
+        return None, None, *(one if there else None for one, there in zip(joined, ctx.present, strict=True))
+
+
+@pytest.fixture
+def in_parts():
+    """Return a scan that is cut at places in time."""
+
+    def scan(u, dt, A, B, C, D=None, z=None, bias=None, h0=None, *, cuts, softplus=True):
+        return Parts.apply(cuts, softplus, u, dt, A, B, C, D, z, bias, h0)
+
+    return scan
 
 
 @pytest.fixture

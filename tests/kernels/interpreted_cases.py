@@ -108,6 +108,23 @@ def test_scan_passes_states_over_many_chunks(hold, short_chunks):
     hold(selective_scan, inputs, scan_cotangents(inputs), return_state=True)
 
 
+@pytest.mark.parametrize(
+    ("shape", "cuts", "absent"),
+    [
+        ((2, 301, 3, 2), (0, 270, 301), ()),
+        ((2, 37, 5, 16), (0, 1, 20, 37), ("D", "z", "bias", "h0")),
+        ((1, 64, 17, 5), (0, 32, 64), ("z",)),
+    ],
+    ids=str,
+)
+def test_scan_of_parts(shape, cuts, absent, hold, in_parts, short_chunks, monkeypatch):
+    """Scratch memory is taken whole, however little of it shall be."""
+    monkeypatch.setattr(triton_backward, "SCRATCH", 1)
+    inputs = scan_inputs(*shape, absent=absent)
+    inputs["dt"] = inputs["dt"] - 3
+    hold(in_parts, inputs, scan_cotangents(inputs), cuts=cuts)
+
+
 def test_scan_in_segments_of_one_chunk(hold, short_chunks, monkeypatch):
     inputs = scan_inputs(2, 37, 5, 4)
     whole = hold(selective_scan, inputs, scan_cotangents(inputs), return_state=True)

@@ -403,6 +403,45 @@ def test_fast_scan_compiles(dtype, other, optional, launches):
     assert len(compile_all(launches(gluon_scan, dtype, 16, other=other, optional=optional))) >= 6
 
 
+def gluon_parts(dtype, N, *, length=5000, batch=2):
+    """Launch the scan's Gluon kernels as for parts of a scan: what enters them is told on the way."""
+    from seqdomains.kernels.selective_scan import gluon
+
+    B, L, D = batch, length, 384
+    rows, BC, A, channel, h = meta(B, L, D, dtype=dtype), meta(B, L, N, dtype=dtype), meta(D, N), meta(D), meta(B, D, N)
+    inputs = rows, rows, A, BC, BC, channel, rows, channel
+    asked = []
+
+    def enter(*found):
+        asked.append([tuple(one.shape) for one in found])
+        return h
+
+    _, _, states = gluon.forward(*inputs, None, True, False, enter=enter)
+    gluon.backward(rows, None, *inputs, h, states, True, False, y=rows, enter=enter)
+    assert asked == [[(B, D, N), (B, D)], [(B, D, N)]]
+    return states
+
+
+@pytest.mark.parametrize("N", [16, 64])
+def test_parts_launch_each_sweep_once(N, launches):
+    """In one slab, however little scratch memory there shall be, and with no second scan of the forward."""
+    recorded = launches(gluon_parts, torch.bfloat16, N, length=200_000)
+    last = {16: "outputs", 64: "spread_outputs"}[N]
+    assert [kernel.__name__ for kernel, _ in recorded] == [
+        "chunk_ends", "pass_through", "pass_forward", last,
+        "sweep_forward", "pass_through", "pass_and_add", "sweep_backward", "add_all",
+    ]  # fmt: skip
+    assert "pass_through" in compile_all(recorded)
+    ends, forward = recorded[0][1], recorded[2][1]
+    assert ends["chunks"] - 1 == -(-200_000 // ends["chunk"])
+    assert forward["known"] == ends["chunks"] - 2
+
+
+def test_parts_of_one_chunk(launches):
+    recorded = launches(gluon_parts, torch.bfloat16, 16, length=20)
+    assert [kernel.__name__ for kernel, _ in recorded][:3] == ["chunk_ends", "pass_through", "outputs"]
+
+
 def test_a_row_of_two_to_the_31_elements_goes_in_chunks(launches):
     """The single pass counts the elements of a row in 32 bits."""
     from seqdomains.kernels.selective_scan import gluon

@@ -133,6 +133,52 @@ def test_the_backward_pass_makes_the_output_again(shape, dtype, reverse, tested)
     assert (again.double() - y.double()).norm() <= (2e-3 if dtype == LOW else 1e-6) * y.double().norm()
 
 
+@pytest.mark.parametrize("small", [False, True], ids=["", "little scratch"])
+@pytest.mark.parametrize("dtype", [FULL, LOW], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "cuts", "absent"),
+    [
+        ((1, 2500, 96, 16), (0, 1250, 2500), ()),
+        ((3, 1001, 64, 16), (0, 100, 997, 1001), ("h0",)),
+        ((2, 700, 48, 16), (0, 350, 700), ("z", "D", "bias", "h0")),
+        ((300, 333, 64, 16), (0, 170, 333), ()),
+        ((2, 1200, 96, 64), (0, 601, 1200), ()),
+    ],
+    ids=str,
+)
+def test_parts_that_are_told_what_enters_them(shape, cuts, absent, dtype, small, tested, hold, in_parts, request):
+    """One device does one part after another, as if each had one of its own; slabs of scratch are never cut."""
+    if small:
+        request.getfixturevalue("small_slabs")
+    inputs = inputs_of(*shape, dtypes=dtype, absent=absent)
+    hold(in_parts, inputs, cotangents_of(inputs), cuts=cuts)
+
+
+@pytest.mark.usefixtures("tested")
+def test_parts_on_a_gpu_are_the_whole(run, in_parts):
+    inputs = inputs_of(2, 2500, 96, 16)
+    whole = run(selective_scan, inputs, cotangents_of(inputs), return_state=True)
+    found = run(in_parts, inputs, cotangents_of(inputs), cuts=(0, 900, 2500))
+    for key, expected in whole.items():
+        assert (found[key] - expected).norm() <= 1e-5 * expected.norm(), key
+
+
+def test_the_output_is_made_again_of_a_part_too(tested):
+    inputs = inputs_of(2, 1100, 96, 16, dtypes=LOW)
+    if not raw.scan_repeats_output(*(inputs[name] for name in ("u", "A", "B", "C", "z"))):
+        pytest.skip("the portable kernels don't")
+    dy, dh_last = cotangents_of(inputs)
+    h0 = inputs.pop("h0")
+    y, _, states = raw.scan(*inputs.values(), None, None, True, False, enter=lambda *_: h0)
+    arguments = dy, None, *inputs.values(), h0, None, states, True, False
+    *gradients, again = raw.scan_backward_with_output(*arguments, enter=lambda _: dh_last)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(gradients, raw.scan_backward(*arguments, enter=lambda _: dh_last), strict=True)
+    )
+    assert (again.double() - y.double()).norm() <= 2e-3 * y.double().norm()
+
+
 @pytest.mark.parametrize("dtype", [FULL, LOW], ids=str)
 @pytest.mark.parametrize("states", [16, 64])
 def test_runs_are_bit_equal(states, dtype, tested, run):

@@ -25,7 +25,7 @@ from seqdomains.kernels.dispatch import (
 )
 from seqdomains.kernels.eager import backward_of, differentiable
 from seqdomains.kernels.selective_scan import fast_path
-from seqdomains.kernels.selective_scan.plan import states_shape
+from seqdomains.kernels.selective_scan.plan import Enter, states_shape
 
 __all__ = ["selective_scan"]
 
@@ -248,18 +248,30 @@ def _state_dtype(tensors: Sequence[Tensor | None], A: Tensor) -> torch.dtype:
     return dtype.to_complex() if A.is_complex() else dtype
 
 
-def _run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _run(*arguments: Any, enter: Enter = None) -> tuple[Tensor, Tensor, Tensor]:
     *tensors, cu_seqlens, softplus, reverse = arguments
     if cu_seqlens is not None:
         require_order(cu_seqlens, tensors[0].shape[1])
+    options = _as_part(tensors, cu_seqlens, enter, reverse=reverse)
     name = chosen("selective_scan", tensors)
     given = contiguous((*tensors, cu_seqlens))
     result: tuple[Tensor, Tensor, Tensor] | None = None
     if name == "triton" and (fast := fast_path.choose(*_deciding(tensors), cu_seqlens)) is not None:
-        result = fast_path.attempt(fast.forward, *given[:-1], softplus, reverse, index=tensors[0].get_device())
+        run = partial(fast.forward, **options)
+        result = fast_path.attempt(run, *given[:-1], softplus, reverse, index=tensors[0].get_device())
     if result is None:
-        result = module_of("selective_scan", name, "forward").forward(*given, softplus, reverse)
+        result = module_of("selective_scan", name, "forward").forward(*given, softplus, reverse, **options)
     return result
+
+
+def _as_part(tensors: Sequence[Any], cu_seqlens: Tensor | None, enter: Enter, *, reverse: bool) -> dict[str, Any]:
+    """Return the keywords of an implementation for a part of a scan, none for a whole one."""
+    if enter is None:
+        return {}
+    _, A, B, C = _deciding(tensors)
+    if A.is_complex() or B.dim() != 3 or C.dim() != 3 or cu_seqlens is not None or reverse:
+        raise ValueError("a part of a scan needs real A, B and C (B, L, N), and the order of time, not packed")
+    return {"enter": enter}
 
 
 def _deciding(tensors: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -307,8 +319,8 @@ _op = define_op(
 )
 
 
-def _run_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    return _backward(dy, dh_last, None, *arguments)
+def _run_backward(dy: Tensor, dh_last: Tensor | None, *arguments: Any, enter: Enter = None) -> tuple[Tensor, ...]:
+    return _backward(dy, dh_last, None, *arguments, enter=enter)
 
 
 def _repeats_output(u: Tensor, A: Tensor, B: Tensor, C: Tensor, z: Tensor | None) -> bool:
@@ -317,15 +329,20 @@ def _repeats_output(u: Tensor, A: Tensor, B: Tensor, C: Tensor, z: Tensor | None
     return fast and z is not None
 
 
-def _run_backward_with_output(dy: Tensor, dh_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+def _run_backward_with_output(
+    dy: Tensor, dh_last: Tensor | None, *arguments: Any, enter: Enter = None
+) -> tuple[Tensor, ...]:
     """Return the gradients and y; see `_repeats_output`."""
     y = torch.empty_like(arguments[0], memory_format=torch.contiguous_format)
-    return (*_backward(dy, dh_last, y, *arguments), y)
+    return (*_backward(dy, dh_last, y, *arguments, enter=enter), y)
 
 
-def _backward(dy: Tensor, dh_last: Tensor | None, y: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+def _backward(
+    dy: Tensor, dh_last: Tensor | None, y: Tensor | None, *arguments: Any, enter: Enter = None
+) -> tuple[Tensor, ...]:
     """Return the gradients; where `y` is given, y is written into it again."""
     *inputs, cu_seqlens, chunk_states, softplus, reverse = arguments
+    options = _as_part(inputs, cu_seqlens, enter, reverse=reverse)
     name = chosen("selective_scan", inputs)
     u, A = inputs[0], inputs[2]
     given: Any = contiguous((dy, dh_last, *inputs, cu_seqlens, chunk_states))
@@ -333,9 +350,8 @@ def _backward(dy: Tensor, dh_last: Tensor | None, y: Tensor | None, *arguments: 
     gradients: Sequence[Tensor | None] | None = None
     fast = fast_path.choose(*_deciding(inputs), cu_seqlens) if name == "triton" else None
     if fast is not None and chunk_states.shape == _states(name, u, A, cu_seqlens, portable=False):
-        gradients = fast_path.attempt(
-            partial(fast.backward, y=y), dy, dh_last, *inputs, chunk_states, softplus, reverse, index=u.get_device()
-        )
+        run = partial(fast.backward, y=y, **options)
+        gradients = fast_path.attempt(run, dy, dh_last, *inputs, chunk_states, softplus, reverse, index=u.get_device())
     if gradients is None:
         if y is not None:
             # The fast kernels did the forward, and have failed to compile since.
@@ -345,7 +361,7 @@ def _backward(dy: Tensor, dh_last: Tensor | None, y: Tensor | None, *arguments: 
             forward = module_of("selective_scan", name, "forward").forward
             chunk_states = forward(*inputs, cu_seqlens, softplus, reverse)[2]
         backward = module_of("selective_scan", name, "backward").backward
-        gradients = backward(dy, dh_last, *inputs, cu_seqlens, chunk_states, softplus, reverse)
+        gradients = backward(dy, dh_last, *inputs, cu_seqlens, chunk_states, softplus, reverse, **options)
     return without_none(gradients, dy)
 
 

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from seqdomains.kernels.compilation import flat, memory, run_tasks, sum_rows
 from seqdomains.kernels.selective_scan.cpu_backward import layout, retreat
+from seqdomains.kernels.selective_scan.cpu_ends import lead
 from seqdomains.kernels.selective_scan.cpu_forward import BLOCK, VECTORS, advance
-from seqdomains.kernels.selective_scan.plan import CPU_CHUNK, states_shape
+from seqdomains.kernels.selective_scan.plan import CPU_CHUNK, Enter, states_shape
 from seqdomains.kernels.simd import WIDTH
 
 # Packed sequences are dealt to no more tasks per block than this: each has sums of its own for dA, dD and dbias.
@@ -140,6 +141,28 @@ def _kind(A: Tensor) -> bool | None:
     return True if A.is_complex() else None
 
 
+def _lead(
+    x: Tensor, dt: Tensor, A: Tensor, weights: Tensor, z: Tensor | None, bias: Tensor | None, softplus: bool, back: bool
+) -> tuple[Tensor, Tensor]:
+    """Return where the scan of batch rows leads from zero and its sum of d, or `back` the gradient that it leads to."""
+    plan = plan_of(x, A, weights, weights, None)
+    (batch, _, channels), rows = x.shape, plan.sizes[1]
+    given = _projection(weights, A, plan)
+    end, total = memory(batch, rows, channels), memory(batch, channels)
+    run_tasks(
+        lead,
+        plan.runs * plan.blocks,
+        2 * VECTORS * rows * WIDTH + BLOCK,
+        plan.sizes,
+        plan.cuts,
+        (back, softplus, z is not None, bias is not None),
+        given.steps,
+        (flat(x), flat(dt), flat(_rates(A)), given.values, flat(z), flat(bias)),
+        (flat(end), flat(total)),
+    )
+    return _from_state_rows(end, A), total
+
+
 def forward(
     u: Tensor,
     dt: Tensor,
@@ -153,8 +176,15 @@ def forward(
     cu_seqlens: Tensor | None,
     softplus: bool,
     reverse: bool,
+    *,
+    enter: Enter = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y in u's dtype, h_last, and the state entering each chunk, channels last."""
+    """Return y in u's dtype, h_last, and the state entering each chunk, channels last.
+
+    `enter` takes where the scan leads from zero and its sum of d, found in a pass of their own, and returns h0.
+    """
+    if enter is not None:
+        h0 = enter(*_lead(u, dt, A, B, None, bias, softplus, False))
     plan = plan_of(u, A, B, C, cu_seqlens)
     (batch, length, channels), rows = u.shape, plan.sizes[1]
     Bs, Cs = _projection(B, A, plan), _projection(C, A, plan)
@@ -209,8 +239,16 @@ def backward(
     chunk_states: Tensor,
     softplus: bool,
     reverse: bool,
+    *,
+    enter: Enter = None,
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients (du, ddt, dA, dB, dC, dD, dz, dbias, dh0), each in its input's dtype."""
+    """Return the gradients (du, ddt, dA, dB, dC, dD, dz, dbias, dh0), each in its input's dtype.
+
+    `enter` takes the gradient of the first state if that of the last were zero, found in a pass of its own, and returns
+    the latter.
+    """
+    if enter is not None:
+        dh_last = enter(_lead(dy, dt, A, C, z, bias, softplus, True)[0])
     plan = plan_of(u, A, B, C, cu_seqlens)
     channels, rows, _, _ = plan.sizes
     Bs, Cs = _projection(B, A, plan), _projection(C, A, plan)

@@ -15,6 +15,7 @@ from seqdomains.kernels.dispatch import contiguous, of_present
 from seqdomains.kernels.eager import watched
 from seqdomains.kernels.selective_scan.fast_path import attempt
 from seqdomains.kernels.selective_scan.gluon_plan import INPUTS, Call, plan_backward, plan_forward
+from seqdomains.kernels.selective_scan.plan import Enter
 from seqdomains.kernels.triton_launch import aligned
 from seqdomains.kernels.triton_parts import given, on_device_of
 
@@ -67,21 +68,21 @@ def apply(inputs: Inputs, softplus: bool, reverse: bool) -> tuple[Tensor, Tensor
 
 def forward(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
-    h0: Tensor | None, softplus: bool, reverse: bool,
+    h0: Tensor | None, softplus: bool, reverse: bool, *, enter: Enter = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Run the scan; see `triton_forward.forward`."""
     inputs = _aligned((u, dt, A, B, C, D, z, bias, h0))
-    return _forward(_call(inputs, softplus, reverse), inputs)
+    return _forward(_call(inputs, softplus, reverse), inputs, enter)
 
 
 def backward(
     dy: Tensor, dh_last: Tensor | None, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
     z: Tensor | None, bias: Tensor | None, h0: Tensor | None, states: Tensor, softplus: bool, reverse: bool, *,
-    y: Tensor | None = None,
+    y: Tensor | None = None, enter: Enter = None,
 ) -> list[Tensor | None]:  # fmt: skip
     """Return the gradients; see `triton_backward.backward`. Where `y` is given, y is written into it again."""
     dy_, dh_last, *inputs = _aligned((dy, dh_last, u, dt, A, B, C, D, z, bias, h0))
-    return _backward(_call(inputs, softplus, reverse), given(dy_, dy), dh_last, inputs, states, y)
+    return _backward(_call(inputs, softplus, reverse), given(dy_, dy), dh_last, inputs, states, y, enter)
 
 
 def _aligned(tensors: Inputs) -> Inputs:
@@ -104,14 +105,30 @@ def _addresses(inputs: Inputs, stand_in: Tensor) -> dict[str, int]:
     return {name: given(tensor, stand_in).data_ptr() for name, tensor in zip(INPUTS, inputs, strict=True)}
 
 
-def _forward(call: Call, inputs: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(call: Call, inputs: Sequence[Any], enter: Enter = None) -> tuple[Tensor, Tensor, Tensor]:
     u, A = inputs[0], inputs[2]
+
+    def scratch(*shape: int) -> Tensor:
+        return torch.empty(shape, device=call.device, dtype=torch.float32)
+
     with on_device_of(u):
-        plan = plan_forward(call)
-        y = torch.empty_like(u)
-        states = torch.empty(plan.states, device=call.device, dtype=torch.float32)
-        h_last = torch.empty(plan.h_last, device=call.device, dtype=torch.float32)
-        sums = torch.empty(plan.sums, device=call.device, dtype=torch.float32) if plan.sums else h_last
+        if enter is not None:
+            call = call._replace(dtypes=(*call.dtypes[:-1], torch.float32))
+        # Laid out in whole before anything runs: what does not compile is found while no other rank waits.
+        plan = plan_forward(call, enter is not None)
+        batch, between, channels, N = plan.states
+        y, h_last = torch.empty_like(u), scratch(*plan.h_last)
+        if enter is None or plan.ends is None:
+            states, sums = scratch(*plan.states), scratch(plan.sums) if plan.sums else h_last
+        else:
+            ends, parts = scratch(batch, between + 1, channels, N), scratch(batch, between + 1, channels)
+            end = scratch(*plan.h_last)
+            plan.ends.run({
+                **_addresses(inputs, A), "ends": ends.data_ptr(), "sums": parts.data_ptr(), "end": end.data_ptr(),
+            })  # fmt: skip
+            # Those of a single batch row are not copied.
+            states, sums = ends[:, :between].contiguous(), parts[:, :between].contiguous()
+            inputs = [*inputs[:-1], enter(end, parts.sum(1))]
         plan.launches.run({
             **_addresses(inputs, A), "y": y.data_ptr(), "states": states.data_ptr(), "h_last": h_last.data_ptr(),
             "sums": sums.data_ptr(),
@@ -126,10 +143,12 @@ def _backward(
     inputs: Sequence[Any],
     states: Tensor,
     y: Tensor | None = None,
+    enter: Enter = None,
 ) -> list[Tensor | None]:
     u, dt, A, _, _, _, _, _, h0 = inputs
     with on_device_of(u):
-        plan = plan_backward(call, dy.dtype, dh_last is not None, y is not None)
+        part = enter is not None
+        plan = plan_backward(call, dy.dtype, dh_last is not None or part, y is not None, part)
         gradients = [None if tensor is None else torch.empty_like(tensor) for tensor in inputs[:-1]]
         scratch = torch.empty(plan.scratch, device=call.device, dtype=torch.float32)
         # What leaves the first chunk is dh0; without h0 it is scratch that only slabs hand on.
@@ -138,10 +157,14 @@ def _backward(
         for name, gradient in zip(INPUTS, gradients, strict=False):
             addresses[f"d{name}"] = given(gradient, A).data_ptr()
         low = "ddt" if plan.split or dt.element_size() == 4 else "du"
-        plan.launches.run({
-            **addresses, "dy": dy.data_ptr(), "y": given(y, dy).data_ptr(), "states": states.data_ptr(),
-            "scratch": scratch.data_ptr(),
-            "carry": carry.data_ptr(), "dh_last": given(dh_last, A).data_ptr(),
+        addresses |= {
+            "dy": dy.data_ptr(), "y": given(y, dy).data_ptr(), "states": states.data_ptr(),
+            "scratch": scratch.data_ptr(), "carry": carry.data_ptr(),
             "high": addresses["du" if plan.split else low], "low": addresses[low],
-        })  # fmt: skip
+        }  # fmt: skip
+        if enter is not None and plan.starts is not None:
+            start = torch.empty(call.batch, call.channels, call.N, device=call.device, dtype=torch.float32)
+            plan.starts.run(addresses | {"start": start.data_ptr()})
+            dh_last = enter(start)
+        plan.launches.run(addresses | {"dh_last": given(dh_last, A).data_ptr()})
     return [*gradients, None if h0 is None else carry.to(h0.dtype)]

@@ -18,7 +18,13 @@ from seqdomains.kernels.selective_scan.gluon_forward import chunk_ends, outputs
 from seqdomains.kernels.selective_scan.gluon_spread import spread_outputs
 from seqdomains.kernels.selective_scan.plan import GLUON_SCRATCH as SCRATCH
 from seqdomains.kernels.selective_scan.plan import STRIDE, gpu_chunk, slabs
-from seqdomains.kernels.selective_scan.triton_chunks import add_all, add_blocks, pass_and_add, pass_forward
+from seqdomains.kernels.selective_scan.triton_chunks import (
+    add_all,
+    add_blocks,
+    pass_and_add,
+    pass_forward,
+    pass_through,
+)
 from seqdomains.kernels.triton_launch import Launches
 from seqdomains.kernels.triton_parts import multiprocessors, shared_memory
 
@@ -57,20 +63,29 @@ class Call(NamedTuple):
 
 
 class ForwardPlan(NamedTuple):
-    """Launches of the forward, shapes of the states between chunks and of the last, and how many sums need memory."""
+    """Launches of the forward, shapes of the states between chunks and of the last, and how many sums need memory.
+
+    `ends` of a part of a scan run before it is known what enters it: they write the end of each chunk and of them all.
+    """
 
     launches: Launches
     states: tuple[int, int, int, int]
     h_last: tuple[int, int, int]
     sums: int
+    ends: Launches | None = None
 
 
 class BackwardPlan(NamedTuple):
-    """Launches of the backward, float32 numbers of scratch, and whether `ea` lies half in du and half in ddt."""
+    """Launches of the backward, float32 numbers of scratch, and whether `ea` lies half in du and half in ddt.
+
+    `starts` of a part of a scan run before it is known what enters it from its end: they write what of its own output's
+    gradient reaches its start.
+    """
 
     launches: Launches
     scratch: int
     split: bool
+    starts: Launches | None = None
 
 
 def _cdiv(a: int, b: int) -> int:
@@ -87,14 +102,15 @@ def _roomy(call: Call) -> bool:
 
 
 @lru_cache(PLANS)
-def plan_forward(call: Call) -> ForwardPlan:
-    """Lay out the forward: a single pass over time where channels fill the GPU, else chunks."""
+def plan_forward(call: Call, part: bool = False) -> ForwardPlan:
+    """Lay out the forward: a single pass over time where channels fill the GPU, else chunks, as for a `part` of one."""
     batch, length, channels, N = call.batch, call.length, call.channels, call.N
     chunk = gpu_chunk(batch, length, channels, N)
     chunks = _cdiv(length, chunk)
     states, h_last = (batch, chunks - 1, channels, N), (batch, channels, N)
-    own = dict.fromkeys(("states", "h_last", "sums"), torch.float32)
-    launches = Launches(call.device, {name: call.dtype(name) for name in INPUTS} | own | {"y": call.dtype("u")})
+    own = dict.fromkeys(("states", "h_last", "sums", "ends", "end"), torch.float32)
+    dtypes = {name: call.dtype(name) for name in INPUTS} | own | {"y": call.dtype("u")}
+    launches = Launches(call.device, dtypes)
     shape = {"N": N, "SOFTPLUS": call.softplus, "HAS_BIAS": call.has("bias"), "REVERSE": call.reverse}
     optional = {"HAS_D": call.has("D"), "HAS_Z": call.has("z"), "HAS_START": call.has("h0")}
     per_lane = 2 if batch * channels >= SINGLE_PASS_PAIRS or N > 16 else 1
@@ -107,7 +123,7 @@ def plan_forward(call: Call) -> ForwardPlan:
     }
     pairs = _cdiv(channels, 32 * per_lane)
     # Within a chunk, and so in the single pass within a row, the kernels count elements in 32 bits.
-    if batch * channels >= SINGLE_PASS and length * channels < 1 << 31:
+    if batch * channels >= SINGLE_PASS and length * channels < 1 << 31 and not part:
         launches.add(
             spread_outputs, batch * pairs, (*INPUTS, "states", "y", "h_last", "states"),
             (length, channels, length, 1, pairs, chunk), {**spread, "KEEP": chunks > 1}, num_warps=4,
@@ -115,12 +131,25 @@ def plan_forward(call: Call) -> ForwardPlan:
         return ForwardPlan(launches, states, h_last, 0)
     blocks, warps = _cdiv(channels, WIDTH), N // 16
     tile = {**shape, "W": warps, "T": 16, "SUB": 4}
-    if chunks > 1:
-        launches.add(
-            chunk_ends, batch * (chunks - 1) * blocks, ("u", "dt", "A", "B", "bias", "states", "sums"),
-            (length, channels, chunk, chunks, blocks), tile, num_warps=warps,
+    pieces = _cdiv(channels * N, 32)
+    found = ("u", "dt", "A", "B", "bias", "ends" if part else "states", "sums")
+    ends = Launches(call.device, dtypes) if part else None
+    if ends is not None:
+        # The kernel leaves out the last of its chunks: it is told of one more.
+        ends.add(
+            chunk_ends, batch * chunks * blocks, found, (length, channels, chunk, chunks + 1, blocks), tile,
+            num_warps=warps,
         )  # fmt: skip
-        pieces = _cdiv(channels * N, 32)
+        ends.add(
+            pass_through, batch * pieces, ("A", "sums", "ends", "end"), (channels, chunks, pieces),
+            {"N": N, "BLOCK": 32, "BACK": False}, num_warps=1,
+        )  # fmt: skip
+    elif chunks > 1:
+        launches.add(
+            chunk_ends, batch * (chunks - 1) * blocks, found, (length, channels, chunk, chunks, blocks), tile,
+            num_warps=warps,
+        )  # fmt: skip
+    if chunks > 1:
         launches.add(
             pass_forward, batch * pieces, ("A", "h0", "sums", "states"), (channels, chunks - 1, pieces),
             {"N": N, "BLOCK": 32, "HAS_START": call.has("h0")}, num_warps=1,
@@ -135,7 +164,7 @@ def plan_forward(call: Call) -> ForwardPlan:
             outputs, batch * chunks * blocks, (*INPUTS, "states", "y", "h_last"),
             (length, channels, chunk, chunks, blocks), {**tile, **optional}, num_warps=1,
         )  # fmt: skip
-    return ForwardPlan(launches, states, h_last, batch * (chunks - 1) * channels)
+    return ForwardPlan(launches, states, h_last, batch * (chunks - 1) * channels, ends)
 
 
 def _slab_bytes(call: Call, chunk: int) -> int:
@@ -155,10 +184,11 @@ def _places(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
 
 
 @lru_cache(PLANS)
-def plan_backward(call: Call, dy: torch.dtype, carried: bool, output: bool = False) -> BackwardPlan:
+def plan_backward(call: Call, dy: torch.dtype, carried: bool, output: bool = False, part: bool = False) -> BackwardPlan:
     """Lay out the backward for a cotangent of this dtype.
 
-    `carried` says whether h_last has one too, `output` whether y is wanted again.
+    `carried` says whether h_last has one too, `output` whether y is wanted again. A `part` of a scan is one slab: what
+    enters from its end is only known when all of its chunks have been swept forward.
     """
     batch, length, channels, N = call.batch, call.length, call.channels, call.N
     chunk = gpu_chunk(batch, length, channels, N)
@@ -168,7 +198,7 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool, output: bool = Fal
     narrow, wide = _cdiv(channels, WIDTH), _cdiv(channels, WIDTH * per_lane)
     per_chunk = 4 * N * (strides * narrow * WIDTH + narrow * chunk + 3 * channels)
     allowed = _slab_bytes(call, chunk)
-    if batch * chunks * per_chunk <= max(SCRATCH, allowed):
+    if part or batch * chunks * per_chunk <= max(SCRATCH, allowed):
         cuts = [(slice(0, batch), 0, chunks)]
     else:
         wave = max(1, 8 * multiprocessors(call.device) // (warps * narrow))
@@ -184,9 +214,10 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool, output: bool = Fal
     wide_ea = call.dtype("dt").itemsize == 4 or call.dtype("u").itemsize == 4
     dtypes = {name: call.dtype(name) for name in INPUTS} | {"dy": dy, "y": call.dtype("u")}
     dtypes |= {f"d{name}": call.dtype(name) for name in INPUTS[:-1]}
-    dtypes |= dict.fromkeys(("states", "dh_last", "scratch", "carry"), torch.float32)
+    dtypes |= dict.fromkeys(("states", "dh_last", "scratch", "carry", "start"), torch.float32)
     dtypes |= dict.fromkeys(("high", "low"), torch.float32 if wide_ea else torch.int16)
     launches = Launches(call.device, dtypes)
+    starts = Launches(call.device, dtypes) if part else None
     per_row = dict.fromkeys(("u", "dt", "z", "dy", "y", "du", "ddt", "dz", "high", "low"), length * channels)
     per_row |= dict.fromkeys(("B", "C", "dB", "dC"), length * N)
     per_row |= dict.fromkeys(("h0", "carry", "dh_last", "rows of dA"), state)
@@ -213,10 +244,15 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool, output: bool = Fal
         sizes, block_sizes = (length, channels, chunk, chunks), (first, segment, flat)
         inputs = at((*INPUTS, "dy", "states"), row)
         written = ("dz", "y", "high", "low", "kept", "part", "q", "reached", "added", "sums", "rows of dD")
-        launches.add(
+        (starts or launches).add(
             sweep_forward, flat * narrow, [*inputs, *at(written, row)], (*sizes, narrow, first, segment),
             {**shape, "T": 16, "EXACT": call.dtype("C") != bfloat16, "OUTPUT": output}, num_warps=warps,
         )  # fmt: skip
+        if starts is not None:
+            starts.add(
+                pass_through, count * pieces, at(("A", "sums", "q", "start"), row), (channels, segment, pieces),
+                {"N": N, "BLOCK": 32, "BACK": True}, num_warps=1,
+            )  # fmt: skip
         last_in_time = first + segment == chunks
         passed = ("A", "dh_last" if last_in_time else "carry", "carry", "sums", "q", "reached", "added", "rows of dA")
         launches.add(
@@ -243,4 +279,4 @@ def plan_backward(call: Call, dy: torch.dtype, carried: bool, output: bool = Fal
             (length, channels, chunk, wide, *block_sizes, adders, batch, batch * chunks),
             {**adding, "HAS_D": call.has("D"), "HAS_BIAS": call.has("bias")}, num_warps=1,
         )  # fmt: skip
-    return BackwardPlan(launches, scratch, not wide_ea)
+    return BackwardPlan(launches, scratch, not wide_ea, starts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Final
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from seqdomains.kernels.dispatch import Implementation
 
+# What tells a part of a scan what enters it, its state or the gradient of its last one; see `kernels.raw`.
+Enter = Callable[..., Tensor] | None
 CPU_CHUNK: Final = 32
 # Programs of 32 channels that an H100 holds at once in the sweeps of the backward: 8 on each of 132 multiprocessors.
 RESIDENT: Final = 1056

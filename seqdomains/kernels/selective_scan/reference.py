@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqdomains.kernels.dispatch import widest
+from seqdomains.kernels.selective_scan.plan import Enter
 
 
 def selective_scan(
@@ -43,8 +44,7 @@ def selective_scan(
     dtype = widest((u, dt, A, B, C, D, z, bias, h0))
     u, dt = u.to(dtype), dt.to(dtype)
     A, B, C = (tensor.to(_of_states(A, dtype)) for tensor in (A, B, C))
-    x = dt if bias is None else dt + bias.to(dtype)
-    d = F.softplus(x) if softplus else x
+    d = _steps(dt, bias, softplus)
     rows, ends = [torch.empty(0)] * u.shape[1], []
     walks = _walks(u, cu_seqlens, reverse)
     for h, walk in zip(_split(h0, u, A, walks, cu_seqlens), walks, strict=True):
@@ -58,6 +58,12 @@ def selective_scan(
     if z is not None:
         y = y * F.silu(z.to(dtype))
     return y, torch.cat(ends)
+
+
+def _steps(dt: Tensor, bias: Tensor | None, softplus: bool) -> Tensor:
+    """Return d in the precision of dt."""
+    x = dt if bias is None else dt + bias.to(dt.dtype)
+    return F.softplus(x) if softplus else x
 
 
 def _of_states(A: Tensor, dtype: torch.dtype) -> torch.dtype:
@@ -117,8 +123,16 @@ def forward(
     cu_seqlens: Tensor | None,
     softplus: bool,
     reverse: bool,
+    *,
+    enter: Enter = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y in u's dtype, h_last in the dtype of the arithmetic, and no chunk states."""
+    """Return y in u's dtype, h_last in the dtype of the arithmetic, and no chunk states.
+
+    `enter` takes where the scan leads from zero, found by a scan of its own, and its sum of d, and returns h0.
+    """
+    if enter is not None:
+        end = selective_scan(u, dt, A, B, C, bias=bias, softplus=softplus)[1]
+        h0 = enter(end, _steps(dt.to(end.dtype), bias, softplus).sum(1))
     y, h_last = selective_scan(
         u, dt, A, B, C, D, z, bias, softplus=softplus, h0=h0, reverse=reverse, cu_seqlens=cu_seqlens
     )
@@ -141,12 +155,16 @@ def backward(
     chunk_states: Tensor,
     softplus: bool,
     reverse: bool,
+    *,
+    enter: Enter = None,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients (du, ddt, dA, dB, dC, dD, dz, dbias, dh0) by the adjoint recurrence, last step first.
 
     With g_t = dL/dy_t conj(C_t) and q_t = conj(a_t) (g_t + q_{t+1}), where a_t = exp(d_t A) and q_{L+1} = dL/dh_last,
     the gradient of h_t is g_t + q_{t+1}; everything else is a product of it with the conjugate of what entered step t.
     A gradient of a complex number is that by its real part plus i times that by its imaginary part, as in torch.
+    `enter` takes the gradient of the first state if that of the last were zero, found by a walk of its own, and returns
+    the latter.
     """
     dtype = widest((u, dt, A, B, C, D, z, bias, h0))
     u_, dt_, dy_ = (tensor.to(dtype) for tensor in (u, dt, dy))
@@ -154,6 +172,11 @@ def backward(
     x = dt_ if bias is None else dt_ + bias.to(dtype)
     d = F.softplus(x) if softplus else x
     gated = dy_ if z is None else dy_ * F.silu(z.to(dtype))
+    if enter is not None:
+        q = A_.new_zeros(u.shape[0], *A.shape)
+        for t in reversed(range(u.shape[1])):
+            q = torch.exp(d[:, t, :, None] * A_) * (q + gated[:, t, :, None] * _at(C_, t, u))
+        dh_last = enter(q)
     du = torch.zeros_like(u_) if D is None else gated * D.to(dtype)
     dd, out = torch.empty_like(u_), torch.empty_like(u_)
     dA, dB, dC = torch.zeros_like(A_), torch.zeros_like(B_), torch.zeros_like(C_)

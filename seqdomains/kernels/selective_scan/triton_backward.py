@@ -41,11 +41,12 @@ from seqdomains.kernels.selective_scan.plan import (
     RESIDENT,
     SCRATCH,
     STRIDE,
+    Enter,
     chunk_table,
     portable_chunk,
     slabs,
 )
-from seqdomains.kernels.selective_scan.triton_chunks import add_blocks, add_rows, pass_backward
+from seqdomains.kernels.selective_scan.triton_chunks import add_blocks, add_rows, pass_backward, pass_through
 from seqdomains.kernels.selective_scan.triton_packed import add_group_blocks, pass_backward_packed
 from seqdomains.kernels.selective_scan.triton_sweeps import sweep_backward, sweep_forward
 from seqdomains.kernels.selective_scan.triton_tile import (
@@ -76,11 +77,14 @@ def backward(
     chunk_states: Tensor,
     softplus: bool,
     reverse: bool,
+    *,
+    enter: Enter = None,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients (du, ddt, dA, dB, dC, dD, dz, dbias, dh0), each in its input's dtype.
 
     Scratch memory beside these is at most `BYTES_PER_ELEMENT` bytes per element of u, or `SCRATCH` where that is more,
-    as long as one chunk of one batch row fits into it.
+    as long as one chunk of one batch row fits into it. `enter` takes, between the sweeps, the gradient of the first
+    state if that of the last were zero, and returns the latter: scratch is then taken whole.
     """
     if A.is_complex():
         return triton_complex_backward.backward(
@@ -117,7 +121,7 @@ def backward(
     )
     chunk_floats = strides * channels * N + part_floats + 3 * channels * N + channels
     allowed = max(SCRATCH, BYTES_PER_ELEMENT * u.numel()) // (4 * chunk_floats)
-    whole = allowed >= batch * chunks
+    whole = enter is not None or allowed >= batch * chunks
     cuts = [(slice(0, batch), 0, chunks)] if whole else slabs(batch, chunks, allowed, max(1, RESIDENT // there_blocks))
     most = max((rows.stop - rows.start) * segment for rows, _, segment in cuts)
     kept, part = scratch(most * strides * channels * N), scratch(most * part_floats)
@@ -170,6 +174,13 @@ def backward(
                 shape | there.constants, key, **there.options,
             )  # fmt: skip
             add(dC, there_blocks)
+            if enter is not None:
+                start = torch.empty_like(carry)
+                launch(
+                    pass_through, batch * pieces, (A, sums, q, start, channels, chunks, pieces),
+                    {"N": N, "BLOCK": 32, "BACK": True}, key, num_warps=1,
+                )  # fmt: skip
+                carry.copy_(enter(start))
             if packed:
                 launch(
                     pass_backward_packed, sequences * pieces,

@@ -138,6 +138,49 @@ def pass_forward(
 
 
 @triton.jit
+def walk_through(
+    A2, sums_ptr, ends_ptr, i, exists, channels, known, N: tl.constexpr, BLOCK: tl.constexpr, BACK: tl.constexpr
+):
+    """Return where `known` chunks together lead from zero, in the order of time or `BACK`; nothing is written."""
+    size = channels * N
+    h = tl.zeros([BLOCK], tl.float32)
+    for c in range(0, known, 8):
+        p0 = (c + tl.arange(0, 4)).to(tl.int64)
+        p1 = p0 + 4
+        if BACK:
+            p0 = known - 1 - p0
+            p1 = known - 1 - p1
+        a0 = four_decays(sums_ptr, p0, i, A2, channels, known, exists, N)
+        a1 = four_decays(sums_ptr, p1, i, A2, channels, known, exists, N)
+        e0 = four_states(ends_ptr, p0, i, size, known, exists)
+        e1 = four_states(ends_ptr, p1, i, size, known, exists)
+        _h1, _h2, _h3, h = through_four(h, a0, e0, BLOCK)
+        _h1, _h2, _h3, h = through_four(h, a1, e1, BLOCK)
+    return h
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pass_through(
+    A_ptr, sums_ptr, ends_ptr, end_ptr, channels, known, blocks,
+    N: tl.constexpr, BLOCK: tl.constexpr, BACK: tl.constexpr,
+):  # fmt: skip
+    """Write where all chunks of each batch row together lead from zero, of which each leads to its `ends`.
+
+    In the order of time these are states; `BACK`, what sweeps add to q. The chunks' own are left as they are.
+    """
+    pid = tl.program_id(0)
+    batch = (pid // blocks).to(tl.int64)
+    i = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
+    size = channels * N
+    exists = i < size
+    A2 = tl.load(A_ptr + i, mask=exists, other=0.0).to(tl.float32) * 1.4426950408889634
+    sums_ptr += batch * known * channels
+    ends_ptr += batch * known * size
+    h = walk_through(A2, sums_ptr, ends_ptr, i, exists, channels, known, N, BLOCK, BACK)
+    tl.store(end_ptr + batch * size + i, h, mask=exists)
+
+
+@triton.jit
 def piece_backward(
     pid, A_ptr, entering_ptr, leaving_ptr, sums_ptr, q_ptr, reached_ptr, part_ptr, dA_ptr, channels, segment, blocks,
     N: tl.constexpr, BLOCK: tl.constexpr, ENTERS: tl.constexpr, ADD: tl.constexpr,

@@ -22,8 +22,8 @@ import triton.language as tl
 from torch import Tensor
 
 from seqdomains.kernels.selective_scan import triton_complex_forward
-from seqdomains.kernels.selective_scan.plan import chunk_table, portable_chunk
-from seqdomains.kernels.selective_scan.triton_chunks import pass_forward
+from seqdomains.kernels.selective_scan.plan import Enter, chunk_table, portable_chunk
+from seqdomains.kernels.selective_scan.triton_chunks import pass_forward, pass_through
 from seqdomains.kernels.selective_scan.triton_packed import pass_forward_packed
 from seqdomains.kernels.selective_scan.triton_tile import (
     SIZES,
@@ -181,8 +181,13 @@ def forward(
     cu_seqlens: Tensor | None,
     softplus: bool,
     reverse: bool,
+    *,
+    enter: Enter = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the scan on contiguous tensors.
+
+    `enter` takes, between the first two passes, where the scan leads from zero and its sum of d, and returns h0 in
+    float32.
 
     Returns
     -------
@@ -202,8 +207,9 @@ def forward(
         table, borders = chunk_table(cu_seqlens, length, chunk, reverse)
         sequences, chunks = cu_seqlens.shape[0] - 1, table.shape[0]
     stored = chunks if packed else chunks - 1
+    known = stored if enter is None else chunks
     y = torch.empty_like(u)
-    states = torch.empty(batch, stored, channels, N, device=u.device, dtype=torch.float32)
+    states = torch.empty(batch, known, channels, N, device=u.device, dtype=torch.float32)
     h_last = torch.empty(sequences, channels, N, device=u.device, dtype=torch.float32)
     key = launch_key((u, dt, A, B, C, D, z, bias, h0))
     shape = {
@@ -211,16 +217,26 @@ def forward(
         "SOFTPLUS": softplus, "HAS_BIAS": bias is not None,
     }  # fmt: skip
     with on_device_of(u):
-        if stored:
+        pieces = triton.cdiv(channels * N, 32)
+        if known:
             ends = tile_shape("chunk_ends", N)
             blocks = groups * triton.cdiv(channels // groups, ends.channels)
-            sums = torch.empty(batch, stored, channels, device=u.device, dtype=torch.float32)
+            sums = torch.empty(batch, known, channels, device=u.device, dtype=torch.float32)
             launch(
-                chunk_ends, batch * stored * blocks,
-                (u, dt, A, B, given(bias, A), table, states, sums, length, chunk, chunks, blocks, stored, groups),
+                chunk_ends, batch * known * blocks,
+                (u, dt, A, B, given(bias, A), table, states, sums, length, chunk, chunks, blocks, known, groups),
                 shape | ends.constants, key, **ends.options,
             )  # fmt: skip
-            pieces = triton.cdiv(channels * N, 32)
+        if enter is not None:
+            end = torch.empty_like(h_last)
+            launch(
+                pass_through, batch * pieces, (A, sums, states, end, channels, known, pieces),
+                {"N": N, "BLOCK": 32, "BACK": False}, key, num_warps=1,
+            )  # fmt: skip
+            h0 = enter(end, sums.sum(1))
+            states, sums = states[:, :stored].contiguous(), sums[:, :stored].contiguous()
+            key = launch_key((u, dt, A, B, C, D, z, bias, h0))
+        if stored:
             passing = {"N": N, "BLOCK": 32, "HAS_START": h0 is not None}
             if packed:
                 launch(
