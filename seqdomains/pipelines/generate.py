@@ -24,7 +24,7 @@ from seqdomains.sampling import counter_words, uniform
 
 # Sequences that are computed side by side, by their number: how many rows a matrix product has decides its last bits,
 # so a sequence's group may depend on nothing else. On a CPU the first is alone, then come 16, then 64 at a time: a step
-# of 1, 16 and 64 rows takes 1.0, 1.3 and 2.0 ms (64 x 3; docs/lab-log.md), and one sequence would pay for 64 twice. A
+# of 1, 16 and 64 rows takes 1.2, 1.8 and 2.7 ms (64 x 3; docs/lab-log.md), and one sequence would pay for 64 twice. A
 # GPU waits for launches, not for rows.
 _GROUPS: Final = {"cpu": (1, 16)}
 _MOST_TOGETHER: Final = 64
@@ -268,7 +268,7 @@ def _step_threads(device: torch.device) -> AbstractContextManager[object]:
     """Let a step on a CPU take one thread.
 
     Its operations are of microseconds, for which two threads wait for each other longer than they work: on 2 busy cores
-    a step took 4.6 ms in place of 0.8 (64 x 3; docs/lab-log.md). One also rounds alike on any number of cores.
+    two took 2 to 6 times as long as one (docs/lab-log.md). One also rounds alike on any number of cores.
     """
     return thread_count(1) if device.type == "cpu" else nullcontext()
 

@@ -254,5 +254,6 @@ def test_a_cuda_graph_says_the_same(monkeypatch, width):
         for graph in (False, True)
     )
     assert one == other
+    assert sequences(model, count=1, length=2000, device="cuda", sampling=Sampling(top_p=0.9)) == one[:1]
     (greedy,) = sequences(model, length=300, device="cuda", sampling=Sampling(temperature=0))
     assert greedy[:50] == sequences(model, length=50, sampling=Sampling(temperature=0))[0]
