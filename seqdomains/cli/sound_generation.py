@@ -132,32 +132,44 @@ class _Job:
     ) -> StoppedError | None:
         """Write all sounds, or what there is of them when a signal comes, which is returned."""
         for numbers in parts:
-            with ExitStack() as stack:
-                sounds = [self._opened(number, stack) for number in numbers]
-                watches: list[RunawayWatch] = []
-                stopped, done = None, 0
-                while done < self._length and stopped is None:
-                    try:
-                        block = next(blocks)
-                    except StoppedError as error:
-                        stopped = self._stop(error, numbers, done)
-                        continue
-                    # The prompt has been heard by now.
-                    watches = watches or [RunawayWatch(self._given.rate, self._heard) for _ in sounds]
-                    for sound, watch, codes, bits in zip(sounds, watches, block.tokens, block.bits, strict=True):
-                        seconds = sound.take(codes.astype(np.uint8), bits, self._given)
-                        for second in seconds:
-                            watch.see(second)
-                        _keep(seconds, sound, table)
-                    done += block.tokens.shape[1]
-                    self._written += block.tokens.size
-                for sound in sounds:
-                    _keep(sound.meter.finish(), sound, table)
-            told = ((sound.name, watch.verdict()) for sound, watch in zip(sounds, watches, strict=False))
-            self._verdicts += [f"{name} ran away: {verdict}" for name, verdict in told if verdict is not None]
+            try:
+                with ExitStack() as stack:
+                    sounds = [self._opened(number, stack) for number in numbers]
+                    stopped = self._write_together(sounds, blocks, table)
+            except StoppedError as error:
+                # Between two groups: of the second nothing is written, and its files are gone.
+                return StoppedError(error.signum, f"stopped: {numbers.start} sounds of {len(self._outputs)} are whole")
             if stopped is not None:
                 return stopped
         return None
+
+    def _write_together(
+        self, sounds: Sequence[_Sound], blocks: Iterator[Written], table: Table[Stretches] | None
+    ) -> StoppedError | None:
+        watches: list[RunawayWatch] = []
+        stopped, done = None, 0
+        while done < self._length and stopped is None:
+            try:
+                block = next(blocks)
+            except StoppedError as error:
+                if not done:
+                    raise
+                stopped = self._stop(error, sounds, done)
+                continue
+            # The prompt has been heard by now.
+            watches = watches or [RunawayWatch(self._given.rate, self._heard) for _ in sounds]
+            for sound, watch, codes, bits in zip(sounds, watches, block.tokens, block.bits, strict=True):
+                seconds = sound.take(codes.astype(np.uint8), bits, self._given)
+                for second in seconds:
+                    watch.see(second)
+                _keep(seconds, sound, table)
+            done += block.tokens.shape[1]
+            self._written += block.tokens.size
+        for sound, watch in zip(sounds, watches, strict=True):
+            _keep(sound.meter.finish(), sound, table)
+            if (verdict := watch.verdict()) is not None:
+                self._verdicts.append(f"{sound.name} ran away: {verdict}")
+        return stopped
 
     def tell(self, seconds: float) -> None:
         """Log how fast it went, and which sounds ran away."""
@@ -178,12 +190,13 @@ class _Job:
             writer.write(self._given.decode(self._before))
         return _Sound(output, writer, SecondMeter(self._given))
 
-    def _stop(self, error: StoppedError, numbers: range, done: int) -> StoppedError:
-        first, last = self._outputs[numbers.start], self._outputs[numbers.stop - 1]
-        names = first if first == last else f"{first} to {last}"
-        rate = self._given.rate
-        more = f"; {numbers.start} before it are whole" if numbers.start else ""
-        return StoppedError(error.signum, f"stopped: {names}: {done / rate:.3f} s of {self._length / rate:.3f} s{more}")
+    def _stop(self, error: StoppedError, sounds: Sequence[_Sound], done: int) -> StoppedError:
+        names, rate = " to ".join(dict.fromkeys((sounds[0].name, sounds[-1].name))), self._given.rate
+        whole = self._outputs.index(sounds[0].name)
+        before = f"; {whole} before are whole" if whole else ""
+        return StoppedError(
+            error.signum, f"stopped: {names}: {done / rate:.3f} s of {self._length / rate:.3f} s{before}"
+        )
 
 
 @dataclass(frozen=True)

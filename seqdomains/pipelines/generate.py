@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -308,7 +309,9 @@ class _Writer:
         self._columns = torch.arange(block, device=device)
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
         self._finite = torch.ones((), dtype=torch.bool, device=device)
-        self._advance: Callable[[], None] = _recorded(self._step, device) if recorded else self._step
+        # A kind of step for each stage that a token may go to: a graph holds one.
+        kinds: list[Callable[[], None]] = [partial(self._step, depth) for depth in range(len(model.config.pool) + 1)]
+        self._kinds = [_recorded(step, device) for step in kinds] if recorded else kinds
 
     def begin(self, state: InferenceState, logits: Tensor) -> None:
         """Go back to the end of the prompt."""
@@ -322,13 +325,14 @@ class _Writer:
         self._draws[:, :count].copy_(torch.from_numpy(draws))
         self._at.zero_()
         for _ in range(count):
-            self._advance()
+            self._kinds[self._stepper.depth]()
+            self._stepper.tick()
         if not bool(self._finite):
             raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
         return self._tokens[:, :count].cpu().numpy().copy(), self._bits[:, :count].cpu().numpy().copy()
 
-    def _step(self) -> None:
-        """Draw a token of each sequence from the logits at hand, and let the model read it."""
+    def _step(self, depth: int) -> None:
+        """Draw a token of each sequence from the logits at hand, and let so many inner stages of the model read it."""
         draws = self._draws.index_select(1, self._at)[:, 0]
         self._finite.logical_and_(self._logits.isfinite().all())
         tokens, bits = self._sampling.choose(self._logits, draws)
@@ -336,7 +340,7 @@ class _Writer:
         self._tokens.copy_(torch.where(here, tokens[:, None], self._tokens))
         self._bits.copy_(torch.where(here, bits[:, None].float(), self._bits))
         self._at.add_(1)
-        self._logits.copy_(self._stepper(tokens))
+        self._logits.copy_(self._stepper.advance(tokens, depth))
 
 
 def _recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:

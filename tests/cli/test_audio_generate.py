@@ -14,6 +14,7 @@ import torch
 
 from seqdomains.audio.files import examine, read, write_wav
 from seqdomains.audio.front_end import SoundInput
+from seqdomains.audio.levels import SecondMeter
 from seqdomains.backbone import MambaConfig, MambaLM, PatchReconstructor
 from seqdomains.genomics.alphabet import SIGNATURE
 from seqdomains.pipelines.generate import generate, generate_blocks
@@ -191,6 +192,35 @@ def test_a_stop_keeps_all_sounds_that_are_written_side_by_side(start, lm, tmp_pa
     assert len(set(lengths[1:17])) == 1
     assert all(path.suffix == ".flac" for path in tmp_path.iterdir())
     assert "stopped: " in err
+
+
+def test_a_stop_between_groups_leaves_no_empty_sound(seqdomains, lm, tmp_path, monkeypatch):
+    class Stopping(SecondMeter):
+        def finish(self):
+            signal.raise_signal(signal.SIGTERM)
+            return super().finish()
+
+    monkeypatch.setattr("seqdomains.cli.sound_generation.SecondMeter", Stopping)
+    options = ("--seconds", 0.5, "--count", 5, "-o", tmp_path / "out.wav", "--table", tmp_path / "t.tsv")
+    outcome = seqdomains("audio", "generate", lm, "--device", "cpu", *options)
+    assert outcome.code == 143
+    assert outcome.error == "seqdomains: stopped: 1 sounds of 5 are whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-0001.wav", "t.tsv"]
+    assert examine(tmp_path / "out-0001.wav").frames == RATE // 2
+
+
+def test_a_model_with_stages_writes_sound_too(made, tmp_path):
+    given = SoundInput(rate=RATE)
+    sizes = MambaConfig(
+        d_model=8, n_layer=1, vocab_size=256, pool=(4, 2), states="complex", time_invariant="outer", d_state=2
+    )
+    model = saved(tmp_path / "stages", given, sizes=sizes)
+    write_wav(tmp_path / "prompt.wav", np.sin(np.arange(101, dtype=np.float32)), RATE)
+    made("--seconds", 1, "--prompt", "prompt.wav", "--keep-prompt", "--temperature", 0, model=model)
+    codes = torch.tensor(codes_of("out.wav", given))[None]
+    with torch.no_grad():
+        logits = MambaLM.from_pretrained(model).eval()(torch.cat([torch.tensor([[128]]), codes[:, :-1]], 1))
+    assert logits.argmax(-1)[0, 101:].tolist() == codes[0, 101:].tolist()
 
 
 def test_what_a_killed_process_wrote_can_be_played(start, lm, tmp_path):

@@ -147,17 +147,42 @@ def test_a_sequence_is_the_same_whatever_others_are_written(model, monkeypatch):
     assert sequences(model, count=5) == some
 
 
+@pytest.mark.parametrize("prompt", [1, 7, 12, 13])
+def test_a_model_with_stages_has_a_recorded_step_for_each(monkeypatch, prompt):
+    """Steps that know nothing but what they were recorded with say what one pass says."""
+    model = MambaLM(
+        MambaConfig(d_model=16, n_layer=1, vocab_size=8, pool=(3, 2), tie_embeddings=False, states="complex"),
+        generator=torch.Generator().manual_seed(1),
+    ).eval()
+    with torch.no_grad():
+        model.backbone.embedding.weight.mul_(8)
+        model.lm_head.weight.mul_(4)
+    recorded = []
+    monkeypatch.setattr(generation, "_recorded", lambda step, device: recorded.append(step) or step)
+    tokens = np.random.default_rng(0).integers(0, 8, prompt)
+    blocks = generate_blocks(
+        model, tokens, length=60, count=2, graph=True, sampling=Sampling(temperature=0), progress=False
+    )
+    found = [block.tokens[0] for block in blocks]
+    assert len(recorded) == 2 * 3
+    whole = torch.from_numpy(np.concatenate([tokens, found[0]]))[None]
+    with torch.no_grad():
+        assert found[0].tolist() == model(whole).argmax(-1)[0, prompt - 1 : -1].tolist()
+    assert found[1].tolist() == found[0].tolist()
+    assert len(set(found[0].tolist())) > 2
+
+
 def test_blocks_are_given_as_they_are_written(model, monkeypatch):
     monkeypatch.setattr(generation, "_BLOCK", 16)
     steps = 0
-    stepper = generation.Stepper.__call__
+    tick = generation.Stepper.tick
 
-    def counting(self, tokens):
+    def counting(self):
         nonlocal steps
         steps += 1
-        return stepper(self, tokens)
+        tick(self)
 
-    monkeypatch.setattr(generation.Stepper, "__call__", counting)
+    monkeypatch.setattr(generation.Stepper, "tick", counting)
     blocks = generate_blocks(model, PROMPT, length=1 << 40, progress=False)
     parts = [next(blocks) for _ in range(3)]
     blocks.close()
@@ -243,10 +268,17 @@ def test_an_empty_prompt_is_refused(model):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("width", [16, 128])
-def test_a_cuda_graph_says_the_same(monkeypatch, width):
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"d_model": 16, "n_layer": 3},
+        {"d_model": 128, "n_layer": 3},
+        {"d_model": 32, "n_layer": 1, "pool": (4, 4), "states": "complex", "time_invariant": "outer"},
+    ],
+)
+def test_a_cuda_graph_says_the_same(monkeypatch, sizes):
     monkeypatch.delenv("SEQDOMAINS_KERNELS")
-    model = MambaLM(MambaConfig(d_model=width, n_layer=3), generator=torch.Generator().manual_seed(0)).eval()
+    model = MambaLM(MambaConfig(**sizes), generator=torch.Generator().manual_seed(0)).eval()
     with torch.no_grad():
         model.backbone.embedding.weight.mul_(8)
     one, other = (
