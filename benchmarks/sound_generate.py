@@ -1,7 +1,7 @@
 """Time how fast language models of sample codes write sound, one at a time and 64 side by side.
 
-Run ``python -m benchmarks.sound_generate``; `--model RUN` times a model of yours in place of untrained ones of two
-sizes, of which only the speed means anything. First the logits of steps are compared with those of one pass over the
+Run ``python -m benchmarks.sound_generate``; `--model RUN` times a model of yours in place of untrained ones of
+presets, of which only the speed means anything. First the logits of steps are compared with those of one pass over the
 whole sequence, and on a GPU what is written with a CUDA graph with what is written without one; a model that fails has
 no time. Printed are samples a second of a step with its draw by the number of rows, which decides how many sequences
 are computed side by side, then of all of `generate_blocks`, beside real time (16,000), and how much the memory grew.
@@ -20,9 +20,11 @@ import numpy as np
 import torch
 
 from seqdomains.audio.front_end import input_of
-from seqdomains.backbone import MambaConfig, MambaLM
+from seqdomains.backbone import MambaLM
 from seqdomains.backbone.step import Stepper
+from seqdomains.cli.config import resolve
 from seqdomains.cli.models import load_model, next_token_model_of
+from seqdomains.cli.sound_config import SoundPretrainConfig
 from seqdomains.pipelines.borrowed import deterministic, thread_count
 from seqdomains.pipelines.generate import _draws, _read, _Writer, generate_blocks, groups
 from seqdomains.pipelines.token_sampling import Sampling
@@ -32,6 +34,7 @@ REAL_TIME = 16_000
 SILENCE = np.array([128], np.uint8)
 CHECKED = 400
 ROWS = (1, 16, 64)
+PRESETS = ("codes-small", "piano-small", "piano-3m")
 SAMPLINGS = {"as it is": Sampling(), "top-k 100, top-p 0.98": Sampling(top_k=100, top_p=0.98)}
 
 
@@ -110,6 +113,7 @@ def time_model(name: str, model: MambaLM, device: str, clock: Clock, seconds: fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="a run folder or an artefact of `seqdomains audio pretrain`")
+    parser.add_argument("--preset", action="append", help="sizes of an untrained model; repeatable")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement of the whole pipeline")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processor-time", action="store_true", help="count no time in which others have the core")
@@ -121,9 +125,9 @@ def main() -> None:
         loaded = load_model(given.model, device=torch.device(given.device), check=input_of)
         time_model(str(given.model), next_token_model_of(loaded), given.device, clock, given.seconds)
         return
-    for width, blocks in ((64, 3), (128, 12)):
-        model = MambaLM(MambaConfig(d_model=width, n_layer=blocks, vocab_size=256))
-        time_model(f"untrained, {width} x {blocks}", model, given.device, clock, given.seconds)
+    for preset in given.preset or PRESETS:
+        model = MambaLM(resolve(SoundPretrainConfig, preset=preset).config.backbone())
+        time_model(f"untrained, preset {preset}", model, given.device, clock, given.seconds)
 
 
 if __name__ == "__main__":
