@@ -16,8 +16,8 @@ import torch
 
 from seqdomains.backbone import MambaConfig, MambaLM
 from seqdomains.genomics.markov import MarkovModel
+from seqdomains.kernels.token_draw import Sampling
 from seqdomains.pipelines.generate import generate
-from seqdomains.pipelines.token_sampling import Sampling
 
 BLOCK = 4096
 TOGETHER = 16  # sequences 1 to 16, which a CPU writes side by side

@@ -25,9 +25,9 @@ from seqdomains.backbone.step import Stepper
 from seqdomains.cli.config import resolve
 from seqdomains.cli.models import load_model, next_token_model_of
 from seqdomains.cli.sound_config import SoundPretrainConfig
+from seqdomains.kernels.token_draw import Sampling
 from seqdomains.pipelines.borrowed import deterministic, thread_count
 from seqdomains.pipelines.generate import _draws, _read, _Writer, generate_blocks, groups
-from seqdomains.pipelines.token_sampling import Sampling
 
 Clock = Callable[[], float]
 REAL_TIME = 16_000

@@ -39,13 +39,13 @@ from seqdomains.audio.levels import RunawayWatch, SecondMeter
 from seqdomains.audio.synthesis import SynthesisConfig, synthesize
 from seqdomains.audio.writing import open_writer
 from seqdomains.backbone import MambaConfig, MambaLM
+from seqdomains.kernels.token_draw import Sampling
 from seqdomains.pipelines.bits import BitsConfig, evaluate_bits
 from seqdomains.pipelines.borrowed import seeded, thread_count
 from seqdomains.pipelines.generate import generate_blocks
 from seqdomains.pipelines.objectives import NextToken
 from seqdomains.pipelines.recipe import TrainConfig
 from seqdomains.pipelines.run_folder import RunFolder
-from seqdomains.pipelines.token_sampling import Sampling
 from seqdomains.pipelines.train import train
 
 scratch = tempfile.TemporaryDirectory()

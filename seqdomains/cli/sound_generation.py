@@ -22,12 +22,12 @@ from seqdomains.backbone.artefact import WEIGHTS
 from seqdomains.cli.batch_plan import hash_of
 from seqdomains.cli.models import artefact_of, choose_device, load_model, next_token_model_of
 from seqdomains.errors import MOST_PROBLEMS, ConfigError, InputError
+from seqdomains.kernels.token_draw import Sampling
 from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.generate import Written, generate_blocks, groups
 from seqdomains.pipelines.interrupts import StoppedError
 from seqdomains.pipelines.progress import duration
 from seqdomains.pipelines.tables import Table
-from seqdomains.pipelines.token_sampling import Sampling
 from seqdomains.pipelines.tracks import Stretches, is_bigwig, open_values
 
 logger = logging.getLogger(__name__)

@@ -16,22 +16,23 @@ from torch import Tensor
 from seqdomains.backbone import InferenceState, MambaLM
 from seqdomains.backbone.step import Stepper
 from seqdomains.errors import InputError
+from seqdomains.kernels.token_draw import Sampling, TokenDraw
 from seqdomains.pipelines.borrowed import borrowed, deterministic, thread_count
 from seqdomains.pipelines.interrupts import StoppedError, stop_on_signals
 from seqdomains.pipelines.progress import Paced, progress_display
 from seqdomains.pipelines.stream import CHUNK
-from seqdomains.pipelines.token_sampling import Sampling
 from seqdomains.sampling import counter_words, uniform
 
 # Sequences that are computed side by side, by their number: how many rows a matrix product has decides its last bits,
 # so a sequence's group may depend on nothing else. On a CPU the first is alone, then come 16, then 64 at a time: a step
-# of 1, 16 and 64 rows takes 1.2, 1.8 and 2.7 ms (64 x 3; docs/lab-log.md), and one sequence would pay for 64 twice. A
-# GPU waits for launches, not for rows.
+# of 1, 16 and 64 rows takes 0.23, 0.56 and 1.6 ms (64 x 3; docs/lab-log.md), and one sequence would pay for all. A GPU
+# waits for launches, not for rows.
 _GROUPS: Final = {"cpu": (1, 16)}
 _MOST_TOGETHER: Final = 64
 _STREAM: Final = 5 << 32
 # Tokens between two looks at a signal, and of the random numbers that are made at once.
 _BLOCK: Final = 1024
+_WARM_UPS: Final = 3
 # Positions of a prompt whose entropies are computed at once: 8 MiB of float64 at 256 codes.
 _ASKED: Final = 1 << 12
 
@@ -268,8 +269,8 @@ def _read(
 def _step_threads(device: torch.device) -> AbstractContextManager[object]:
     """Let a step on a CPU take one thread.
 
-    Its operations are of microseconds, for which two threads wait for each other longer than they work: on 2 busy cores
-    two took 2 to 6 times as long as one (docs/lab-log.md). One also rounds alike on any number of cores.
+    Its operations are of microseconds, for which two threads wait for each other: on 2 busy cores two took 0.9 to 2.1
+    times as long as one (docs/lab-log.md). One also rounds alike on any number of cores.
     """
     return thread_count(1) if device.type == "cpu" else nullcontext()
 
@@ -301,46 +302,37 @@ class _Writer:
     ) -> None:
         self.rows, block = shape
         self._stepper = Stepper(model, state, rows=self.rows)
-        self._sampling = sampling
-        self._logits = torch.zeros(self.rows, model.config.vocab_size, device=device)
-        self._draws = torch.zeros(shape, dtype=torch.float64, device=device)
-        self._tokens = torch.zeros(shape, dtype=torch.int64, device=device)
-        self._bits = torch.zeros(shape, device=device)
-        self._columns = torch.arange(block, device=device)
-        self._at = torch.zeros(1, dtype=torch.int64, device=device)
-        self._finite = torch.ones((), dtype=torch.bool, device=device)
+        # Room for what is drawn while a step is recorded.
+        block = max(block, _WARM_UPS + 1)
+        self._draw = TokenDraw(sampling, rows=self.rows, vocabulary=model.config.vocab_size, block=block, device=device)
         # A kind of step for each stage that a token may go to: a graph holds one.
-        kinds: list[Callable[[], None]] = [partial(self._step, depth) for depth in range(len(model.config.pool) + 1)]
-        self._kinds = [_recorded(step, device) for step in kinds] if recorded else kinds
+        self._kinds: list[Callable[[], None]] = []
+        for depth in range(len(model.config.pool) + 1):
+            self._draw.begin(torch.zeros(self.rows, 1, dtype=torch.float64))
+            step = partial(self._step, depth)
+            self._kinds.append(_recorded(step, device) if recorded else step)
 
     def begin(self, state: InferenceState, logits: Tensor) -> None:
         """Go back to the end of the prompt."""
         self._stepper.load(state)
-        self._logits.copy_(logits.expand_as(self._logits))
-        self._finite.fill_(True)
+        self._draw.logits.copy_(logits.expand_as(self._draw.logits))
 
     def write(self, draws: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Write as many tokens as there are random numbers; returns them and their entropies, (rows, count) each."""
-        count = draws.shape[1]
-        self._draws[:, :count].copy_(torch.from_numpy(draws))
-        self._at.zero_()
-        for _ in range(count):
+        self._draw.begin(torch.from_numpy(draws))
+        for _ in range(draws.shape[1]):
             self._kinds[self._stepper.depth]()
             self._stepper.tick()
-        if not bool(self._finite):
-            raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
-        return self._tokens[:, :count].cpu().numpy().copy(), self._bits[:, :count].cpu().numpy().copy()
+        try:
+            tokens, bits = self._draw.drawn()
+        except FloatingPointError as error:
+            raise InputError(f"the model gives {error}; its weights are damaged or its input is") from error
+        return tokens.numpy(), bits.numpy()
 
     def _step(self, depth: int) -> None:
         """Draw a token of each sequence from the logits at hand, and let so many inner stages of the model read it."""
-        draws = self._draws.index_select(1, self._at)[:, 0]
-        self._finite.logical_and_(self._logits.isfinite().all())
-        tokens, bits = self._sampling.choose(self._logits, draws)
-        here = self._columns == self._at
-        self._tokens.copy_(torch.where(here, tokens[:, None], self._tokens))
-        self._bits.copy_(torch.where(here, bits[:, None].float(), self._bits))
-        self._at.add_(1)
-        self._logits.copy_(self._stepper.advance(tokens, depth))
+        self._draw()
+        self._draw.logits.copy_(self._stepper.advance(self._draw.now, depth))
 
 
 def _recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
@@ -356,7 +348,7 @@ def _recorded(step: Callable[[], None], device: torch.device) -> Callable[[], No
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            for _ in range(3):
+            for _ in range(_WARM_UPS):
                 step()
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()

@@ -17,8 +17,8 @@ from seqdomains.audio.front_end import SoundInput
 from seqdomains.audio.levels import SecondMeter
 from seqdomains.backbone import MambaConfig, MambaLM, PatchReconstructor
 from seqdomains.genomics.alphabet import SIGNATURE
+from seqdomains.kernels.token_draw import Sampling
 from seqdomains.pipelines.generate import generate, generate_blocks
-from seqdomains.pipelines.token_sampling import Sampling
 
 RATE = 200  # so that a second is soon written
 SIZES = MambaConfig(d_model=16, n_layer=1, vocab_size=256)

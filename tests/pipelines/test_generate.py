@@ -12,11 +12,11 @@ from scipy.stats import chisquare
 
 from seqdomains.backbone import MambaConfig, MambaLM
 from seqdomains.errors import InputError
+from seqdomains.kernels.token_draw import Sampling
 from seqdomains.pipelines import generate as generation
 from seqdomains.pipelines.borrowed import thread_count
 from seqdomains.pipelines.generate import generate, generate_blocks, groups
 from seqdomains.pipelines.interrupts import StoppedError
-from seqdomains.pipelines.token_sampling import Sampling
 
 CHANCES = (0.05, 0.4, 0.15, 0.3, 0.1)
 PROMPT = np.array([3, 1, 0, 2, 2, 1], np.uint8)
