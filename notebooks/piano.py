@@ -16,7 +16,7 @@
 # A small language model of samples hears SYNTHESIZED melodies for about half a minute on a CPU and goes on from the
 # beginning of one that it never heard. So small a model, trained so briefly, has the rhythm and the loudness at best,
 # and writes noise for notes. The same cells serve recordings of a piano: leave out `synthesize`, give their folder as
-# `paths`, and train longer and larger, on a GPU (`seqdomains audio pretrain --preset codes`).
+# `paths`, and train longer and larger, on a GPU (`seqdomains audio pretrain --preset piano-3m`).
 #
 # To open it as a notebook: `pip install 'seqdomains[notebooks]'`, then `jupytext --to ipynb notebooks/piano.py`.
 
@@ -54,7 +54,8 @@ folder = Path(scratch.name)
 # %% [markdown]
 # ## The sounds
 #
-# Twelve melodies of ten seconds, each of another instrument and key.
+# Twelve melodies of ten seconds, each of another instrument and key. Chorales on a sampled piano are
+# `SynthesisConfig(kind="piano")`, with `pip install 'seqdomains[piano]'`.
 
 # %%
 synthesize(SynthesisConfig(kind="music", clips=2, rate=8000, noise=(50.0, 60.0)), folder / "music")

@@ -346,3 +346,25 @@ def test_channels_that_are_read_one_by_one_are_refused_in_a_prompt(seqdomains, t
     outcome = seqdomains("audio", "generate", model, *options)
     assert outcome.code == 1
     assert "two.wav has 2 channels, and the model reads each by itself; give a file with one" in outcome.error
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"d_model": 64, "n_layer": 3},
+        {"d_model": 32, "n_layer": 1, "d_state": 8, "pool": (4, 4), "states": "complex", "time_invariant": "outer"},
+    ],
+)
+def test_a_gpu_writes_the_same_sound_whatever_the_count(seqdomains, tmp_path, monkeypatch, sizes):
+    monkeypatch.chdir(tmp_path)
+    model = saved(tmp_path / "model", SoundInput(rate=RATE), sizes=MambaConfig(vocab_size=256, **sizes))
+    for count in (1, 64, 70):
+        options = ("--seconds", 8, "--count", count, "--device", "cuda", "-o", f"{count}.wav")
+        outcome = seqdomains("audio", "generate", model, *options)
+        assert outcome.code == 0, outcome.err
+    alone = (tmp_path / "1.wav").read_bytes()
+    assert (tmp_path / "64-0001.wav").read_bytes() == alone
+    assert [(tmp_path / f"64-{number:04}.wav").read_bytes() for number in range(1, 65)] == [
+        (tmp_path / f"70-{number:04}.wav").read_bytes() for number in range(1, 65)
+    ]
