@@ -32,7 +32,7 @@ def run(monkeypatch, tmp_path):
 
 def test_each_notebook_has_a_test():
     names = sorted(path.name for path in NOTEBOOKS.iterdir() if path.suffix in (".py", ".ipynb"))
-    assert names == ["classify_a_folder.py", "species.py"]
+    assert names == ["classify_a_folder.py", "piano.py", "species.py"]
 
 
 @pytest.mark.slow
@@ -60,4 +60,21 @@ def test_species(run):
     assert names["places"].shape == (300, 2)
     assert names["recovered"]["average_precision"] > 0.55 > names["recovered"]["chance"]
     assert sum(bool(families) for _, _, families in names["met_apart"]) >= 4
+    assert not names["folder"].exists()
+
+
+@pytest.mark.slow
+def test_piano(run, tmp_path):
+    names = run("piano.py")
+    assert names["result"]["simulated"]
+    chain = next(one["bits"] for one in names["result"]["baselines"] if "Markov" in one["name"])
+    assert names["result"]["bits"] < chain
+    assert len(names["played"]) == 4 * 4000
+    assert [second.end for second in names["seconds"]] == [4000, 8000, 12000, 16000]
+    assert len(names["before"]) == 4
+    # What it writes is drawn with about as many bits as it expects a melody with, where noise has nearly 8.
+    assert 2 < min(second.entropy for second in names["seconds"]) <= 6
+    assert len(names["figure"].axes) == 3
+    (tmp_path / "a.wav").write_bytes(b"abc")
+    assert 'src="data:audio/wav;base64,YWJj"' in names["Player"](tmp_path / "a.wav")._repr_html_()
     assert not names["folder"].exists()

@@ -183,6 +183,23 @@ class SoundInput(BaseModel):
         encoder = Encoder(self)
         return np.concatenate([encoder.push(samples), encoder.finish()])
 
+    def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Turn codes back into samples, of which each is the middle of its code's range.
+
+        Raises
+        ------
+        ValueError
+            A position is no code.
+
+        Examples
+        --------
+        >>> SoundInput(codec="linear").decode(np.array([0, 255], np.uint8)).tolist()
+        [-1.0, 1.0]
+        """
+        if not self.codes:
+            raise ValueError(f"{self.codec} gives real numbers, which are not turned back into sound")
+        return decode_mu_law(codes) if self.codec == "mu-law" else decode_linear(codes)
+
     def normalised(self, values: NDArray[Any]) -> NDArray[Any]:
         """Apply `shift` and `scale` to real numbers; codes are left as they are."""
         if self.codes:

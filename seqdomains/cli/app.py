@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from seqdomains import __version__
-from seqdomains.cli import audio, dna_language, explain, fetching, genomics, genomics_finetune, options
+from seqdomains.cli import audio, audio_generate, dna_language, explain, fetching, genomics, genomics_finetune, options
 from seqdomains.errors import ConfigError, SeqdomainsError
 
 
@@ -65,6 +65,7 @@ genomics.app.command(short_help="Fetch real assemblies.")(fetching.fetch)
 genomics.app.command(short_help="Tell which bases an answer rests on.")(explain.explain)
 genomics.app.command(short_help="Train a classifier on the backbone of a model.")(genomics_finetune.finetune)
 dna_language.register(genomics.app)
+audio.app.command(short_help="Write sound with a language model.")(audio_generate.generate)
 app.add_typer(genomics.app, name="genomics")
 app.add_typer(audio.app, name="audio")
 

@@ -20,8 +20,9 @@ from seqdomains.genomics.alphabet import PAD, N, decode, encode
 from seqdomains.genomics.fasta import STDIN
 from seqdomains.genomics.markov import BASES
 from seqdomains.genomics.records import stream_records
+from seqdomains.kernels.token_draw import Sampling
 from seqdomains.pipelines.answers import silence_stdout
-from seqdomains.pipelines.generate import Sampling, generate
+from seqdomains.pipelines.generate import generate
 from seqdomains.pipelines.tables import refuse_compressed
 
 _COLUMNS = 60

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -14,116 +16,49 @@ from torch import Tensor
 from seqdomains.backbone import InferenceState, MambaLM
 from seqdomains.backbone.step import Stepper
 from seqdomains.errors import InputError
-from seqdomains.pipelines.borrowed import borrowed, deterministic
+from seqdomains.kernels.token_draw import Sampling, TokenDraw
+from seqdomains.pipelines.borrowed import borrowed, deterministic, thread_count
 from seqdomains.pipelines.interrupts import StoppedError, stop_on_signals
-from seqdomains.pipelines.progress import progress_display
+from seqdomains.pipelines.progress import Paced, progress_display
 from seqdomains.pipelines.stream import CHUNK
 from seqdomains.sampling import counter_words, uniform
 
-# Sequences that are written side by side, always as many: how many a matrix product has decides its last bits.
-TOGETHER: Final = 16
+# Sequences that are computed side by side, by their number: how many rows a matrix product has decides its last bits,
+# so a sequence's group may depend on nothing else. On a CPU the first is alone, then come 16, then 64 at a time: a step
+# of 1, 16 and 64 rows takes 0.23, 0.56 and 1.6 ms (64 x 3; docs/lab-log.md), and one sequence would pay for all. A GPU
+# waits for launches, not for rows.
+_GROUPS: Final = {"cpu": (1, 16)}
+_MOST_TOGETHER: Final = 64
 _STREAM: Final = 5 << 32
 # Tokens between two looks at a signal, and of the random numbers that are made at once.
 _BLOCK: Final = 1024
+_WARM_UPS: Final = 3
+# Positions of a prompt whose entropies are computed at once: 8 MiB of float64 at 256 codes.
+_ASKED: Final = 1 << 12
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn from the logits.
+class Written:
+    """The next tokens of sequences that are written side by side.
 
     Parameters
     ----------
-    temperature : float
-        The logits are divided by it; 0 takes the likeliest token.
-    top_k : int, optional
-        Only the likeliest k tokens.
-    top_p : float, optional
-        Of those, only the fewest whose probabilities are p together (nucleus sampling, arXiv:1904.09751).
-    codes : tuple of int, optional
-        Only these; all that the model has, if not given.
-
-    Raises
-    ------
-    ValueError
-        A value is out of range.
-
-    Examples
-    --------
-    >>> logits = torch.log(torch.tensor([[0.4, 0.1, 0.3, 0.2]]))
-    >>> Sampling(top_p=0.6).probabilities(logits).tolist()[0][::3]
-    [0.571428..., 0.0]
-    >>> Sampling(temperature=0).choose(logits, torch.tensor([0.9])).item()
-    0
+    numbers : range
+        Of the sequences.
+    start : int
+        Number of the first token, from 0 behind the prompt.
+    tokens : ndarray of int64, shape (sequences, tokens)
+    bits : ndarray of float32, shape (sequences, tokens)
+        Entropy of what each token was drawn by.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    codes: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature {self.temperature}: expected a number from 0")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k {self.top_k}: expected 1 or more")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p {self.top_p:g}: expected a number above 0 and up to 1")
-        if self.codes is not None and not self.codes:
-            raise ValueError("codes: expected one or more")
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Return what a token is drawn by, shape (rows, codes), float64.
-
-        Parameters
-        ----------
-        logits : Tensor, shape (rows, codes)
-        """
-        order, sorted_ = self._sorted(logits)
-        return torch.zeros_like(sorted_).scatter(1, order, sorted_)
-
-    def choose(self, logits: Tensor, draws: Tensor) -> Tensor:
-        """Draw a token for each row.
-
-        Parameters
-        ----------
-        logits : Tensor, shape (rows, codes)
-        draws : Tensor, shape (rows,)
-            Uniform numbers in [0, 1).
-
-        Returns
-        -------
-        Tensor of int64, shape (rows,)
-        """
-        order, chances = self._sorted(logits)
-        up_to = _running_sums(chances)
-        # Not above the last one that can be: rounding may leave the sum below 1.
-        last = ((chances > 0).sum(1) - 1).clamp(min=0)
-        place = (up_to <= (draws.to(up_to.dtype) * up_to[:, -1])[:, None]).sum(1)
-        return order.gather(1, torch.minimum(place, last)[:, None])[:, 0]
-
-    def _sorted(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens from the likeliest to the least likely, the lower code first, and their probabilities."""
-        wide = logits.double()
-        if self.codes is not None:
-            every = torch.arange(logits.shape[1], device=logits.device)
-            forbidden = torch.ones_like(every, dtype=torch.bool)
-            # Code by code: a list would be copied to the device, which a CUDA graph cannot hold.
-            for code in self.codes:
-                forbidden = forbidden & (every != code)
-            wide = wide.masked_fill(forbidden, float("-inf"))
-        wide, order = wide.sort(dim=1, descending=True, stable=True)
-        ranks = torch.arange(wide.shape[1], device=wide.device)
-        most = 1 if self.temperature == 0 else self.top_k or wide.shape[1]
-        chances = (wide / (self.temperature or 1.0)).masked_fill(ranks >= most, float("-inf")).softmax(1)
-        if self.top_p is not None:
-            # The token with which the sum reaches p is among them.
-            before = _running_sums(chances) - chances
-            chances = chances.masked_fill(before >= self.top_p, 0)
-            chances = chances / chances.sum(1, keepdim=True)
-        return order, chances
+    numbers: range
+    start: int
+    tokens: NDArray[np.int64]
+    bits: NDArray[np.float32]
 
 
-def generate(
+def generate_blocks(
     model: MambaLM,
     prompt: NDArray[Any],
     *,
@@ -136,11 +71,13 @@ def generate(
     graph: bool | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
-) -> Generator[NDArray[np.int64]]:
-    """Yield sequences that go on from a prompt.
+    heard: Callable[[NDArray[np.float32]], None] | None = None,
+) -> Generator[Written]:
+    """Yield sequences that go on from a prompt, block by block as they are written; memory does not follow `length`.
 
-    Token t of sequence i is drawn by a random number that is a function of the seed, i and t, and `TOGETHER` sequences
-    are always computed side by side; so a sequence is the same whatever others are written with it.
+    Token t of sequence i is drawn by a random number that is a function of the seed, i and t, and what is computed side
+    by side with i, of i alone (`groups`); so a sequence is the same whatever others are written with it. A group is
+    written to its end before the next one begins.
 
     Parameters
     ----------
@@ -163,13 +100,17 @@ def generate(
     graph : bool, optional
         Whether a step is recorded as a CUDA graph, which says the same in fewer launches; on a GPU it is, if not given.
     device : torch.device or str
-        Where to compute; the model is back where it was afterwards.
+        Where to compute; the model is back where it was afterwards. On a CPU steps take one thread, whatever torch has:
+        they are too short to be shared.
     progress : bool
         Whether to tell the user how far it is.
+    heard : callable, optional
+        Is given, before anything is written, the entropies of what would be drawn behind each token of the prompt,
+        float32 of shape (P,).
 
     Yields
     ------
-    ndarray of int64, shape (length,)
+    Written
 
     Raises
     ------
@@ -178,7 +119,106 @@ def generate(
     ValueError
         The prompt is empty.
     StoppedError
-        SIGTERM or Ctrl-C came.
+        SIGTERM or Ctrl-C came; what was written until then has been yielded.
+
+    Examples
+    --------
+    >>> from seqdomains.backbone import MambaConfig
+    >>> model = MambaLM(MambaConfig(d_model=16, n_layer=1))
+    >>> blocks = generate_blocks(model, np.array([0, 1, 2]), length=1500, count=3, progress=False)
+    >>> [(block.numbers, block.start, block.tokens.shape) for block in blocks]
+    [(range(0, 1), 0, (1, 1024)), (range(0, 1), 1024, (1, 476)), (range(1, 3), 0, (2, 1024)), (range(1, 3), 1024, ...
+    """
+    if not len(prompt):
+        raise ValueError("an empty prompt: expected at least one token, from which the next is told")
+    model.config.require_causal("generation", instead="Give a model that was trained on each next token.")
+    device, how = torch.device(device), sampling or Sampling()
+    recorded = device.type == "cuda" if graph is None else graph
+    parts = groups(first, count, device=device)
+    pace = Paced()
+    with (
+        deterministic(),
+        borrowed(model, device=device, training=False),
+        stop_on_signals("stopping") as stop,
+        progress_display("generate", total=length * len(parts), enabled=progress) as show,
+    ):
+        with torch.inference_mode():
+            logits, state, entropies = _read(model, prompt, chunk, device, how if heard is not None else None)
+            if heard is not None:
+                heard(entropies)
+        writer: _Writer | None = None
+        for place, (rows, wanted) in enumerate(parts):
+            with torch.inference_mode(), _step_threads(device):
+                if writer is None or writer.rows != len(rows):
+                    writer = _Writer(model, state, how, (len(rows), min(length, _BLOCK)), device, recorded=recorded)
+                writer.begin(state, logits)
+            for start in range(0, length, _BLOCK):
+                with torch.inference_mode(), _step_threads(device):
+                    tokens, bits = writer.write(_draws(seed, rows, start, min(_BLOCK, length - start)))
+                show(place * length + start + tokens.shape[1], "tokens of each sequence", pace.due())
+                asked = slice(wanted.start - rows.start, wanted.stop - rows.start)
+                yield Written(wanted, start, tokens[asked], bits[asked])
+                if stop.signum is not None:
+                    raise StoppedError(stop.signum, "stopped; repeat the command")
+
+
+def groups(first: int, count: int, *, device: torch.device | str = "cpu") -> list[tuple[range, range]]:
+    """Return which sequences are computed side by side, and which of these are wanted.
+
+    Parameters
+    ----------
+    first, count : int
+        The sequences `first` to `first + count` are wanted.
+    device : torch.device or str
+        On a CPU sequence 0 is alone, 1 to 16 are together, then 64 each; elsewhere 64 each from the beginning.
+
+    Examples
+    --------
+    >>> groups(0, 3)
+    [(range(0, 1), range(0, 1)), (range(1, 17), range(1, 3))]
+    >>> groups(60, 8, device="cuda")
+    [(range(0, 64), range(60, 64)), (range(64, 128), range(64, 68))]
+    """
+    sizes = iter(_GROUPS.get(torch.device(device).type, ()))
+    found, begin = [], 0
+    while begin < first + count:
+        end = begin + next(sizes, _MOST_TOGETHER)
+        wanted = range(max(first, begin), min(first + count, end))
+        if wanted:
+            found.append((range(begin, end), wanted))
+        begin = end
+    return found
+
+
+def generate(
+    model: MambaLM,
+    prompt: NDArray[Any],
+    *,
+    length: int,
+    count: int = 1,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    first: int = 0,
+    chunk: int = CHUNK,
+    graph: bool | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Generator[NDArray[np.int64]]:
+    """Yield sequences that go on from a prompt, each as a whole.
+
+    Parameters
+    ----------
+    model, prompt, length, count, sampling, seed, first, chunk, graph, device, progress
+        As those of `generate_blocks`.
+
+    Yields
+    ------
+    ndarray of int64, shape (length,)
+
+    Raises
+    ------
+    InputError, ValueError, StoppedError
+        As `generate_blocks`.
 
     Examples
     --------
@@ -189,42 +229,50 @@ def generate(
     >>> len(one), set(one.tolist()) <= {0, 1}
     (5, True)
     """
-    if not len(prompt):
-        raise ValueError("an empty prompt: expected at least one token, from which the next is told")
-    model.config.require_causal("generation", instead="Give a model that was trained on each next token.")
-    device, how = torch.device(device), sampling or Sampling()
-    recorded = device.type == "cuda" if graph is None else graph
-    groups = -(-count // TOGETHER)
-    with (
-        deterministic(),
-        borrowed(model, device=device, training=False),
-        stop_on_signals("stopping") as stop,
-        progress_display("generate", total=length * groups, enabled=progress) as show,
-    ):
-        with torch.inference_mode():
-            logits, state = _read(model, prompt, chunk, device)
-            writer = _Writer(model, state, how, min(length, _BLOCK), device, recorded=recorded)
-        for group in range(groups):
-            numbers = range(first + group * TOGETHER, first + (group + 1) * TOGETHER)
-            parts = []
-            with torch.inference_mode():
-                writer.begin(state, logits)
-                for start in range(0, length, _BLOCK):
-                    parts.append(writer.write(_draws(seed, numbers, start, min(_BLOCK, length - start))))
-                    show(group * length + min(start + _BLOCK, length), "tokens of each sequence", False)
-                    if stop.signum is not None:
-                        raise StoppedError(stop.signum, "stopped; repeat the command")
-            yield from np.concatenate(parts, axis=1)[: count - group * TOGETHER]
+    blocks = generate_blocks(
+        model,
+        prompt,
+        length=length,
+        count=count,
+        sampling=sampling,
+        seed=seed,
+        first=first,
+        chunk=chunk,
+        graph=graph,
+        device=device,
+        progress=progress,
+    )
+    with closing(blocks):
+        parts: list[NDArray[np.int64]] = []
+        for block in blocks:
+            parts.append(block.tokens)
+            if block.start + block.tokens.shape[1] == length:
+                yield from np.concatenate(parts, axis=1)
+                parts = []
 
 
-def _read(model: MambaLM, prompt: NDArray[Any], chunk: int, device: torch.device) -> tuple[Tensor, InferenceState]:
-    """Read a prompt; returns the logits behind it, shape (1, codes), and the state."""
+def _read(
+    model: MambaLM, prompt: NDArray[Any], chunk: int, device: torch.device, how: Sampling | None
+) -> tuple[Tensor, InferenceState, NDArray[np.float32]]:
+    """Read a prompt; returns the logits behind it, shape (1, codes), the state, and where `how` is given entropies."""
     state: InferenceState | None = None
     tokens = torch.from_numpy(np.ascontiguousarray(prompt))[None]
+    entropies = []
     for start in range(0, tokens.shape[1], chunk):
         logits, state = model(tokens[:, start : start + chunk].to(device), state=state, return_state=True)
+        if how is not None:
+            entropies += [how.entropy(part).float().cpu().numpy() for part in logits[0].split(_ASKED)]
     assert state is not None  # noqa: S101 - the prompt is not empty
-    return logits[:, -1], state
+    return logits[:, -1], state, np.concatenate(entropies) if entropies else np.zeros(0, np.float32)
+
+
+def _step_threads(device: torch.device) -> AbstractContextManager[object]:
+    """Let a step on a CPU take one thread.
+
+    Its operations are of microseconds, for which two threads wait for each other: on 2 busy cores two took 0.9 to 2.1
+    times as long as one (docs/lab-log.md). One also rounds alike on any number of cores.
+    """
+    return thread_count(1) if device.type == "cpu" else nullcontext()
 
 
 def _draws(seed: int, numbers: range, start: int, count: int) -> NDArray[np.float64]:
@@ -236,61 +284,55 @@ def _draws(seed: int, numbers: range, start: int, count: int) -> NDArray[np.floa
     return uniform(np.stack(rows))
 
 
-def _running_sums(chances: Tensor) -> Tensor:
-    """Add up along rows by a product with a triangle: cumsum has no deterministic form on a GPU."""
-    size = chances.shape[1]
-    return chances @ torch.ones(size, size, dtype=chances.dtype, device=chances.device).triu()
-
-
 class _Writer:
-    """Writes blocks of tokens of `TOGETHER` sequences; all that a step reads or changes lies in buffers of its own."""
+    """Writes blocks of tokens of a group; all that a step reads or changes lies in buffers of its own.
+
+    `shape` is how many sequences, and of how many tokens a block is at most.
+    """
 
     def __init__(
         self,
         model: MambaLM,
         state: InferenceState,
         sampling: Sampling,
-        block: int,
+        shape: tuple[int, int],
         device: torch.device,
         *,
         recorded: bool,
     ) -> None:
-        self._stepper = Stepper(model, state, rows=TOGETHER)
-        self._sampling = sampling
-        self._logits = torch.zeros(TOGETHER, model.config.vocab_size, device=device)
-        self._draws = torch.zeros(TOGETHER, block, dtype=torch.float64, device=device)
-        self._tokens = torch.zeros(TOGETHER, block, dtype=torch.int64, device=device)
-        self._columns = torch.arange(block, device=device)
-        self._at = torch.zeros(1, dtype=torch.int64, device=device)
-        self._finite = torch.ones((), dtype=torch.bool, device=device)
-        self._advance: Callable[[], None] = _recorded(self._step, device) if recorded else self._step
+        self.rows, block = shape
+        self._stepper = Stepper(model, state, rows=self.rows)
+        # Room for what is drawn while a step is recorded.
+        block = max(block, _WARM_UPS + 1)
+        self._draw = TokenDraw(sampling, rows=self.rows, vocabulary=model.config.vocab_size, block=block, device=device)
+        # A kind of step for each stage that a token may go to: a graph holds one.
+        self._kinds: list[Callable[[], None]] = []
+        for depth in range(len(model.config.pool) + 1):
+            self._draw.begin(torch.zeros(self.rows, 1, dtype=torch.float64))
+            step = partial(self._step, depth)
+            self._kinds.append(_recorded(step, device) if recorded else step)
 
     def begin(self, state: InferenceState, logits: Tensor) -> None:
         """Go back to the end of the prompt."""
         self._stepper.load(state)
-        self._logits.copy_(logits.expand_as(self._logits))
-        self._finite.fill_(True)
+        self._draw.logits.copy_(logits.expand_as(self._draw.logits))
 
-    def write(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Write as many tokens as there are random numbers, shape (TOGETHER, count)."""
-        count = draws.shape[1]
-        self._draws[:, :count].copy_(torch.from_numpy(draws))
-        self._at.zero_()
-        for _ in range(count):
-            self._advance()
-        if not bool(self._finite):
-            raise InputError("the model gives logits that are not finite; its weights are damaged or its input is")
-        found: NDArray[np.int64] = self._tokens[:, :count].to("cpu").numpy().copy()
-        return found
+    def write(self, draws: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Write as many tokens as there are random numbers; returns them and their entropies, (rows, count) each."""
+        self._draw.begin(torch.from_numpy(draws))
+        for _ in range(draws.shape[1]):
+            self._kinds[self._stepper.depth]()
+            self._stepper.tick()
+        try:
+            tokens, bits = self._draw.drawn()
+        except FloatingPointError as error:
+            raise InputError(f"the model gives {error}; its weights are damaged or its input is") from error
+        return tokens.numpy(), bits.numpy()
 
-    def _step(self) -> None:
-        """Draw a token of each sequence from the logits at hand, and let the model read it."""
-        draws = self._draws.index_select(1, self._at)[:, 0]
-        self._finite.logical_and_(self._logits.isfinite().all())
-        tokens = self._sampling.choose(self._logits, draws)
-        self._tokens.copy_(torch.where(self._columns == self._at, tokens[:, None], self._tokens))
-        self._at.add_(1)
-        self._logits.copy_(self._stepper(tokens))
+    def _step(self, depth: int) -> None:
+        """Draw a token of each sequence from the logits at hand, and let so many inner stages of the model read it."""
+        self._draw()
+        self._draw.logits.copy_(self._stepper.advance(self._draw.now, depth))
 
 
 def _recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
@@ -306,7 +348,7 @@ def _recorded(step: Callable[[], None], device: torch.device) -> Callable[[], No
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            for _ in range(3):
+            for _ in range(_WARM_UPS):
                 step()
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()

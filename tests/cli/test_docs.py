@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import soundfile
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("audio.md", "genomics.md")
@@ -71,6 +72,13 @@ def test_all_blocks_of_a_page_are_found(page):
 
 
 def of_sound(folder):
+    prompt = soundfile.info(folder / "flat" / "zero_0.wav").frames
+    assert [soundfile.info(folder / name).frames for name in ("new.wav", "more-0001.flac", "more-0002.flac")] == [
+        4000,
+        prompt + 1600,
+        prompt + 1600,
+    ]
+    assert len((folder / "seconds.tsv").read_text().splitlines()) == 3
     assert len((folder / "classes.tsv").read_text().splitlines()) == 81
     errors = [json.loads(line)["reason"] for line in (folder / "mixed" / "errors.jsonl").read_text().splitlines()]
     assert [any(word in error for error in errors) for word in ("'no sound at all'", "cut.wav is truncated")] == [

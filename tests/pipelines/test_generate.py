@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from scipy.stats import chisquare
 
 from seqdomains.backbone import MambaConfig, MambaLM
 from seqdomains.errors import InputError
+from seqdomains.kernels.token_draw import Sampling
 from seqdomains.pipelines import generate as generation
-from seqdomains.pipelines.generate import Sampling, generate
+from seqdomains.pipelines.borrowed import thread_count
+from seqdomains.pipelines.generate import generate, generate_blocks, groups
+from seqdomains.pipelines.interrupts import StoppedError
 
 CHANCES = (0.05, 0.4, 0.15, 0.3, 0.1)
 PROMPT = np.array([3, 1, 0, 2, 2, 1], np.uint8)
@@ -71,7 +75,7 @@ def test_probabilities_are_those_of_the_settings(sampling, expected):
 )
 def test_draws_have_the_probabilities(sampling):
     draws = torch.from_numpy((np.arange(20_000) + np.random.default_rng(0).random(20_000)) / 20_000)
-    counts = torch.bincount(sampling.choose(logits(20_000), draws), minlength=5).numpy()
+    counts = torch.bincount(sampling.choose(logits(20_000), draws)[0], minlength=5).numpy()
     expected = sampling.probabilities(logits())[0].numpy() * 20_000
     assert not counts[expected == 0].any()
     assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 0.01
@@ -85,14 +89,17 @@ def test_independent_draws_of_a_model_have_its_probabilities(model):
     assert chisquare(counts, expected / expected.sum() * 2000).pvalue > 0.001
 
 
-def test_the_largest_draw_takes_the_last_token_that_can_be():
-    sampling = Sampling(top_k=2)
-    assert sampling.choose(logits(), torch.tensor([1 - 2.0**-53], dtype=torch.float64)).item() == 3
-    assert sampling.choose(logits(), torch.tensor([0.0])).item() == 1
+@pytest.mark.parametrize(
+    ("sampling", "first", "last"),
+    [(Sampling(top_k=2), 1, 3), (Sampling(codes=(1, 3)), 1, 3), (Sampling(codes=(2, 1)), 1, 2), (Sampling(), 0, 4)],
+)
+def test_the_extreme_draws_take_tokens_that_can_be(sampling, first, last):
+    assert sampling.choose(logits(), torch.tensor([0.0]))[0].item() == first
+    assert sampling.choose(logits(), torch.tensor([1 - 2.0**-53], dtype=torch.float64))[0].item() == last
 
 
 def test_equal_tokens_are_told_apart_by_their_code():
-    assert Sampling(temperature=0).choose(torch.zeros(1, 4), torch.tensor([0.9])).item() == 0
+    assert Sampling(temperature=0).choose(torch.zeros(1, 4), torch.tensor([0.9]))[0].item() == 0
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 100])
@@ -105,6 +112,29 @@ def test_temperature_0_is_the_argmax_of_the_parallel_forward(model, chunk):
     assert len(set(found)) > 2
 
 
+@pytest.mark.parametrize(
+    ("sampling", "bits"),
+    [
+        (Sampling(), -sum(chance * math.log2(chance) for chance in CHANCES)),
+        (Sampling(temperature=0), 0),
+        (Sampling(codes=(1, 3)), -(4 / 7 * math.log2(4 / 7) + 3 / 7 * math.log2(3 / 7))),
+        (Sampling(top_p=0.65), -(4 / 7 * math.log2(4 / 7) + 3 / 7 * math.log2(3 / 7))),
+    ],
+)
+def test_entropy_is_that_of_what_is_drawn_by(sampling, bits):
+    assert sampling.choose(logits(2), torch.tensor([0.1, 0.7]))[1].tolist() == pytest.approx([bits, bits])
+    assert sampling.entropy(logits()).item() == pytest.approx(bits)
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 1), (0, 5), (0, 200), (3, 80), (17, 2), (100, 1)])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_sequence_has_one_group_whatever_is_asked_for(first, count, device):
+    of = {number: rows for rows, _ in groups(0, 300, device=device) for number in rows}
+    found = groups(first, count, device=device)
+    assert [number for _, wanted in found for number in wanted] == list(range(first, first + count))
+    assert all(of[number] == rows for rows, wanted in found for number in wanted)
+
+
 def test_a_sequence_is_the_same_whatever_others_are_written(model, monkeypatch):
     alone, some, many = (sequences(model, count=count) for count in (1, 5, 20))
     assert many[:5] == some
@@ -115,6 +145,80 @@ def test_a_sequence_is_the_same_whatever_others_are_written(model, monkeypatch):
     assert sequences(model, seed=1) != alone
     monkeypatch.setattr(generation, "_BLOCK", 8)
     assert sequences(model, count=5) == some
+
+
+@pytest.mark.parametrize("prompt", [1, 7, 12, 13])
+def test_a_model_with_stages_has_a_recorded_step_for_each(monkeypatch, prompt):
+    """Steps that know nothing but what they were recorded with say what one pass says."""
+    model = MambaLM(
+        MambaConfig(d_model=16, n_layer=1, vocab_size=8, pool=(3, 2), tie_embeddings=False, states="complex"),
+        generator=torch.Generator().manual_seed(1),
+    ).eval()
+    with torch.no_grad():
+        model.backbone.embedding.weight.mul_(8)
+        model.lm_head.weight.mul_(4)
+    recorded = []
+    monkeypatch.setattr(generation, "_recorded", lambda step, device: recorded.append(step) or step)
+    tokens = np.random.default_rng(0).integers(0, 8, prompt)
+    blocks = generate_blocks(
+        model, tokens, length=60, count=2, graph=True, sampling=Sampling(temperature=0), progress=False
+    )
+    found = [block.tokens[0] for block in blocks]
+    assert len(recorded) == 2 * 3
+    whole = torch.from_numpy(np.concatenate([tokens, found[0]]))[None]
+    with torch.no_grad():
+        assert found[0].tolist() == model(whole).argmax(-1)[0, prompt - 1 : -1].tolist()
+    assert found[1].tolist() == found[0].tolist()
+    assert len(set(found[0].tolist())) > 2
+
+
+def test_blocks_are_given_as_they_are_written(model, monkeypatch):
+    monkeypatch.setattr(generation, "_BLOCK", 16)
+    steps = 0
+    tick = generation.Stepper.tick
+
+    def counting(self):
+        nonlocal steps
+        steps += 1
+        tick(self)
+
+    monkeypatch.setattr(generation.Stepper, "tick", counting)
+    blocks = generate_blocks(model, PROMPT, length=1 << 40, progress=False)
+    parts = [next(blocks) for _ in range(3)]
+    blocks.close()
+    assert steps == 48
+    assert [part.start for part in parts] == [0, 16, 32]
+    assert np.concatenate([part.tokens[0] for part in parts]).tolist() == sequences(model, length=48)[0]
+
+
+def test_bits_are_those_of_the_parallel_forward(model):
+    sampling = Sampling(temperature=0.7, top_k=5)
+    heard = []
+    (block,) = generate_blocks(model, PROMPT, length=40, sampling=sampling, progress=False, heard=heard.append, chunk=4)
+    whole = torch.tensor([[*PROMPT.tolist(), *block.tokens[0].tolist()]])
+    with torch.no_grad():
+        expected = sampling.entropy(model(whole)[0]).float()
+    torch.testing.assert_close(torch.from_numpy(heard[0]), expected[: len(PROMPT)], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.from_numpy(block.bits[0]), expected[len(PROMPT) - 1 : -1], rtol=1e-3, atol=1e-3)
+    assert block.bits.std() > 0.01
+
+
+def test_torch_has_its_threads_again_between_blocks(model):
+    with thread_count(2):
+        blocks = generate_blocks(model, PROMPT, length=5, progress=False)
+        next(blocks)
+        assert torch.get_num_threads() == 2
+        blocks.close()
+
+
+def test_a_signal_ends_the_work_behind_a_block(model, monkeypatch):
+    monkeypatch.setattr(generation, "_BLOCK", 16)
+    blocks = generate_blocks(model, PROMPT, length=100, progress=False)
+    assert next(blocks).start == 0
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(StoppedError) as stopped:
+        next(blocks)
+    assert stopped.value.exit_code == 143
 
 
 def test_codes_that_are_not_allowed_are_never_written(model):
@@ -164,16 +268,24 @@ def test_an_empty_prompt_is_refused(model):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("width", [16, 128])
-def test_a_cuda_graph_says_the_same(monkeypatch, width):
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"d_model": 16, "n_layer": 3},
+        {"d_model": 128, "n_layer": 3},
+        {"d_model": 32, "n_layer": 1, "pool": (4, 4), "states": "complex", "time_invariant": "outer"},
+    ],
+)
+def test_a_cuda_graph_says_the_same(monkeypatch, sizes):
     monkeypatch.delenv("SEQDOMAINS_KERNELS")
-    model = MambaLM(MambaConfig(d_model=width, n_layer=3), generator=torch.Generator().manual_seed(0)).eval()
+    model = MambaLM(MambaConfig(**sizes), generator=torch.Generator().manual_seed(0)).eval()
     with torch.no_grad():
         model.backbone.embedding.weight.mul_(8)
     one, other = (
-        sequences(model, count=20, length=2000, device="cuda", graph=graph, sampling=Sampling(top_p=0.9))
+        sequences(model, count=70, length=2000, device="cuda", graph=graph, sampling=Sampling(top_p=0.9))
         for graph in (False, True)
     )
     assert one == other
+    assert sequences(model, count=1, length=2000, device="cuda", sampling=Sampling(top_p=0.9)) == one[:1]
     (greedy,) = sequences(model, length=300, device="cuda", sampling=Sampling(temperature=0))
     assert greedy[:50] == sequences(model, length=50, sampling=Sampling(temperature=0))[0]
