@@ -6,6 +6,7 @@ from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 
 from seqdomains.backbone.block import Block
 from seqdomains.backbone.heads import MambaLM
@@ -81,9 +82,11 @@ class Stepper:
 
     def advance(self, tokens: Tensor, depth: int) -> Tensor:
         """Do on the device what a token asks for that goes `depth` stages inwards; see `__call__`."""
-        hidden, residual = self._run(0, self._model.backbone.embed(tokens[:, None])[:, 0], depth)
-        hidden, _ = self._model.backbone.norm_f(hidden[:, None], None if residual is None else residual[:, None])
-        return full_precision(self._model.lm_head(hidden))[:, 0]
+        with torch.no_grad():
+            norm = self._model.backbone.norm_f
+            stream = _sum(*self._run(0, self._model.backbone.embed(tokens[:, None])[:, 0], depth))
+            hidden = rms_norm(stream, norm.weight.shape, norm.weight, norm.eps)
+            return full_precision(self._model.lm_head(hidden))
 
     def _run(self, stage: int, hidden: Tensor, depth: int) -> tuple[Tensor, Tensor | None]:
         """Run a stage and those within; returns the last output and what it is to be added to."""
@@ -93,9 +96,10 @@ class Stepper:
         if stage == len(self._borders):
             return hidden, residual
         border, stream = self._borders[stage], _sum(hidden, residual)
-        hidden, residual = border.told(), stream
-        border.take(stream)
+        # What is told may be overwritten by what the group that is whole now has to say.
+        hidden, residual = border.exchange(stream), stream
         if depth > stage:
+            hidden = hidden.clone()
             border.hold(_sum(*self._run(stage + 1, border.pooled(), depth)))
         for layer in self._visits[-1 - stage]:
             hidden, residual = layer(hidden, residual)
@@ -116,24 +120,29 @@ class _Border:
         self.factor, self.phase = inwards.factor, 0
         self._pending = state.pending.new_zeros(rows, self.factor, state.pending.shape[2])
         self._held = state.held.new_zeros(rows, self.factor, state.pending.shape[2])
-        self._place = torch.zeros(1, dtype=torch.int64, device=state.held.device)
+        # A recorded step must find its place on the device; elsewhere the number at hand is sooner there.
+        recorded = self._held.device.type != "cpu"
+        self._place = torch.zeros(1, dtype=torch.int64, device=self._held.device) if recorded else None
+        self._steps = torch.arange(self.factor, device=self._held.device)[:, None]
 
     def load(self, state: PoolState) -> None:
         self.phase = state.pending.shape[1]
-        self._place.fill_(self.phase)
+        if self._place is not None:
+            self._place.fill_(self.phase)
         self._held.copy_(state.held.view(-1, *self._held.shape[1:]).expand_as(self._held))
-        # The last of a group come to lie at the end, as `take` puts them.
-        late = self._pending[:, self.factor - self.phase :]
-        late.copy_(state.pending.expand_as(late))
+        early = self._pending[:, : self.phase]
+        early.copy_(state.pending.expand_as(early))
 
-    def told(self) -> Tensor:
-        """Return what the position is told that is read, shape (rows, width), and go on to the next one."""
+    def exchange(self, stream: Tensor) -> Tensor:
+        """Take the position that is read, shape (rows, width), and return what it is told, of the same shape."""
+        if self._place is None:
+            self._pending[:, self.phase] = stream
+            return self._held[:, self.phase]
+        # index_copy_ would sort the one index to be deterministic.
+        torch.where(self._steps == self._place, stream[:, None], self._pending, out=self._pending)
         found = self._held.index_select(1, self._place)[:, 0]
         self._place.add_(1).remainder_(self.factor)
         return found
-
-    def take(self, stream: Tensor) -> None:
-        self._pending.copy_(torch.cat([self._pending[:, 1:], stream[:, None]], dim=1))
 
     def pooled(self) -> Tensor:
         found: Tensor = self._inwards.linear(self._pending.flatten(1))

@@ -99,9 +99,9 @@ class BlockMemory:
 class BlockStep:
     """A block that reads one position of each row at a time.
 
-    It is for inference and has no gradient. All that does not change from step to step is found once, so that a step
-    is one call into compiled code on a CPU and three launches on a GPU, which a CUDA graph can hold. The results lie in
-    memory that the next step overwrites on a CPU.
+    It is for inference and has no gradient: it is called where none is recorded. All that does not change from step to
+    step is found once, so that a step is one call into compiled code on a CPU and three launches on a GPU, which a CUDA
+    graph can hold. The results lie in memory that the next step overwrites on a CPU.
 
     Parameters
     ----------
@@ -126,8 +126,9 @@ class BlockStep:
     ...     taps_bias=None, to_scan=None, to_step=None, step_bias=torch.zeros(D), A=-torch.rand(D, N),
     ...     B=torch.ones(D, N), C=torch.randn(D, N), skip=torch.ones(D), out=torch.randn(d, D), out_bias=None,
     ... )
-    >>> step = BlockStep(weights, rows=2)
-    >>> out, stream = step(torch.ones(2, d), torch.ones(2, d))
+    >>> with torch.no_grad():
+    ...     step = BlockStep(weights, rows=2)
+    ...     out, stream = step(torch.ones(2, d), torch.ones(2, d))
     >>> tuple(out.shape), stream[0, 0].item(), bool(step.memory.states.any())
     ((2, 4), 2.0, True)
     """
@@ -157,5 +158,4 @@ class BlockStep:
         stream : Tensor, shape (rows, d)
             `residual + hidden`.
         """
-        with torch.no_grad():
-            return self._run(hidden, residual)
+        return self._run(hidden, residual)

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seqdomains.kernels.block_step import BlockMemory, BlockWeights
@@ -169,11 +170,30 @@ def bind(weights: BlockWeights, state: BlockMemory) -> Callable[[Tensor, Tensor 
     written = flat(stream), flat(out)
     scratch = np.zeros(4 * (D + WIDTH) + d + R + 4 * N + 4 * WIDTH, np.float32)
 
+    of_hidden, of_residual = _Numbers(), _Numbers()
+
     def step(hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        given = of_hidden(hidden)
         _advance(
-            rows, sizes, flags[residual is not None], arrays, conv, states, flat(hidden),
-            flat(hidden if residual is None else residual), *written, scratch,
+            rows, sizes, flags[residual is not None], arrays, conv, states, given,
+            given if residual is None else of_residual(residual), *written, scratch,
         )  # fmt: skip
         return out, stream
 
     return step
+
+
+class _Numbers:
+    """A tensor's numbers as `flat` gives them; a block before gives the same tensor at each step, asked for once."""
+
+    def __init__(self) -> None:
+        self._seen: Tensor | None = None
+        self._array = flat(None)
+
+    def __call__(self, tensor: Tensor) -> NDArray[np.float32]:
+        if tensor is not self._seen:
+            self._array = flat(tensor)
+            # What `flat` had to copy would not follow the tensor.
+            lies_so = tensor.is_contiguous() and tensor.dtype == torch.float32
+            self._seen = tensor if lies_so else None
+        return self._array
