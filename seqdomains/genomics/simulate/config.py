@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
+from seqdomains.genomics.simulate.constraint import ConstraintConfig
 from seqdomains.genomics.simulate.tree import SPECIES
 
 
@@ -24,6 +25,8 @@ class SimulationConfig(BaseModel):
         How many times as dense as published the lineage-specific insertions are. Nothing else is multiplied.
     seed : int
         The same settings give the same bytes.
+    constraint : ConstraintConfig or None
+        Motif instances that purifying selection keeps; None plants none.
 
     Examples
     --------
@@ -45,6 +48,13 @@ class SimulationConfig(BaseModel):
     chromosome_length: Annotated[int, Field(ge=10_000, le=250_000_000)] = 1_000_000
     density: Annotated[float, Field(ge=1, le=256)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
+    constraint: ConstraintConfig | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a constraint that is not there: records and runs of earlier versions do not name it."""
+        tree: dict[str, Any] = handler(self)
+        return {key: value for key, value in tree.items() if key != "constraint" or value is not None}
 
     @field_validator("species")
     @classmethod
