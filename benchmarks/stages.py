@@ -66,6 +66,7 @@ class Stages:
         self._ends = time.monotonic() + 60 * minutes
         self._record = out / "stages.json"
         out.mkdir(parents=True, exist_ok=True)
+        signal.signal(signal.SIGTERM, _interrupt)
         self._stages = json.loads(self._record.read_text()) if self._record.exists() else {}
 
     @property
@@ -119,6 +120,11 @@ class Stages:
     def _save(self) -> None:
         with atomic_file(self._record) as partial:
             partial.write_text(json.dumps(self._stages, indent=1) + "\n")
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    """End like Ctrl-C, so that the command that runs is stopped too and saves its state."""
+    raise KeyboardInterrupt
 
 
 def result_of(run: Path) -> dict:
