@@ -22,7 +22,7 @@ import torch
 from seqdomains import __version__
 from seqdomains.files import atomic_file
 
-GRACE_S = 60
+GRACE_S = 25
 TRY_AGAIN = 75
 
 
