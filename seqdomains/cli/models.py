@@ -161,10 +161,17 @@ def classifier_of(loaded: LoadedModel) -> SequenceClassifier:
     if isinstance(loaded.model, SequenceClassifier):
         return loaded.model
     name, domain = type(loaded.model).__name__, loaded.signature.get("domain")
+    if domain != "genomics":
+        serves = "evaluate and embed"
+    elif loaded.signature.get("objective", "next-token") == "next-token":
+        serves = "likelihood, score, stream, explain, generate and embed"
+    else:
+        serves = "embed"
     if isinstance(loaded.model, MambaLM | PatchReconstructor):
         raise InputError(
             f"the artefact is a {name}, which `pretrain` makes and knows no classes; this command needs a classifier: "
-            f"`seqdomains {domain} finetune MODEL --data LABELLED --out RUN` trains one on it"
+            f"`seqdomains {domain} finetune MODEL --data LABELLED --out RUN` trains one on it; as it is it "
+            f"serves {serves}"
         )
     raise InputError(f"the artefact is a {name}; this command needs a SequenceClassifier, such as `train` makes")
 

@@ -184,3 +184,10 @@ def test_what_a_killed_command_left_is_gone_when_it_is_repeated(start, seqdomain
     outcome = seqdomains("genomics", "likelihood", lm, dna, "-o", tmp_path / "bits.tsv")
     assert outcome.code == 0, outcome.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bits.tsv", "dna.fa", "long.fa"]
+
+
+def test_a_language_model_has_no_classes_and_the_refusal_says_what_makes_them(seqdomains, lm, dna):
+    outcome = seqdomains("genomics", "predict", lm, dna)
+    assert outcome.code == 1
+    assert "`seqdomains genomics finetune MODEL --data LABELLED --out RUN` trains one on it" in outcome.error
+    assert "as it is it serves likelihood, score, stream, explain, generate and embed" in outcome.error
