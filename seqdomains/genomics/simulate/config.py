@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from seqdomains.genomics.simulate.constraint import ConstraintConfig
 from seqdomains.genomics.simulate.tree import SPECIES
@@ -49,12 +49,6 @@ class SimulationConfig(BaseModel):
     density: Annotated[float, Field(ge=1, le=256)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
     constraint: ConstraintConfig | None = None
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a constraint that is not there: records and runs of earlier versions do not name it."""
-        tree: dict[str, Any] = handler(self)
-        return {key: value for key, value in tree.items() if key != "constraint" or value is not None}
 
     @field_validator("species")
     @classmethod

@@ -170,7 +170,8 @@ class Totals:
         return {
             "format_version": FORMAT_VERSION,
             "simulated": True,
-            "config": config.model_dump(mode="json"),
+            # Without a constraint the bytes are those of before there was any.
+            "config": config.model_dump(mode="json", exclude_none=True),
             "rates": {
                 "markers_per_mb": branches,
                 "branches": {name: [b for b in PATHS[name] if b in branches] for name in config.species},
