@@ -129,11 +129,12 @@ def enm002(stages: Stages, seed: int, *, small: bool) -> Iterable[tuple[str, ...
         {"16x1-40": (16, 1, 40, 4096, 4e-3), "16x1-80": (16, 1, 80, 4096, 4e-3)}
         if small
         else {
-            "64x4-8k": (64, 4, 6_000, 8_192, 4e-3),
-            "64x4-32k": (64, 4, 6_000, 32_768, 8e-3),
-            "128x6-8k": (128, 6, 6_000, 8_192, 3e-3),
-            "128x6-16k": (128, 6, 12_000, 16_384, 3e-3),
-            "192x8-16k": (192, 8, 6_000, 16_384, 2e-3),
+            "64x4-3000": (64, 4, 3_000, 8_192, 4e-3),
+            "64x4-6000": (64, 4, 6_000, 8_192, 4e-3),
+            "64x8-3000": (64, 8, 3_000, 8_192, 4e-3),
+            "128x6-1500": (128, 6, 1_500, 8_192, 3e-3),
+            "128x6-3000": (128, 6, 3_000, 8_192, 3e-3),
+            "192x8-2000": (192, 8, 2_000, 8_192, 2e-3),
         }
     )
     preset = "encode-enm002"
@@ -150,7 +151,7 @@ def enm002(stages: Stages, seed: int, *, small: bool) -> Iterable[tuple[str, ...
         )
     best = min(tried, key=lambda name: result_of(stages.out / f"valid-{name}")["bits"])
     pretrain(stages, f"test-{best}", data, preset, configurations[best])
-    yield "part, width x blocks, bases a step", "bits", "Markov, both strands", "frequencies", "bases asked", "seconds"
+    yield "part, width x blocks, steps", "bits", "Markov, both strands", "frequencies", "bases asked", "seconds"
     for name in (*(f"valid-{name}" for name in tried), f"test-{best}"):
         yield bits_row(stages, name)
 
