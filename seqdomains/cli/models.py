@@ -162,7 +162,7 @@ def classifier_of(loaded: LoadedModel) -> SequenceClassifier:
         return loaded.model
     name, domain = type(loaded.model).__name__, loaded.signature.get("domain")
     if domain != "genomics":
-        serves = "evaluate and embed"
+        serves = "generate, evaluate and embed" if isinstance(loaded.model, MambaLM) else "evaluate and embed"
     elif loaded.signature.get("objective", "next-token") == "next-token":
         serves = "likelihood, score, stream, explain, generate and embed"
     else:

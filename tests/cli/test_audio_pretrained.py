@@ -140,7 +140,7 @@ def test_a_language_model_tells_no_classes(seqdomains, coder, clips):
     assert outcome.code == 1
     assert "MambaLM" in outcome.error
     assert "`seqdomains audio finetune MODEL --data LABELLED --out RUN` trains one on it" in outcome.error
-    assert "as it is it serves evaluate and embed" in outcome.error
+    assert "as it is it serves generate, evaluate and embed" in outcome.error
 
 
 MASKED = [
