@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,57 @@ def atomic_file(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[Path]:
+    """Do as `atomic_file` does, for a file that a user names: what killed commands left of it is removed first.
+
+    A temporary file is locked as long as its command lives, so that of two that write one file neither removes the
+    other's.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / ".a.tsv.123-0123abcd.partial").write_text("of a command that was killed")
+    >>> with output_file(folder / "a.tsv") as partial:
+    ...     _ = partial.write_text("whole")
+    >>> [path.name for path in folder.iterdir()]
+    ['a.tsv']
+    """
+    _remove_abandoned(path)
+    # The lock goes last: what is about to get its name is not abandoned.
+    with ExitStack() as held, atomic_file(path) as partial:
+        held.enter_context(_locked(partial))
+        yield partial
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    while True:
+        with path.open("wb") as handle:
+            # Where the system has no locks nothing is ever taken for abandoned either.
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another command may have met it before it was locked.
+            if os.fstat(handle.fileno()).st_nlink:
+                yield
+                return
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of `path` that no process holds, and what those kept beside theirs."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"\d+-[0-9a-f]{8}\.partial")
+    # Who cannot list or remove them can write all the same; if not, that is told where it is tried.
+    with suppress(OSError):
+        names = [one.name for one in path.parent.iterdir()]
+        for left in filter(pattern.fullmatch, names):
+            with suppress(OSError), path.with_name(left).open("r+b") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                beside = [one for one in names if one.startswith(left.removesuffix("partial"))]
+                for one in (one for one in beside if one.endswith(".partial")):
+                    path.with_name(one).unlink(missing_ok=True)
 
 
 @contextmanager

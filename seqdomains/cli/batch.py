@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +50,22 @@ from seqdomains.pipelines.tracks import require_bigwig
 logger = logging.getLogger(__name__)
 
 DOMAINS: Mapping[str, Domain] = {"genomics": Sequences(), "audio": Sounds()}
+
+
+def _option(name: str) -> Callable[[Any], str]:
+    return lambda value: f"no {name}" if value is None else f"{name} {value}"
+
+
+# What users give to have a value of a parameter: a plan's own names are none of theirs.
+_TOLD: Mapping[str, Callable[[Any], str]] = {
+    "complement": lambda value: "--strand forward" if value is None else "--strand both",
+    "rows": lambda value: "--frames" if value == "frames" else "no --frames",
+    "whole": lambda value: "no --window" if value else "--window",
+    "gap_policy": lambda value: f"--set data.gap_policy={value}",
+    "pooling": _option("--pool"),
+    "shard_size": _option("--shard-size"),
+    **{name: _option(f"--{name}") for name in ("window", "stride", "every", "layer", "regions", "precision")},
+}
 _TABLES: dict[str, str] = {"predict": "predictions", "embed": "embeddings", "stream": "stream"}
 
 
@@ -146,6 +162,7 @@ def run_batch_command(
             form=options.form,
             tokens=domain.tokens,
             share=share,
+            told=_TOLD,
             may_differ={"cpu": "results then agree to rounding", "batch_size": ""}
             | ({} if options.threads else {"threads": ""}),
         )

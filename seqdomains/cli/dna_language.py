@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seqdomains.cli.genomics import Strand
-from seqdomains.cli.options import DEVICE, DRY_RUN, PRESET, RUN_OUT, SET, SKIPPED_INPUTS
+from seqdomains.cli.options import DEVICE, DRY_RUN, PRESET, RUN_OUT, SET, SKIPPED_INPUTS, Strand
 
 
 def register(app: typer.Typer) -> None:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from seqdomains.cli.genomics import Strand
-from seqdomains.cli.options import DEVICE
+from seqdomains.cli.options import DEVICE, Strand
 
 
 class MethodName(StrEnum):

@@ -15,7 +15,7 @@ from seqdomains.backbone.artefact import WEIGHTS
 from seqdomains.cli.batch_plan import hash_of
 from seqdomains.cli.models import artefact_of, choose_device, load_model, next_token_model_of
 from seqdomains.errors import ConfigError, InputError, printable
-from seqdomains.files import atomic_file
+from seqdomains.files import output_file
 from seqdomains.genomics.alphabet import PAD, N, decode, encode
 from seqdomains.genomics.fasta import STDIN
 from seqdomains.genomics.markov import BASES
@@ -123,7 +123,7 @@ def _opened(output: str) -> Iterator[IO[str]]:
             with path.open("w", encoding="utf-8") as pipe:
                 yield pipe
         else:
-            with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as handle:
+            with output_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as handle:
                 yield handle
     except BrokenPipeError:
         raise

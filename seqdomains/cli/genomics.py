@@ -23,13 +23,16 @@ from seqdomains.cli.options import (
     SHARD,
     SHARD_SIZE,
     SKIPPED_INPUTS,
+    STRAND,
     THREADS,
     WORKERS,
     EngineName,
     PoolingName,
     Precision,
+    Strand,
     TableFormat,
     refuse_of_batches,
+    with_strand,
 )
 from seqdomains.errors import ConfigError
 
@@ -51,13 +54,6 @@ class OnMismatch(StrEnum):
     ERROR = "error"
     SKIP = "skip"
     SWAP = "swap"
-
-
-class Strand(StrEnum):
-    """Which strands variants are read on."""
-
-    BOTH = "both"
-    FORWARD = "forward"
 
 
 DATA = typer.Option(
@@ -125,14 +121,14 @@ def evaluate(
         Path | None,
         typer.Option("--out", help="Folder for evaluation.json and the windows, with --data.", metavar="DIR"),
     ] = None,
+    strand: Annotated[Strand | None, STRAND] = None,
     device: Annotated[str | None, DEVICE] = None,
 ) -> None:
     """Score a run on its own test windows, or on other labelled data (--data with --label-from or --labels)."""
     from seqdomains.cli.species import run_evaluate
 
-    run_evaluate(
-        run, data=data or [], label_from=label_from, labels=labels, settings=settings or [], out=out, device=device
-    )
+    asked = with_strand(settings, strand)
+    run_evaluate(run, data=data or [], label_from=label_from, labels=labels, settings=asked, out=out, device=device)
 
 
 @app.command(short_help="Classify windows of sequences.")
@@ -153,10 +149,9 @@ def predict(
     ] = "-",
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", help="strands=both: their mean; data.gap_policy=mask: masks -, . and *.", metavar="KEY=VALUE"
-        ),
+        typer.Option("--set", help="data.gap_policy=mask reads -, . and * as masked bases.", metavar="KEY=VALUE"),
     ] = None,
+    strand: Annotated[Strand | None, STRAND] = None,
     device: Annotated[str | None, DEVICE] = None,
     out: Annotated[Path | None, OUT] = None,
     table_format: Annotated[TableFormat | None, FORMAT] = None,
@@ -173,6 +168,7 @@ def predict(
 
     With --out the work is done in shards, by any number of workers, and goes on where it was stopped.
     """
+    settings = with_strand(settings, strand)
     if out is not None:
         if output != "-":
             raise ConfigError("-o and --out: a batch writes its table into its folder; give one of the two")
@@ -195,7 +191,7 @@ def predict(
         stride=stride,
         regions=regions,
         output=output,
-        settings=settings or [],
+        settings=settings,
         device=device,
     ):
         raise typer.Exit(SKIPPED_INPUTS)

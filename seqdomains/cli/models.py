@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from seqdomains.backbone import LoadedModel, MambaLM, SequenceClassifier, from_pretrained
+from seqdomains.backbone import LoadedModel, MambaLM, PatchReconstructor, SequenceClassifier, from_pretrained
 from seqdomains.backbone.strands import MeanOfStrands
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import COMPLEMENT, check_signature
@@ -158,9 +158,22 @@ def classifier_of(loaded: LoadedModel) -> SequenceClassifier:
     InputError
         It is something else.
     """
-    if not isinstance(loaded.model, SequenceClassifier):
-        raise InputError(f"the artefact is a {type(loaded.model).__name__}; this command needs a SequenceClassifier")
-    return loaded.model
+    if isinstance(loaded.model, SequenceClassifier):
+        return loaded.model
+    name, domain = type(loaded.model).__name__, loaded.signature.get("domain")
+    if domain != "genomics":
+        serves = "generate, evaluate and embed" if isinstance(loaded.model, MambaLM) else "evaluate and embed"
+    elif loaded.signature.get("objective", "next-token") == "next-token":
+        serves = "likelihood, score, stream, explain, generate and embed"
+    else:
+        serves = "embed"
+    if isinstance(loaded.model, MambaLM | PatchReconstructor):
+        raise InputError(
+            f"the artefact is a {name}, which `pretrain` makes and knows no classes; this command needs a classifier: "
+            f"`seqdomains {domain} finetune MODEL --data LABELLED --out RUN` trains one on it; as it is it "
+            f"serves {serves}"
+        )
+    raise InputError(f"the artefact is a {name}; this command needs a SequenceClassifier, such as `train` makes")
 
 
 def asked_of(model: nn.Module, *, strands: Strands) -> tuple[nn.Module, tuple[str, ...]]:

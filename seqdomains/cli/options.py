@@ -39,6 +39,32 @@ SHARD_SIZE = typer.Option(
 SKIPPED_INPUTS = 3
 
 
+class Strand(StrEnum):
+    """Which strands are read."""
+
+    BOTH = "both"
+    FORWARD = "forward"
+
+
+STRAND = typer.Option("--strand", help="Ask of the forward strand (default), or give the mean of both.")
+
+
+def with_strand(settings: list[str] | None, strand: Strand | None) -> list[str]:
+    """Return the arguments of --set with what --strand says, which is `strands` there.
+
+    Examples
+    --------
+    >>> with_strand(["data.gap_policy=mask"], Strand.BOTH)
+    ['data.gap_policy=mask', 'strands=both']
+    """
+    said = list(settings or ())
+    if strand is None:
+        return said
+    if any(one.partition("=")[0].strip() == "strands" for one in said):
+        raise ConfigError("--strand: is what --set strands says too; give one of the two")
+    return [*said, f"strands={strand.value}"]
+
+
 class EngineName(StrEnum):
     """Who computes a batch."""
 

@@ -33,7 +33,7 @@ from seqdomains.cli.sound_pretraining import score_pretrained
 from seqdomains.cli.sound_tasks import Judge, Task, judge_of, new_model, objective_of, score, settings_of, sound_as_text
 from seqdomains.cli.training import made, print_estimate, print_estimate_of, run_training
 from seqdomains.errors import MOST_PROBLEMS, ConfigError, InputError
-from seqdomains.files import atomic_file, parse_json
+from seqdomains.files import output_file, parse_json
 from seqdomains.pipelines.batch.folder import BatchFolder
 from seqdomains.pipelines.batch.merge import BatchOutcome
 from seqdomains.pipelines.batch.run import NAMED
@@ -335,7 +335,7 @@ def _keep(table: Path, output: str) -> None:
         print_last(table.read_text(encoding="utf-8").removesuffix("\n"))
         return
     try:
-        with atomic_file(Path(output)) as partial_file:
+        with output_file(Path(output)) as partial_file:
             shutil.copyfile(table, partial_file)
     except OSError as error:
         raise InputError(f"cannot write {output}: {error.strerror or error}; choose another -o") from error

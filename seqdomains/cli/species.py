@@ -52,7 +52,7 @@ from seqdomains.pipelines.batch.merge import BatchOutcome
 from seqdomains.pipelines.inputs import find_inputs
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.ranks import own_device
-from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.run_folder import RunFolder, flatten
 from seqdomains.pipelines.tables import STDOUT
 from seqdomains.pipelines.tracks import is_bigwig, open_track
 from seqdomains.task import Span
@@ -141,6 +141,8 @@ def run_evaluate(
         if out is not None or label_from or labels:
             raise ConfigError("--out, --label-from and --labels go with --data; a run's own result stays in its folder")
         config = _read_run(run, settings)
+        before, now = (flatten(one.model_dump(mode="json")) for one in (_read_run(run, ()), config))
+        changed = {key: value for key, value in now.items() if before.get(key) != value}
         _refuse_other_sections(
             settings,
             ("evaluate", "strands"),
@@ -148,7 +150,7 @@ def run_evaluate(
         )
         task: Any = labelled_task(with_genomes(config.data))
         model, said = asked_of(loaded.model, strands=config.strands)
-        result = evaluation.evaluate(model, task, config.evaluate, run, device=where, notes=said)
+        result = evaluation.evaluate(model, task, config.evaluate, run, device=where, notes=said, changed=changed)
     else:
         base = _read_run(run, ()).data if run.config.exists() else SpeciesData(window=trained_window(loaded))
         given = given_options(data, label_from, labels)
@@ -287,7 +289,7 @@ def _forward(settings: Sequence[str], *, verb: str) -> PredictConfig:
     """Return what --set tells a command that reads one strand."""
     config = resolve(PredictConfig, settings=settings).config
     if config.strands != "forward":
-        raise ConfigError(f"strands: {verb} reads the strand that is given; both are for predict and evaluate")
+        raise ConfigError(f"strands: {verb} reads the strand that is given; both are for predict, evaluate and explain")
     return config
 
 

@@ -9,7 +9,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,12 +82,20 @@ class Shelf:
         return self.folder / f".{assembly.stem}.part"
 
     def state(self, assembly: Assembly) -> str:
-        """Tell whether an assembly is here: fetched, begun (with the bytes that are there) or absent."""
-        record = read_record(self.genome(assembly))
+        """Tell whether an assembly is here: fetched, begun (with the bytes that are there), damaged, another or absent.
+
+        What is damaged, or not what the registry speaks of, is fetched again.
+        """
+        genome = self.genome(assembly)
+        record, fault = _looked_at(genome)
         if record is not None and _is_of(record, assembly):
             return "fetched"
         part = self.part(assembly)
-        return f"begun, {part.stat().st_size / 1e6:.0f} MB are here" if part.exists() else "absent"
+        if part.exists():
+            return f"begun, {part.stat().st_size / 1e6:.0f} MB are here"
+        if record is not None:
+            return "another: its record has another accession, size or sum than the registry"
+        return f"damaged: {fault}" if genome.exists() or _record_path(genome).exists() else "absent"
 
     def fetch(self, assembly: Assembly) -> Path:
         """Bring an assembly here, or what is left of it, and return its genome: bgzip with ``.fai`` and ``.gzi``.
@@ -258,15 +266,27 @@ def read_record(genome: Path) -> dict[str, Any] | None:
     >>> read_record(Path("human.none.fa.gz")) is None
     True
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        record = parse_json(read_bounded(_record_path(genome), _LARGEST_RECORD))
-        if (
-            isinstance(record["download"], dict)
-            and record["genome"]["size"] == genome.stat().st_size
-            and all(path.exists() for path in index_paths(genome))
-        ):
-            return dict(record)
-    return None
+    return _looked_at(genome)[0]
+
+
+def _looked_at(genome: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return the record of a genome that is whole, or what is wrong with it."""
+    path = _record_path(genome)
+    try:
+        record = dict(parse_json(read_bounded(path, _LARGEST_RECORD)))
+        size, came = record["genome"]["size"], record["download"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, f"{path.name}, which says what was fetched, is missing or cannot be read"
+    if not isinstance(came, dict):
+        return None, f"{path.name} does not say what was fetched"
+    try:
+        found = genome.stat().st_size
+    except OSError:
+        return None, f"{genome.name} is missing"
+    if found != size:
+        return None, f"{genome.name} has {found} bytes, and {size} when it was fetched"
+    missing = [one.name for one in index_paths(genome) if not one.exists()]
+    return (None, f"{missing[0]} is missing") if missing else (record, "")
 
 
 def fetched_genomes(folder: Path, assemblies: AssemblySet) -> dict[str, Path]:

@@ -14,7 +14,7 @@ import pysam
 from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.files import atomic_file
+from seqdomains.files import atomic_file, output_file
 from seqdomains.genomics.fasta import STDIN
 from seqdomains.genomics.variants import Variant
 
@@ -106,12 +106,12 @@ def open_scores(output: str, header: Any, *, strands: int, provenance: str) -> I
             with path.open("w", encoding="utf-8") as pipe:
                 yield _Tsv(pipe)
         elif not is_vcf(output):
-            with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as handle:
+            with output_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as handle:
                 yield _Tsv(handle)
         else:
             _add_keys(header, tuple(INFO)[: strands + 1], provenance)
             compressed = output.endswith(".gz")
-            with atomic_file(path) as partial, _opened(partial, compressed=compressed) as binary:
+            with output_file(path) as partial, _opened(partial, compressed=compressed) as binary:
                 table = _Vcf(binary, header)
                 yield table
             if compressed:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
-from seqdomains.files import atomic_file
+from seqdomains.files import output_file
 from seqdomains.pipelines.explain import ExplainedStretch
 from seqdomains.pipelines.tables import PARQUET_SUFFIXES, Table
 
@@ -50,7 +50,7 @@ def open_changes(path: Path, *, letters: Sequence[str]) -> Iterator[Table[Explai
     """
     names = ["record", "start", "end", "base", "of", "importance", *(f"to_{letter}" for letter in letters)]
     try:
-        with atomic_file(path) as partial:
+        with output_file(path) as partial:
             if path.suffix.lower() in PARQUET_SUFFIXES:
                 kinds = [
                     pa.string(),

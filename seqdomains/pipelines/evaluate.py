@@ -49,6 +49,7 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     notes: Sequence[str] = (),
+    changed: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Score `model` on the test windows of `task`, in fp32.
@@ -67,6 +68,8 @@ def evaluate(
         Where to compute; the model is back where it was afterwards.
     notes : sequence of str
         Sentences that stand beside the result, before those of the task.
+    changed : mapping, optional
+        Settings, by dotted key, that differ from those of the run's configuration.
     progress : bool
         Whether to tell the user how far it is.
 
@@ -79,7 +82,7 @@ def evaluate(
         (accuracy - chance) / (ceiling - chance), ``baseline``, ``cross_entropy`` (nats), ``classes``, ``confusion``
         (row: true class, column: predicted), ``per_class``, ``windows``, ``simulated``, ``notes``. Of a
         `ControlledTask` also ``groups`` (windows, accuracy and interval of each group of test windows) and
-        ``controls``, each of the form of ``baseline``.
+        ``controls``, each of the form of ``baseline``. ``changed`` stands there where something is.
 
     Raises
     ------
@@ -141,6 +144,8 @@ def evaluate(
     if isinstance(task, ControlledTask):
         right = np.concatenate(scores).argmax(axis=1) == np.concatenate(truths)
         result |= {"groups": _by_group(task.test_groups(), right), "controls": _controls(task, len(right))}
+    if changed:
+        result["changed"] = dict(changed)
     keep(result, task, run)
     return result
 

@@ -16,7 +16,7 @@ from matplotlib.transforms import Affine2D
 from numpy.typing import NDArray
 
 from seqdomains.errors import InputError
-from seqdomains.files import atomic_file
+from seqdomains.files import output_file
 from seqdomains.pipelines.figures import GREY
 
 FORMS: Final = (".svg", ".png", ".pdf")
@@ -96,7 +96,7 @@ def write_figure(figure: Figure, path: Path) -> None:
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(form, {})
     try:
         with (
-            atomic_file(path) as partial,
+            output_file(path) as partial,
             partial.open("wb") as handle,
             mpl.rc_context({"svg.hashsalt": "logo", "svg.fonttype": "none"}),
         ):

@@ -67,6 +67,7 @@ def write_report(run: RunFolder | Path) -> Path:
         complete=run.complete,
         sessions=sessions,
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        changed=(result or {}).get("changed", {}),
         figures={name: _inline(svg) for name, svg in figures.items()},
     )
     try:

@@ -238,7 +238,9 @@ class RunFolder:
             f"{key}: {_shown(now, key)} differs from {_shown(before, key)} of the run in {self.path}; "
             "choose another folder, or the configuration it began with"
             for key in sorted(before.keys() | now.keys())
-            if _shown(before, key) != _shown(now, key)
+            # What is null is not set: earlier versions had no such key.
+            if (before.get(key) is not None or now.get(key) is not None)
+            and _shown(before, key) != _shown(now, key)
             and not any(key == free or key.startswith(f"{free}.") for free in may_change)
         ]
         if problems:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.files import atomic_file
+from seqdomains.files import output_file
 from seqdomains.task import Span
 
 STDOUT = "-"
@@ -93,10 +93,10 @@ def open_table(output: Path | str, classes: Sequence[str]) -> Iterator[Table[Seq
             with path.open("w", encoding="utf-8", newline="\n") as pipe:
                 yield _Tsv(pipe, classes, rewindable=False)
         elif path.suffix.lower() in PARQUET_SUFFIXES:
-            with atomic_file(path) as partial, _open_parquet(partial, classes) as table:
+            with output_file(path) as partial, _open_parquet(partial, classes) as table:
                 yield table
         else:
-            with atomic_file(path) as partial, partial.open("w+", encoding="utf-8", newline="\n") as handle:
+            with output_file(path) as partial, partial.open("w+", encoding="utf-8", newline="\n") as handle:
                 yield _Tsv(handle, classes, rewindable=True)
     except BrokenPipeError:
         raise

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.files import atomic_file
+from seqdomains.files import output_file
 from seqdomains.pipelines.tables import PARQUET_SUFFIXES, STDOUT, Table, refuse_compressed
 
 BIGWIG_SUFFIXES: Final = (".bw", ".bigwig")
@@ -81,7 +81,7 @@ def open_track(
             yield rows
         return
     try:
-        with atomic_file(path) as partial, _bigwig(partial, lengths or {}) as track:
+        with output_file(path) as partial, _bigwig(partial, lengths or {}) as track:
             yield track
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
@@ -128,10 +128,10 @@ def _open_rows(
             with path.open("w", encoding="utf-8", newline="\n") as pipe:
                 yield _Lines(pipe, len(columns), header=header, digits=digits, rewindable=False)
         elif path.suffix.lower() in PARQUET_SUFFIXES:
-            with atomic_file(path) as partial, partial.open("wb") as binary, _parquet(binary, columns, kind) as track:
+            with output_file(path) as partial, partial.open("wb") as binary, _parquet(binary, columns, kind) as track:
                 yield track
         else:
-            with atomic_file(path) as partial, partial.open("w+", encoding="utf-8", newline="\n") as handle:
+            with output_file(path) as partial, partial.open("w+", encoding="utf-8", newline="\n") as handle:
                 yield _Lines(handle, len(columns), header=header, digits=digits, rewindable=True)
     except BrokenPipeError:
         raise

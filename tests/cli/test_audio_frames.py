@@ -150,6 +150,14 @@ def test_a_model_of_both_sides_cannot_say_frames_as_it_hears(seqdomains, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_batch_of_segments_is_not_gone_on_with_in_frames(seqdomains, trained, recording, tmp_path):
+    batch = ("audio", "predict", trained[0], recording, "--out", tmp_path / "batch")
+    assert seqdomains(*batch).code == 0
+    outcome = seqdomains(*batch, "--frames")
+    assert outcome.code == 2
+    assert "--frames differs from no --frames of the plan" in outcome.err
+
+
 def test_a_model_without_frames_has_no_rows_of_them(seqdomains, recording, tmp_path):
     import torch
 

@@ -139,6 +139,8 @@ def test_a_language_model_tells_no_classes(seqdomains, coder, clips):
     outcome = seqdomains("audio", "predict", coder[0], clips / "3.wav", "--device", "cpu")
     assert outcome.code == 1
     assert "MambaLM" in outcome.error
+    assert "`seqdomains audio finetune MODEL --data LABELLED --out RUN` trains one on it" in outcome.error
+    assert "as it is it serves generate, evaluate and embed" in outcome.error
 
 
 MASKED = [

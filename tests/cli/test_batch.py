@@ -249,12 +249,12 @@ def test_a_pipe_is_refused(batch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--window", 128], ["window: 128 differs from 256", "stride: 128 differs from 256"]),
-        (["--stride", 64], ["stride: 64 differs from 256"]),
-        (["--precision", "bfloat16"], ['precision: "bfloat16" differs from "float32"']),
-        (["--set", "data.gap_policy=mask"], ['gap_policy: "mask" differs from "reject"']),
-        (["--shard-size", 1000], ["shard_size: 1000 differs from null"]),
-        (["--regions", "BED"], ["regions: ", "regions_sha256: "]),
+        (["--window", 128], ["--window 128 differs from --window 256", "--stride 128 differs from --stride 256"]),
+        (["--stride", 64], ["--stride 64 differs from --stride 256"]),
+        (["--precision", "bfloat16"], ["--precision bfloat16 differs from --precision float32"]),
+        (["--set", "data.gap_policy=mask"], ["--set data.gap_policy=mask differs from --set data.gap_policy=reject"]),
+        (["--shard-size", 1000], ["--shard-size 1000 differs from no --shard-size"]),
+        (["--regions", "BED"], ["some.bed differs from no --regions", "regions_sha256: "]),
         (["MORE"], ["more.fa: is not in the plan"]),
     ],
     ids=lambda value: value[0] if value[0].startswith("-") else "",
@@ -278,7 +278,7 @@ def test_embeddings_do_not_go_on_in_a_folder_of_predictions(batch):
     batch(code=3)
     outcome = batch(verb="embed", code=2)
     assert 'verb: "embed" differs from "predict" of the plan' in outcome.err
-    assert 'pooling: "mean" differs from null of the plan' in outcome.err
+    assert "--pool mean differs from no --pool of the plan" in outcome.err
 
 
 def test_a_model_that_changed_is_refused(batch, artefact, few, tmp_path):

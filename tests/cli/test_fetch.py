@@ -174,6 +174,19 @@ def fetched(seqdomains, registry, tmp_path):
     return path, tmp_path / "own"
 
 
+def test_a_dry_run_says_what_is_damaged(seqdomains, fetched):
+    path, own = fetched
+    (own / "human.mini.fa.gz").write_bytes(b"cut")
+    (own / "bonobo.mini.fa.gz").unlink()
+    (own / "bonobo.mini.json").unlink()
+    outcome = seqdomains("genomics", "fetch", "--registry", path, "--out", own, "--dry-run")
+    assert outcome.code == 0, outcome.err
+    states = {line.split("\t")[1]: line.split("\t")[-1] for line in outcome.out.splitlines()[1:]}
+    assert states.pop("human").startswith("damaged: human.mini.fa.gz has 3 bytes, and ")
+    assert states.pop("bonobo") == "absent"
+    assert set(states.values()) == {"fetched"}
+
+
 def test_fetch_then_train_then_predict(seqdomains, fetched, tmp_path):
     """From a registry to classes; the assemblies are SIMULATED, their files are as real ones are."""
     _, own = fetched

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -168,3 +169,25 @@ def test_models_that_say_nothing_of_the_next_base_are_refused(seqdomains, artefa
         outcome = seqdomains("genomics", command, artefact, dna)
         assert outcome.code == 1
         assert "the artefact is a SequenceClassifier; this command needs a language model (MambaLM)" in outcome.error
+
+
+def test_what_a_killed_command_left_is_gone_when_it_is_repeated(start, seqdomains, lm, dna, tmp_path):
+    long = tmp_path / "long.fa"
+    long.write_text(">x\n" + "ACGTTGCA" * 2_000_000 + "\n")
+    with start("genomics", "likelihood", lm, long, "-o", tmp_path / "bits.tsv", "--device", "cpu") as process:
+        deadline = time.monotonic() + 100
+        while not list(tmp_path.glob(".*.partial")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    assert len(list(tmp_path.glob(".*.partial"))) == 1
+    outcome = seqdomains("genomics", "likelihood", lm, dna, "-o", tmp_path / "bits.tsv")
+    assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bits.tsv", "dna.fa", "long.fa"]
+
+
+def test_a_language_model_has_no_classes_and_the_refusal_says_what_makes_them(seqdomains, lm, dna):
+    outcome = seqdomains("genomics", "predict", lm, dna)
+    assert outcome.code == 1
+    assert "`seqdomains genomics finetune MODEL --data LABELLED --out RUN` trains one on it" in outcome.error
+    assert "as it is it serves likelihood, score, stream, explain, generate and embed" in outcome.error

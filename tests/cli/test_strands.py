@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 BOTH = ("--set", "model.bidirectional=true", "--set", "model.reverse_complement=equivariant")
@@ -130,7 +132,24 @@ def test_a_batch_of_both_strands_is_the_same_however_it_is_shared(seqdomains, ar
     rows = [[float(cell) for cell in line.split("\t")[5:]] for line in tables[0].decode().splitlines()[1:]]
     assert rows[: len(found)] == [pytest.approx(row, abs=1e-5) for row in found]
     again = seqdomains("genomics", "predict", artefact, *inputs, "--out", tmp_path / "1", "--format", "tsv")
-    assert again.code != 0  # of one strand is another table
+    assert again.code == 2  # of one strand is another table
+    assert "--strand forward differs from --strand both of the plan" in again.err
+
+
+def test_strand_is_spelled_as_explain_and_score_spell_it(seqdomains, artefact, strands_of, tmp_path):
+    command = ("genomics", "predict", artefact, strands_of, "--window", 700)
+    for strand in ("both", "forward"):
+        older = seqdomains(*command, "--set", f"strands={strand}")
+        assert older.code == 0, older.err
+        assert seqdomains(*command, "--strand", strand).out == older.out
+    batch = seqdomains(*command, "--strand", "both", "--format", "tsv", "--out", tmp_path / "out")
+    assert batch.code == 0, batch.err
+    rows = [line.split("\t")[5:] for line in (tmp_path / "out" / "predictions.tsv").read_text().splitlines()[1:]]
+    found = [[float(cell) for cell in row] for row in rows]
+    assert found == [pytest.approx(row, abs=1e-5) for row in rows_of(seqdomains(*command, "--strand", "both").out)]
+    twice = seqdomains(*command, "--strand", "both", "--set", "strands=forward")
+    assert twice.code == 2
+    assert "--strand: is what --set strands says too; give one of the two" in twice.error
 
 
 @pytest.mark.parametrize("verb", ["stream", "embed"])
@@ -138,7 +157,9 @@ def test_what_reads_one_strand_says_so(seqdomains, artefact, strands_of, tmp_pat
     out = ["--out", tmp_path / "e"] if verb == "embed" else []
     outcome = seqdomains("genomics", verb, artefact, strands_of, "--set", "strands=both", *out)
     assert outcome.code == 2
-    assert f"strands: {verb} reads the strand that is given; both are for predict and evaluate" in outcome.error
+    assert (
+        f"strands: {verb} reads the strand that is given; both are for predict, evaluate and explain" in outcome.error
+    )
 
 
 def test_an_evaluation_of_both_strands_says_so(seqdomains, run, tmp_path):
@@ -146,7 +167,17 @@ def test_an_evaluation_of_both_strands_says_so(seqdomains, run, tmp_path):
 
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    outcome = seqdomains("genomics", "evaluate", copy, "--set", "strands=both")
+    outcome = seqdomains("genomics", "evaluate", copy, "--strand", "both")
     assert outcome.code == 0, outcome.err
-    assert "Probabilities are the mean of both strands." in outcome.out
-    assert "Probabilities are the mean of both strands." in (copy / "evaluation.json").read_text()
+    said = "Probabilities are the mean of both strands."
+    assert said in outcome.out
+    assert said in (copy / "evaluation.json").read_text()
+    # The configuration stays that of the training; the report says where the evaluation's is another one.
+    assert "strands: forward" in (copy / "config.yaml").read_text()
+    told = "other settings than the run was begun with:\n<code>strands: both</code>."
+    assert seqdomains("report", copy).code == 0
+    assert told in (copy / "report.html").read_text()
+    assert seqdomains("genomics", "evaluate", copy).code == 0
+    assert "changed" not in json.loads((copy / "evaluation.json").read_text())
+    assert seqdomains("report", copy).code == 0
+    assert "other settings" not in (copy / "report.html").read_text()

@@ -121,13 +121,24 @@ def test_what_is_here_is_not_fetched_again_and_what_is_damaged_is(serve, tmp_pat
     before = len(site.seen)
     assert own.fetch(mini()) == genome
     assert len(site.seen) == before
-    for damage in (
-        lambda: genome.write_bytes(b"cut"),
-        lambda: (tmp_path / "chimpanzee.mMini.fa.gz.gzi").unlink(),
-        lambda: (tmp_path / "chimpanzee.mMini.json").write_text('{"genome": [], "download": 1}'),
+    name = "chimpanzee.mMini"
+    whole = len(genome.read_bytes())
+    for damage, told in (
+        (lambda: genome.write_bytes(b"cut"), f"{name}.fa.gz has 3 bytes, and {whole} when it was fetched"),
+        (lambda: genome.unlink(), f"{name}.fa.gz is missing"),
+        (lambda: (tmp_path / f"{name}.fa.gz.gzi").unlink(), f"{name}.fa.gz.gzi is missing"),
+        (
+            lambda: (tmp_path / f"{name}.json").write_text('{"genome": [], "download": 1}'),
+            f"{name}.json, which says what was fetched, is missing or cannot be read",
+        ),
+        (
+            lambda: (tmp_path / f"{name}.json").unlink(),
+            f"{name}.json, which says what was fetched, is missing or cannot be read",
+        ),
     ):
         damage()
         assert read_record(genome) is None
+        assert own.state(mini()) == f"damaged: {told}"
         own.fetch(mini())
         assert gzip.decompress(genome.read_bytes()) == FASTA
 
@@ -135,8 +146,9 @@ def test_what_is_here_is_not_fetched_again_and_what_is_damaged_is(serve, tmp_pat
 def test_another_assembly_of_the_same_name_is_fetched(serve, tmp_path):
     own = shelf(serve(files()), tmp_path)
     own.fetch(mini())
-    assert own.state(mini(accession="GCF_1.3")) == "absent"
-    assert own.state(mini(md5="0" * 32)) == "absent"
+    told = "another: its record has another accession, size or sum than the registry"
+    assert own.state(mini(accession="GCF_1.3")) == told
+    assert own.state(mini(md5="0" * 32)) == told
 
 
 @pytest.mark.parametrize("form", ["plain", "bgzip"])

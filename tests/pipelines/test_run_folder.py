@@ -29,6 +29,15 @@ def test_every_key_that_differs_is_listed(tmp_path):
     assert RunFolder(tmp_path / "run").read_config() == CONFIG
 
 
+def test_a_run_of_before_a_key_existed_goes_on_where_it_is_null(tmp_path):
+    RunFolder.prepare(tmp_path / "run", CONFIG)
+    model = {**CONFIG["model"], "newer": None}
+    RunFolder.prepare(tmp_path / "run", CONFIG | {"model": model})
+    RunFolder.prepare(tmp_path / "run", CONFIG)
+    with pytest.raises(ConfigError, match=r"model\.newer: 1 differs from \(unset\)"):
+        RunFolder.prepare(tmp_path / "run", CONFIG | {"model": model | {"newer": 1}})
+
+
 def test_keys_that_leave_the_weights_alone_may_change(tmp_path):
     RunFolder.prepare(tmp_path / "run", CONFIG)
     changed = CONFIG | {"evaluate": {"batch_size": 64}, "data": {"cache": "/elsewhere"}}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.genomics.simulate.config import SimulationConfig
+from seqdomains.genomics.simulate.constraint import NO_LETTER, Selection, Ward, plant
 from seqdomains.genomics.simulate.evolve import Tally, indels, steps_of, substitute
 from seqdomains.genomics.simulate.markers import RATE_PER_MB, Insertion, insert_markers
 from seqdomains.genomics.simulate.measure import Measures, measure
@@ -21,6 +23,8 @@ STAGES = (
     "caps of chimpanzee", "caps of bonobo", "caps of gorilla", "caps of human", "caps of orangutan",
 )  # fmt: skip
 """Each stage has a stream of random numbers of its own, so that no species depends on which others are simulated."""
+SELECTION = 1
+"""What selection decides in a stage has another stream, so that what it keeps is drawn like all else."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,27 @@ class MarkerRow:
 
 
 @dataclass(frozen=True)
+class ConstrainedRow:
+    """An instance of a constrained motif as it stands in a species' genome, 0-based half-open.
+
+    `intact` is the share of the motif's letters other than N that have a base which they allow.
+    """
+
+    start: int
+    end: int
+    motif: str
+    strand: str
+    intact: float
+
+
+@dataclass(frozen=True)
 class SpeciesChromosome:
-    """Bases, soft mask and markers of one species' chromosome."""
+    """Bases, soft mask, markers and constrained instances of one species' chromosome."""
 
     codes: Codes
     masked: Flags
     markers: tuple[MarkerRow, ...]
+    constrained: tuple[ConstrainedRow, ...] = ()
 
 
 @dataclass
@@ -65,6 +84,8 @@ class Chromosome:
     """Sequence in Mb into which each branch's markers went."""
     tally: Tally
     measures: Measures
+    rejected: dict[str, int]
+    """Mutations that purifying selection rejected, by kind."""
 
 
 @dataclass
@@ -75,29 +96,47 @@ class _Evolution:
     insertions: list[Insertion] = field(default_factory=list)
     exposed_mb: dict[str, float] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    selection: Selection | None = None
 
-    def rng(self, stage: str) -> np.random.Generator:
-        key = (self.hsa, STAGES.index(stage))
+    def rng(self, stage: str, *kind: int) -> np.random.Generator:
+        key = (self.hsa, STAGES.index(stage), *kind)
         return np.random.default_rng(np.random.SeedSequence(self.config.seed, spawn_key=key))
 
     def descend(self, lineage: Lineage, length: float, stage: str) -> Lineage:
         """Evolve a chromosome along one branch, with the branch's markers where it has any."""
         rng = self.rng(stage)
+        fates = self.rng(stage, SELECTION)
         rate = RATE_PER_MB.get(stage, 0.0) * self.config.density
         self.exposed_mb[stage] = len(lineage) / 1e6
         times = np.sort(rng.random(rng.poisson(rate * len(lineage) / 1e6)))
         for step, begin, end in steps_of(made(stage, length)):
             now = times[(times >= begin) & (times < end)] - begin
             rng.shuffle(now)
-            lineage, exposure, fresh = insert_markers(lineage, stage, now, end - begin, rng, self.columns)
+            ward = self._ward(lineage, fates)
+            lineage, exposure, fresh = insert_markers(
+                lineage, stage, now, end - begin, rng, self.columns, fixation=ward
+            )
             self.insertions += fresh
+            ward = self._ward(lineage, fates)
             background = ~self.in_marker(lineage)
-            codes = substitute(lineage.codes, step, rng, exposure=exposure, background=background, tally=self.tally)
+            codes = substitute(
+                lineage.codes, step, rng, exposure=exposure, background=background, tally=self.tally, fixation=ward
+            )
             lineage = Lineage(codes, lineage.masked, lineage.column, lineage.cuts)
             lineage = indels(
-                lineage, step, rng, self.columns, exposure=exposure, background=background, tally=self.tally
+                lineage,
+                step,
+                rng,
+                self.columns,
+                exposure=exposure,
+                background=background,
+                tally=self.tally,
+                fixation=ward,
             )
         return lineage
+
+    def _ward(self, lineage: Lineage, rng: np.random.Generator) -> Ward | None:
+        return None if self.selection is None else self.selection.on(lineage, rng)
 
     def marker_of_column(self) -> NDArray[np.int32]:
         """Return for each alignment column the index of its marker, -1 where there is none."""
@@ -116,6 +155,8 @@ def _evolve_tree(evolution: _Evolution, wanted: frozenset[str]) -> dict[str, Lin
     edges = block_lengths(discordance())
     length = PUBLISHED_LENGTHS
     root = root_chromosome(evolution.rng("root"), evolution.config.chromosome_length, evolution.columns)
+    if evolution.config.constraint is not None:
+        root, evolution.selection = plant(root, evolution.config.constraint, evolution.rng("root", SELECTION))
     found: dict[str, Lineage] = {}
     if "orangutan" in wanted:
         found["orangutan"] = evolution.descend(root, length["orangutan"], "orangutan")
@@ -173,6 +214,25 @@ def _marker_rows(evolution: _Evolution, lineage: Lineage, offset: int) -> list[M
     ]
 
 
+def _constrained_rows(selection: Selection, lineage: Lineage, offset: int) -> list[ConstrainedRow]:
+    """Find the instances of a species by their alignment columns, those that are lost as a whole left out."""
+    owner = selection.owner_of(lineage.column)
+    at = np.flatnonzero(owner >= 0)
+    bounds = np.flatnonzero(np.diff(owner[at], prepend=-1, append=-1))
+    rows = []
+    for low, high in pairwise(bounds.tolist()):
+        one = selection.instances[int(owner[at[low]])]
+        places = at[low:high]
+        known = one.allowed != NO_LETTER
+        here = one.allowed[lineage.column[places] - one.first_column]
+        kept = (here != NO_LETTER) & ((here >> lineage.codes[places]) & 1 == 1)
+        intact = float(kept.sum() / known.sum())
+        rows.append(
+            ConstrainedRow(int(places[0]) + offset, int(places[-1]) + 1 + offset, one.motif, one.strand, intact)
+        )
+    return rows
+
+
 def _finish(evolution: _Evolution, species: str, lineage: Lineage) -> SpeciesChromosome:
     """Add the caps and list the truth."""
     rng = evolution.rng(f"caps of {species}")
@@ -187,6 +247,7 @@ def _finish(evolution: _Evolution, species: str, lineage: Lineage) -> SpeciesChr
         codes=np.concatenate([left_codes, lineage.codes, right_codes]),
         masked=np.concatenate([left_masked, lineage.masked, right_masked]),
         markers=tuple(sorted(rows, key=lambda row: (row.start, row.end, row.name))),
+        constrained=tuple(() if (kept := evolution.selection) is None else _constrained_rows(kept, lineage, left)),
     )
 
 
@@ -206,4 +267,5 @@ def simulate_chromosome(config: SimulationConfig, hsa: int) -> Chromosome:
         exposed_mb=evolution.exposed_mb,
         tally=evolution.tally,
         measures=measure(ordered, owner),
+        rejected=dict(evolution.selection.rejected) if evolution.selection is not None else {},
     )

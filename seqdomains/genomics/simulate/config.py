@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from seqdomains.genomics.simulate.constraint import ConstraintConfig
 from seqdomains.genomics.simulate.tree import SPECIES
 
 
@@ -24,6 +25,8 @@ class SimulationConfig(BaseModel):
         How many times as dense as published the lineage-specific insertions are. Nothing else is multiplied.
     seed : int
         The same settings give the same bytes.
+    constraint : ConstraintConfig or None
+        Motif instances that purifying selection keeps; None plants none.
 
     Examples
     --------
@@ -45,6 +48,7 @@ class SimulationConfig(BaseModel):
     chromosome_length: Annotated[int, Field(ge=10_000, le=250_000_000)] = 1_000_000
     density: Annotated[float, Field(ge=1, le=256)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
+    constraint: ConstraintConfig | None = None
 
     @field_validator("species")
     @classmethod

@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqdomains.genomics.simulate.sequence import Codes, ColumnCounter, Flags, Lineage, Pieces, splice
+from seqdomains.genomics.simulate.sequence import Codes, ColumnCounter, Flags, Lineage, Pieces, Positions, splice
 
 TRANSITION_RATIO = 2.17
 CPG_TRANSITIONS = 23.0
@@ -35,6 +36,16 @@ EQUILIBRIUM = np.array([0.295, 0.205, 0.205, 0.295])
 
 TRANSITION = np.array([2, 3, 0, 1], np.uint8)
 TRANSVERSIONS = np.array([[1, 3], [0, 2], [1, 3], [0, 2]], np.uint8)
+
+
+class Fixation(Protocol):
+    """Decides which mutations become fixed, where not all do."""
+
+    def substitutions(self, at: Positions, codes: Codes) -> Flags:
+        """Say it of each change of the base at `at` to another one."""
+
+    def gaps(self, starts: Positions, ends: Positions) -> Flags:
+        """Say it of each deletion from start to end, and of each insertion before start = end."""
 
 
 @dataclass
@@ -121,6 +132,7 @@ def substitute(
     exposure: NDArray[np.float32] | None = None,
     background: Flags | None = None,
     tally: Tally | None = None,
+    fixation: Fixation | None = None,
 ) -> Codes:
     """Return a copy of `codes` after a step of `length` substitutions per site, at most one per site.
 
@@ -140,6 +152,8 @@ def substitute(
         Bases that are counted: an insertion rich in CpG changes neither the rates nor the tally.
     tally : Tally, optional
         Receives the numbers of events.
+    fixation : Fixation, optional
+        Which changes become fixed; all do without it.
     """
     states = states_of(codes)
     if rates is None:
@@ -154,8 +168,12 @@ def substitute(
     pair = TRANSVERSIONS[base]
     weight = EQUILIBRIUM[pair]
     second = rng.random(len(hit)) * weight.sum(axis=1) >= weight[:, 0]
+    new = np.where(is_transition, TRANSITION[base], np.where(second, pair[:, 1], pair[:, 0]))
+    if fixation is not None:
+        fixed = fixation.substitutions(hit, new)
+        hit, new, is_transition = hit[fixed], new[fixed], is_transition[fixed]
     changed = codes.copy()
-    changed[hit] = np.where(is_transition, TRANSITION[base], np.where(second, pair[:, 1], pair[:, 0]))
+    changed[hit] = new
     if tally is not None:
         counted = np.ones(len(hit), bool) if background is None else background[hit]
         tally.substitutions += int(counted.sum())
@@ -181,6 +199,7 @@ def indels(
     exposure: NDArray[np.float32] | None = None,
     background: Flags | None = None,
     tally: Tally | None = None,
+    fixation: Fixation | None = None,
 ) -> Lineage:
     """Return `lineage` after the insertions and deletions of a step; arguments as of `substitute`."""
     size = len(lineage)
@@ -189,6 +208,9 @@ def indels(
         at = at[rng.random(len(at)) < exposure[at]]
     lengths = 1 + np.searchsorted(ZETA_LAW, rng.random(len(at)), side="right").astype(np.int64)
     is_insertion = rng.random(len(at)) * (1 + DELETIONS_PER_INSERTION) < 1
+    if fixation is not None:
+        fixed = fixation.gaps(at, at + np.where(is_insertion, 0, lengths))
+        at, lengths, is_insertion = at[fixed], lengths[fixed], is_insertion[fixed]
     if tally is not None:
         counted = np.ones(len(at), bool) if background is None else background[at]
         tally.insertions += int((is_insertion & counted).sum())

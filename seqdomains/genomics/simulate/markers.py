@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from seqdomains.genomics.simulate.evolve import Fixation
 from seqdomains.genomics.simulate.families import (
     draw_copy,
     reverse_complement,
@@ -92,6 +93,8 @@ def insert_markers(
     end: float,
     rng: np.random.Generator,
     columns: ColumnCounter,
+    *,
+    fixation: Fixation | None = None,
 ) -> tuple[Lineage, NDArray[np.float32], list[Insertion]]:
     """Put fresh copies into a chromosome during one step of a branch.
 
@@ -109,6 +112,8 @@ def insert_markers(
         Source of chance.
     columns : ColumnCounter
         Gives each new base its alignment column.
+    fixation : Fixation, optional
+        Which insertions become fixed; all do without it.
 
     Returns
     -------
@@ -119,10 +124,13 @@ def insert_markers(
     insertions : list of Insertion
         What went in, from left to right.
     """
-    if len(times) == 0:
+    at = np.sort(rng.integers(20, len(lineage) + 1, len(times)))
+    if fixation is not None:
+        fixed = fixation.gaps(at, at)
+        at, times = at[fixed], times[fixed]
+    if len(at) == 0:
         return lineage, np.ones(len(lineage), np.float32), []
     shares = family_shares(branch)
-    at = np.sort(rng.integers(20, len(lineage) + 1, len(times)))
     families = rng.choice(list(shares), len(times), p=list(shares.values()))
     insertions: list[Insertion] = []
     contents: list[Codes] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +30,11 @@ def _refuse_foreign_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; the simulation needs a folder of its own: choose another path")
-    ours = {path for pattern in ("*.fa", "*.fai", "markers.*.bed", RECORD) for path in folder.glob(pattern)}
+    ours = {
+        path
+        for pattern in ("*.fa", "*.fai", "markers.*.bed", "constrained.*.bed", RECORD)
+        for path in folder.glob(pattern)
+    }
     others = sorted(path.name for path in set(folder.iterdir()) - ours)
     if others:
         raise InputError(
@@ -55,7 +59,9 @@ def simulate(
 
     The folder holds per species `<species>.fa` (60 columns, repeats in lower case, contigs `chr<hsa>`), its `.fai` and
     `markers.<species>.bed` (contig, start, end, branch/family/subfamily, identity to the inserted copy in
-    thousandths, strand; 0-based half-open), and `simulation.json`: settings, rates, and what was realised.
+    thousandths, strand; 0-based half-open), and `simulation.json`: settings, rates, and what was realised. With a
+    constraint there is `constrained.<species>.bed` too (contig, start, end, motif, intact letters in thousandths,
+    strand).
 
     Parameters
     ----------
@@ -105,7 +111,7 @@ def _write_all(
     try:
         while pending:
             chromosome = pending.popleft().result()
-            append_chromosome(folder, chromosome)
+            append_chromosome(folder, chromosome, constrained=config.constraint is not None)
             total.add(chromosome)
             if progress is not None:
                 progress(len(config.chromosomes) - len(pending), len(config.chromosomes))
@@ -124,11 +130,14 @@ class Totals:
         self.insertions: dict[str, dict[str, int]] = {}
         self.exposed_mb: dict[str, float] = {}
         self.cap_bases: dict[str, int] = {}
+        self.rejected: Counter[str] = Counter()
+        self.constrained: Counter[str] = Counter()
 
     def add(self, chromosome: Chromosome) -> None:
         """Add one chromosome."""
         self.tally.add(chromosome.tally)
         self.measures.add(chromosome.measures)
+        self.rejected.update(chromosome.rejected)
         for branch, families in chromosome.insertions.items():
             mine = self.insertions.setdefault(branch, {})
             for family, count in families.items():
@@ -138,6 +147,7 @@ class Totals:
         for species, item in chromosome.species.items():
             caps = sum(row.end - row.start for row in item.markers if row.branch == "cap")
             self.cap_bases[species] = self.cap_bases.get(species, 0) + caps
+            self.constrained[species] += len(item.constrained)
 
     def record(self, config: SimulationConfig) -> dict[str, Any]:
         """Return the content of `simulation.json`."""
@@ -156,10 +166,12 @@ class Totals:
                 "cap_share": self.cap_bases[name] / (facts["length"] + self.cap_bases[name]),
                 "expansion": facts["length"] / old,
             }
+        constraint = {"instances": dict(self.constrained), "rejected": dict(self.rejected)}
         return {
             "format_version": FORMAT_VERSION,
             "simulated": True,
-            "config": config.model_dump(mode="json"),
+            # Without a constraint the bytes are those of before there was any.
+            "config": config.model_dump(mode="json", exclude_none=True),
             "rates": {
                 "markers_per_mb": branches,
                 "branches": {name: [b for b in PATHS[name] if b in branches] for name in config.species},
@@ -172,5 +184,6 @@ class Totals:
                 "events": tally_json(self.tally),
                 "markers": self.insertions,
                 "expected_markers": {branch: rate * self.exposed_mb[branch] for branch, rate in branches.items()},
+                **({"constraint": constraint} if config.constraint is not None else {}),
             },
         }

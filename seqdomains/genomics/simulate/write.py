@@ -32,13 +32,13 @@ def fasta_lines(codes: Codes, masked: Flags) -> bytes:
     return lines.tobytes() + rest
 
 
-def append_chromosome(folder: Path, chromosome: Chromosome) -> None:
+def append_chromosome(folder: Path, chromosome: Chromosome, *, constrained: bool = False) -> None:
     """Add one chromosome to the FASTA, index and BED files of all its species."""
     for species, item in chromosome.species.items():
-        _append(folder, species, chromosome.hsa, item)
+        _append(folder, species, chromosome.hsa, item, constrained=constrained)
 
 
-def _append(folder: Path, species: str, hsa: int, chromosome: SpeciesChromosome) -> None:
+def _append(folder: Path, species: str, hsa: int, chromosome: SpeciesChromosome, *, constrained: bool) -> None:
     name = f"chr{hsa}"
     fasta = folder / f"{species}.fa"
     with fasta.open("ab") as handle:
@@ -51,6 +51,11 @@ def _append(folder: Path, species: str, hsa: int, chromosome: SpeciesChromosome)
         for row in chromosome.markers:
             score = round(1000 * row.identity)
             handle.write(f"{name}\t{row.start}\t{row.end}\t{row.name}\t{score}\t{row.strand}\n")
+    if constrained:
+        with (folder / f"constrained.{species}.bed").open("a") as handle:
+            for item in chromosome.constrained:
+                score = round(1000 * item.intact)
+                handle.write(f"{name}\t{item.start}\t{item.end}\t{item.motif}\t{score}\t{item.strand}\n")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

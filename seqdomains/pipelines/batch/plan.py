@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -330,19 +330,36 @@ def shown(path: str) -> str:
     return text.translate({ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"})
 
 
-def differences(plan: Plan, parameters: Mapping[str, Any], paths: Sequence[str]) -> list[str]:
+def differences(
+    plan: Plan,
+    parameters: Mapping[str, Any],
+    paths: Sequence[str],
+    *,
+    told: Mapping[str, Callable[[Any], str]] | None = None,
+) -> list[str]:
     """Say where a command differs from the plan in its folder, a line for each.
 
     Inputs that were planned and are not given, such as files that were deleted from a folder since, are no difference.
+    `told` gives for a parameter what the user says to have a value of it.
 
     Examples
     --------
-    >>> plan = Plan({"window": 4}, (PlannedInput("a.fa", "/a.fa", 10, 1),), (), ())
-    >>> differences(plan, {"window": 8}, ["/a.fa", "/b.fa"])
-    ['window: 8 differs from 4 of the plan', '/b.fa: is not in the plan']
+    >>> plan = Plan({"window": 4, "rows": None}, (PlannedInput("a.fa", "/a.fa", 10, 1),), (), ())
+    >>> told = {"rows": lambda value: "--frames" if value else "no --frames"}
+    >>> differences(plan, {"window": 8, "rows": "frames"}, ["/a.fa"], told=told)
+    ['--frames differs from no --frames of the plan', 'window: 8 differs from 4 of the plan']
+    >>> differences(plan, plan.parameters, ["/b.fa"])
+    ['/b.fa: is not in the plan']
     """
+
+    def as_given(key: str, values: Mapping[str, Any], *, named: str) -> str:
+        if told is not None and key in told:
+            return told[key](values.get(key))
+        return f"{named}{json.dumps(values.get(key))}"
+
     problems = [
-        f"{key}: {json.dumps(parameters.get(key))} differs from {json.dumps(plan.parameters.get(key))} of the plan"
+        f"{as_given(key, parameters, named=f'{key}: ')} differs from {as_given(key, plan.parameters, named='')} of the "
+        "plan"
         for key in sorted({*parameters, *plan.parameters})
         if parameters.get(key) != plan.parameters.get(key)
     ]

@@ -105,6 +105,7 @@ def run_batch(
     tokens: str = "tokens",
     share: Slice | None = None,
     may_differ: Mapping[str, str] | None = None,
+    told: Mapping[str, Callable[[Any], str]] | None = None,
     progress: bool = True,
 ) -> BatchOutcome | Waiting:
     """Compute a batch, or go on with the one in its folder.
@@ -131,6 +132,8 @@ def run_batch(
         Compute only these shards. Whoever finds all of them finished makes the table.
     may_differ : mapping of str to str, optional
         Parameters that may differ from the plan's, which then hold, and a warning to give; none where it is empty.
+    told : mapping of str to callable, optional
+        What the user says to have a value of a parameter, where that is not its name.
     progress : bool
         Whether to tell the user how far it is.
 
@@ -149,7 +152,7 @@ def run_batch(
     """
     folder.make()
     began = time.time()
-    find_plan = partial(_plan, folder, parameters, paths, make_plan, may_differ or {})
+    find_plan = partial(_plan, folder, parameters, paths, make_plan, may_differ or {}, told or {})
     with ExitStack() as held:
         if share is None:
             held.enter_context(folder.lock())
@@ -199,6 +202,7 @@ def _plan(
     paths: Sequence[str],
     make_plan: Callable[[], Plan],
     may_differ: Mapping[str, str],
+    told: Mapping[str, Callable[[Any], str]],
 ) -> Plan:
     try:
         if not folder.plan.exists():
@@ -213,7 +217,7 @@ def _plan(
     for key, warning in may_differ.items():
         if warning and own[key] != parameters[key]:
             _log.warning("%s is %s, and was %s when the plan was made: %s", key, parameters[key], own[key], warning)
-    if problems := differences(plan, {**parameters, **own}, paths):
+    if problems := differences(plan, {**parameters, **own}, paths, told=told):
         raise ConfigError([f"--out {folder.path} holds another batch: choose another folder for this one", *problems])
     changed = [f"{one.path} {change}" for one in plan.inputs if one.size >= 0 and (change := one.change())]
     for text in changed[:NAMED]:
