@@ -57,7 +57,7 @@ NAMES = st.one_of(st.text(min_size=1), st.binary(min_size=1).map(os.fsdecode))
 
 
 @given(st.lists(NAMES, min_size=1, max_size=4, unique=True), NAMES, NAMES)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_plan_is_read_as_it_was_written_whatever_its_files_are_called(tmp_path, names, record, reason):
     inputs = tuple(PlannedInput(name, f"/in/{name}", 7, 1) for name in names)
     skipped = tuple(Skipped(number, record, f"{reason} in {names[number]}") for number in range(len(names)))
