@@ -159,7 +159,7 @@ def test_flags_are_the_ones_we_promise():
         "config show": ["--set", "preset"],
         "doctor": [],
         "genomics": [],
-        "genomics evaluate": ["--data", "--device", "--label-from", "--labels", "--out", "--set", "run"],
+        "genomics evaluate": ["--data", "--device", "--label-from", "--labels", "--out", "--set", "--strand", "run"],
         "genomics embed": [
             "--device",
             "--engine",
@@ -261,6 +261,7 @@ def test_flags_are_the_ones_we_promise():
             "--set",
             "--shard",
             "--shard-size",
+            "--strand",
             "--stride",
             "--threads",
             "--window",

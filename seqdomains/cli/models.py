@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,9 +16,8 @@ from seqdomains.genomics.alphabet import COMPLEMENT, check_signature
 from seqdomains.kernels.dispatch import OPS, implementation
 from seqdomains.pipelines.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    # A run's configuration has the origin of a fine-tuned model in it, which is found by what is below.
-    from seqdomains.cli.run_config import Strands
+Strands = Literal["forward", "both"]
+"""Of which strand a classifier is asked; both: the mean of its probabilities."""
 
 # Tokens that go through a model at once. A CPU is half as fast again as with 2^16, whose tensors leave its caches; on a
 # GPU an fp32 tensor of a block takes 512 MiB at an inner width of 256, and is halved where that is too much.

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from seqdomains.backbone import MambaConfig, Pooling
 from seqdomains.cli.finetuning import Origin
+from seqdomains.cli.models import Strands
 from seqdomains.genomics.alphabet import COMPLEMENT, GapPolicy
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.pipelines.evaluate import EvaluateConfig
@@ -15,10 +16,6 @@ from seqdomains.pipelines.recipe import TrainConfig
 
 Strandedness = Literal["none", "equivariant"]
 """Whether a model reads both strands with the same weights, so that the reverse complement has the same answer."""
-
-
-Strands = Literal["forward", "both"]
-"""Of which strand a classifier is asked; both: the mean of its probabilities."""
 
 
 def complement_of(strandedness: Strandedness) -> tuple[int, ...] | None:

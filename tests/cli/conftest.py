@@ -45,11 +45,14 @@ def seqdomains():
 
 @pytest.fixture(scope="session")
 def start():
-    """The command line in a process of its own."""
+    """The command line in a process of its own; lines are counted in it unless `covered` is false."""
 
-    def popen(*arguments, **options):
+    def popen(*arguments, covered=True, **options):
         command = [sys.executable, "-m", "seqdomains", *map(str, arguments)]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        if not covered:
+            counting = ("COVERAGE_PROCESS", "NUMBA_JIT_COVERAGE")
+            environment = {name: value for name, value in environment.items() if not name.startswith(counting)}
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, env=environment, text=True, **(pipes | options))
 
