@@ -50,8 +50,8 @@ class MambaConfig(BaseModel):
         Where set, the partner of each code on the other strand: the model reads both strands with the same weights, and
         the reverse complement of a window has the same answer, or the same vectors in reverse; see `strands`.
     states : "real" or "complex"
-        What a state is: a number that decays, or a pair that decays and turns. Raw sound wants pairs, codes of
-        a text or of DNA do not (section 3.6 there). `d_state` counts pairs then, and B and C are complex too.
+        What a state is: a number that decays, or a pair that decays and turns. Continuous signals want pairs,
+        discrete ones do not (section 3.6 there). `d_state` counts pairs then, and B and C are complex too.
     time_invariant : "none", "outer" or "all"
         Of which blocks B, C and the step are constants that are learnt, and do not follow from the input: none, those
         of all stages but the innermost, or all.

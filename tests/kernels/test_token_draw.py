@@ -74,6 +74,20 @@ def test_draws_on_a_gpu_are_those_of_the_rule(name, vocabulary):
     assert_as_chosen(RULES[name], vocabulary, "cuda")
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", RULES)
+def test_the_rule_itself_is_deterministic_on_a_gpu(name):
+    logits, draws = (one.cuda() for one in inputs(16))
+    torch.use_deterministic_algorithms(True)
+    try:
+        tokens, bits = RULES[name].choose(logits[0], draws[:, 0])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    expected, entropy = RULES[name].choose(logits[0].cpu(), draws[:, 0].cpu())
+    assert torch.equal(tokens.cpu(), expected)
+    torch.testing.assert_close(bits.cpu(), entropy)
+
+
 @pytest.mark.parametrize("name", ["plain", "all"])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
 def test_logits_that_are_not_finite_are_noticed(name, wrong, monkeypatch):

@@ -93,7 +93,7 @@ class Sampling:
             Entropy of what each was drawn by.
         """
         order, chances = self.ranked(logits)
-        up_to = chances.cumsum(1)
+        up_to = _running_sums(chances)
         # Not above the last one that can be: rounding may leave the sum below 1.
         places = torch.arange(chances.shape[1], device=chances.device)
         last = torch.where(chances > 0, places, 0).amax(1)
@@ -118,9 +118,12 @@ class Sampling:
         """Return tokens, from the likeliest on (the lower code first) where any may be left out, and probabilities."""
         wide = logits.double()
         if self.codes is not None:
-            allowed = torch.zeros(logits.shape[1], dtype=torch.bool)
-            allowed[list(self.codes)] = True
-            wide = wide.masked_fill(~allowed.to(wide.device), float("-inf"))
+            every = torch.arange(logits.shape[1], device=logits.device)
+            forbidden = torch.ones_like(every, dtype=torch.bool)
+            # Code by code: a list would be copied to the device, which a CUDA graph cannot hold.
+            for code in self.codes:
+                forbidden = forbidden & (every != code)
+            wide = wide.masked_fill(forbidden, float("-inf"))
         if self.all_stay:
             return torch.arange(wide.shape[1], device=wide.device).expand_as(wide), (wide / self.temperature).softmax(1)
         wide, order = wide.sort(dim=1, descending=True, stable=True)
@@ -129,7 +132,7 @@ class Sampling:
         chances = scaled.softmax(1)
         if self.top_p is not None:
             # The token with which the sum reaches p is among them.
-            before = chances.cumsum(1) - chances
+            before = _running_sums(chances) - chances
             chances = chances.masked_fill(before >= self.top_p, 0)
             chances = chances / chances.sum(1, keepdim=True)
         return order, chances
@@ -138,6 +141,14 @@ class Sampling:
 def _entropy(chances: Tensor) -> Tensor:
     nats: Tensor = torch.special.entr(chances).sum(1)
     return nats / math.log(2)
+
+
+def _running_sums(chances: Tensor) -> Tensor:
+    """Add up along rows; on a GPU by a product with a triangle, since cumsum has no deterministic form there."""
+    if chances.device.type == "cpu":
+        return chances.cumsum(1)
+    size = chances.shape[1]
+    return chances @ torch.ones(size, size, dtype=chances.dtype, device=chances.device).triu()
 
 
 class TokenDraw:
