@@ -73,8 +73,16 @@ def pack(folder: Path, packed: Path) -> None:
 
 
 def unpack(packed: Path, folder: Path) -> None:
-    """Write the clips that are not there yet."""
+    """Write the clips that are not there yet.
+
+    Raises
+    ------
+    SystemExit
+        The folder is not packed: samples of 16 bits would be taken for codes.
+    """
     record = json.loads((packed / RECORD).read_text())
+    if record.pop("packed", None) is None:
+        raise SystemExit(f"{packed} is not packed: it holds sounds as they are, which need no unpacking")
     rate = record["config"]["rate"]
     given = SoundInput(rate=rate)
     rows = rows_of(packed)

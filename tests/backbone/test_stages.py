@@ -85,10 +85,12 @@ def slopes(model, tokens, **how):
     return loss.item(), dict(zip(names, found, strict=True))
 
 
-def assert_same_slopes(found, expected, tolerance=1e-5):
+def assert_same_slopes(found, expected, tolerance=1e-5, *, least=0.0):
+    """Compare gradients; those of less than `least` of the largest need be no closer than that one's would."""
     assert found[0] == pytest.approx(expected[0], rel=tolerance)
+    least *= max(slope.norm() for slope in expected[1].values())
     for name, slope in expected[1].items():
-        assert (found[1][name] - slope).norm() <= tolerance * slope.norm(), name
+        assert (found[1][name] - slope).norm() <= tolerance * max(slope.norm(), least), name
 
 
 @every_kind
@@ -110,7 +112,8 @@ def test_gradients_on_a_gpu_are_those_of_a_cpu(kind, disturb):
         assert_same_slopes((loss, {name: slope.cpu() for name, slope in found.items()}), expected, 1e-4)
     with torch.autocast("cuda", torch.bfloat16):
         loss, found = slopes(model, tokens)
-    assert_same_slopes((loss, {name: slope.cpu() for name, slope in found.items()}), expected, 5e-2)
+    found = {name: slope.cpu() for name, slope in found.items()}
+    assert_same_slopes((loss, found), expected, 5e-2, least=1e-3)
 
 
 @settings(max_examples=25, deadline=None)

@@ -53,7 +53,8 @@ def product(matrix_ptr, first, rows, exists, vector_ptr, COUNT: tl.constexpr, BK
 def enter(
     hidden_ptr, residual_ptr, stream_ptr, norm_ptr, inner_ptr, inner_bias_ptr, taps_ptr, taps_bias_ptr, conv_ptr,
     u_ptr, z_ptr, blocks, eps, d: tl.constexpr, D: tl.constexpr, W: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
-    BJ: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_INNER_BIAS: tl.constexpr, HAS_TAPS_BIAS: tl.constexpr,
+    BJ: tl.constexpr, BW: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_INNER_BIAS: tl.constexpr,
+    HAS_TAPS_BIAS: tl.constexpr,
 ):  # fmt: skip
     """Add, normalise, project BJ channels inwards and convolve them."""
     program = tl.program_id(0)
@@ -86,12 +87,14 @@ def enter(
     mixed = tl.load(taps_ptr + channel * W + W - 1, mask=exists, other=0.0) * x
     if HAS_TAPS_BIAS:
         mixed += tl.load(taps_bias_ptr + channel, mask=exists, other=0.0)
-    for tap in tl.static_range(W - 1):
-        place = conv_ptr + (row * (W - 1) + tap) * D + channel
-        before = tl.load(place, mask=exists, other=0.0)
-        mixed += tl.load(taps_ptr + channel * W + tap, mask=exists, other=0.0) * before
-        if tap > 0:
-            tl.store(place - D, before, mask=exists)
+    tap = tl.arange(0, BW)
+    kept = exists[:, None] & (tap < W - 1)[None, :]
+    place = conv_ptr + (row * (W - 1) + tap[None, :]) * D + channel[:, None]
+    before = tl.load(place, mask=kept, other=0.0)
+    mixed += tl.sum(tl.load(taps_ptr + channel[:, None] * W + tap[None, :], mask=kept, other=0.0) * before, 1)
+    # A tile smaller than the program's threads is held by several warps. One of them writes: when all have read.
+    tl.debug_barrier()
+    tl.store(place - D, before, mask=kept & (tap > 0)[None, :])
     tl.store(conv_ptr + (row * (W - 1) + W - 2) * D + channel, x, mask=exists)
     tl.store(u_ptr + row * D + channel, mixed * sigmoid(mixed), mask=exists)
     tl.store(z_ptr + row * D + channel, z, mask=exists)
@@ -146,6 +149,8 @@ def go_on(
     rate_re, rate_im = numbers(A_ptr, place, mask, D * N, PAIRED)
     here = row * D * N + place
     h_re, h_im = numbers(states_ptr, here, mask, rows.to(tl.int64) * D * N, PAIRED)
+    # As in `enter`: few states are held by several warps.
+    tl.debug_barrier()
     dx = (d * u)[:, None]
     a = exp2_of(d[:, None], rate_re * 1.4426950408889634)
     if PAIRED:
@@ -219,8 +224,8 @@ def bind(weights: BlockWeights, memory: BlockMemory) -> Callable[[Tensor, Tensor
                 (hidden, given(residual, hidden), stream, w.norm, to_inner, given(w.inner_bias, hidden), taps,
                  given(w.taps_bias, hidden), memory.conv, u, z, inner_blocks, w.eps),
                 {"d": d, "D": D, "W": W, **shape, "BD": triton.next_power_of_2(d), "BJ": width,
-                 "HAS_RESIDUAL": residual is not None, "HAS_INNER_BIAS": w.inner_bias is not None,
-                 "HAS_TAPS_BIAS": w.taps_bias is not None},
+                 "BW": triton.next_power_of_2(W - 1), "HAS_RESIDUAL": residual is not None,
+                 "HAS_INNER_BIAS": w.inner_bias is not None, "HAS_TAPS_BIAS": w.taps_bias is not None},
                 key, num_warps=_WARPS,
             )  # fmt: skip
             launch(
