@@ -89,6 +89,25 @@ def bits(stages: Stages, seed: int, *, small: bool) -> Iterable[tuple[str, ...]]
         yield bits_row(stages, name)
 
 
+def draw(runs: Path, path: Path) -> None:
+    """Draw the bits of next-base models over their windows, beside the Markov model on the same bases."""
+    from matplotlib.figure import Figure
+
+    windows = sorted(int(one.name.removeprefix("next-")) for one in runs.glob("next-*/"))
+    found = [result_of(runs / f"next-{window}") for window in windows]
+    markov = [next(one["bits"] for one in result["baselines"] if one["name"].startswith("order-")) for result in found]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    errors = [result["standard_error"] or 0.0 for result in found]
+    axes.errorbar(windows, [result["bits"] for result in found], errors, fmt="o-", capsize=3, label="model")
+    axes.plot(windows, markov, "s--", label="order-12 interpolated Markov model")
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="window (bp)", ylabel="bits a base", title="SIMULATED great apes, held-out chromosomes")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(path)
+
+
 def transfer(stages: Stages, seed: int, *, small: bool) -> Iterable[tuple[str, ...]]:
     """Yield the table of `transfer`, after its header."""
     length, density, chromosomes = (20_000, 256, "[2,5]") if small else (2_000_000, 64, "[2,4,6,8,5,7]")
@@ -166,7 +185,10 @@ QUESTIONS: Mapping[str, tuple[Callable[..., Iterable[tuple[str, ...]]], str]] = 
 def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("question", choices=QUESTIONS)
+    parser.add_argument("--figure", type=Path, help="SVG or PNG of `bits`")
     given = parser.parse_args()
+    if given.figure is not None and given.question != "bits":
+        parser.error("--figure is of the question bits")
     stages = Stages(given.out, minutes=given.minutes, device=given.device)
     answer, data = QUESTIONS[given.question]
     header, *rows = answer(stages, given.seed, small=given.small)
@@ -174,6 +196,8 @@ def main() -> int:
     print(f"{sum(stages.seconds.values()):.0f} s in all")
     for row in (header, ["---"] * len(header), *rows):
         print(f"| {' | '.join(row)} |")
+    if given.figure is not None:
+        draw(given.out, given.figure)
     return 0
 
 
