@@ -23,6 +23,7 @@ from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.files import read
 from seqdomains.audio.front_end import LEVELS, SoundInput, decode_mu_law
 from seqdomains.audio.synthesis.write import MANIFEST, RECORD
+from seqdomains.files import atomic_file
 
 REFERENCES = "references.json"
 
@@ -73,7 +74,7 @@ def pack(folder: Path, packed: Path) -> None:
 
 
 def unpack(packed: Path, folder: Path) -> None:
-    """Write the clips that are not there yet.
+    """Write the clips that are not there yet; several processes may do so at once.
 
     Raises
     ------
@@ -93,13 +94,16 @@ def unpack(packed: Path, folder: Path) -> None:
         if target.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        soundfile.write(partial, decode_mu_law(codes), rate, format="WAV", subtype="PCM_16")
-        if not np.array_equal(given.encode(read(partial, rate=rate)[0]), codes):
-            raise SystemExit(f"{target}: other codes than those that were packed")
-        partial.rename(target)
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    (folder / MANIFEST).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with atomic_file(target) as partial:
+            soundfile.write(partial, decode_mu_law(codes), rate, format="WAV", subtype="PCM_16")
+            if not np.array_equal(given.encode(read(partial, rate=rate)[0]), codes):
+                raise SystemExit(f"{target}: other codes than those that were packed")
+    for name, text in (
+        (RECORD, json.dumps(record, indent=1) + "\n"),
+        (MANIFEST, "".join(json.dumps(row) + "\n" for row in rows)),
+    ):
+        with atomic_file(folder / name) as partial:
+            partial.write_text(text)
 
 
 def main() -> int:

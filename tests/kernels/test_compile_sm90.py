@@ -454,9 +454,31 @@ def test_a_row_of_two_to_the_31_elements_goes_in_chunks(launches):
     assert {kernel.__name__ for kernel, _ in launches(forward, 1 << 18)} == {"chunk_ends", "pass_forward", "outputs"}
 
 
+def changed_in_place(kernel):
+    """Yield (argument, whether a barrier stands between the last read of its memory and the first write to it).
+
+    Of arguments that are read and written, in the order of the code: good for kernels whose writes are in no loop.
+    """
+    root, reads, writes, barriers = {}, {}, {}, []
+    for place, line in enumerate(kernel.asm["ttgir"].splitlines()):
+        if "barrier" in line:
+            barriers.append(place)
+        if found := re.search(r"tt\.(load|store) (%\w+)", line):
+            argument = root.get(found[2], found[2])
+            if found[1] == "load":
+                reads[argument] = place
+            else:
+                writes.setdefault(argument, place)
+        elif found := re.match(r"\s*(%\w+) = (?:tt|ttg|arith)\.\w+ (%\w+).*!tt\.ptr", line):
+            root[found[1]] = root.get(found[2], found[2])
+    for argument in reads.keys() & writes.keys():
+        yield argument, any(reads[argument] < barrier < writes[argument] for barrier in barriers)
+
+
 @pytest.mark.parametrize(("paired", "selective"), [(False, True), (True, True), (False, False), (True, False)])
 @pytest.mark.parametrize("width", [64, 256])
-def test_a_blocks_step_keeps_to_registers(width, paired, selective, launches, tmp_path):
+def test_a_blocks_step_keeps_to_registers_and_reads_before_it_writes(width, paired, selective, launches, tmp_path):
+    """A small tile is held by several warps: one that is late must not read what another one has written."""
     d, D, N, R = width, 2 * width, 16, width // 16
     dtype = torch.complex64 if paired else torch.float32
     numbers = 2 * N if paired else N
@@ -472,6 +494,8 @@ def test_a_blocks_step_keeps_to_registers(width, paired, selective, launches, tm
     for name, kernel in kernels.items():
         # The sine of a very large angle looks its digits up in local memory, which no usual one does.
         assert disassemble(kernel, tmp_path).spills <= (40 if paired and name == "go_on" else 0), name
+    for name, memory in (("enter", "%conv_ptr"), ("go_on", "%states_ptr"), ("leave", None)):
+        assert dict(changed_in_place(kernels[name])) == ({memory: True} if memory else {}), name
 
 
 @pytest.mark.parametrize("rule", [Sampling(), Sampling(temperature=0.5, top_k=40, top_p=0.9)], ids=["plain", "ranked"])
