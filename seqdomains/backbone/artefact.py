@@ -21,7 +21,7 @@ from seqdomains.backbone.parameters import adopt, block_shapes, check_finite, ch
 from seqdomains.backbone.pooling import Pooling
 from seqdomains.backbone.reconstruction import PatchReconstructor
 from seqdomains.errors import InputError
-from seqdomains.files import atomic_folder, parse_json, read_bounded
+from seqdomains.files import atomic_folder, parse_json, read_bounded, sha256
 
 FORMAT_VERSION: Final = 1
 WEIGHTS = "model.safetensors"
@@ -41,6 +41,8 @@ class ArtefactConfig(BaseModel):
     architecture: str
     model: MambaConfig
     signature: dict[str, JsonValue]
+    # Of the weights' file; a config that was written by hand may leave it out.
+    weights_sha256: str | None = None
 
 
 class LanguageModelConfig(ArtefactConfig):
@@ -172,7 +174,6 @@ def save_pretrained(model: Artefact, folder: str | Path, *, signature: Mapping[s
     """
     folder = Path(folder)
     content = _describe(model, signature)
-    text = json.dumps(content.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         tensors[name] = parameter.detach().to("cpu", torch.float32).contiguous()
@@ -181,6 +182,8 @@ def save_pretrained(model: Artefact, folder: str | Path, *, signature: Mapping[s
     with atomic_folder(folder) as partial:
         # One metadata entry only: safetensors writes several in no fixed order.
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        written = content.model_copy(update={"weights_sha256": sha256(partial / WEIGHTS)})
+        text = json.dumps(written.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
         (partial / CONFIG).write_text(text, encoding="utf-8")
         # safetensors makes its files readable by their owner alone; an artefact is to be shared as the umask says.
         (partial / WEIGHTS).chmod((partial / CONFIG).stat().st_mode)
@@ -205,7 +208,8 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
     ------
     InputError
         If a file is missing, unreadable or truncated, a key or a tensor is missing, unknown, of another shape or type,
-        or a weight is not finite. The message names the file, what was found, what was expected and what to do.
+        a weight is not finite, or the weights are not those that the configuration was written for. The message names
+        the file, what was found, what was expected and what to do.
     """
     folder = Path(folder)
     content = _read_config(folder)
@@ -223,6 +227,11 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder / CONFIG}: no model of these sizes can be built ({reason}). {ADVICE}") from error
     tensors = read_weights(folder / WEIGHTS, expected)
+    if content.weights_sha256 is not None and (found := sha256(folder / WEIGHTS)) != content.weights_sha256:
+        raise InputError(
+            f"{folder / WEIGHTS}: other bytes than {CONFIG} was written for (SHA-256 {found[:12]}..., expected "
+            f"{content.weights_sha256[:12]}...). {ADVICE}"
+        )
     with torch.device("meta"):
         model = content.build(content.model)
     adopt(model, tensors)

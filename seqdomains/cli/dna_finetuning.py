@@ -71,7 +71,8 @@ def run_finetune(
             "header:KEY, file or folder, or with --labels TSV, or --species great-apes"
         )
     if only_estimate:
-        print_estimate(config, window=config.data.window, classes=config.data.classes or ("a", "b"), device=where)
+        classes = config.data.classes or (SPECIES_NAMES if great_apes else None)
+        print_estimate(config, window=config.data.window, classes=classes, device=where)
         return
     train_and_evaluate(
         config,

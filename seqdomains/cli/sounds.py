@@ -79,9 +79,9 @@ def run_train(
         window = config.input.positions(round(config.data.seconds * config.input.rate))
         if config.data.frames:
             model = FrameClassifier(config.backbone(), classes=(config.data.background, "others"))
-            print_estimate_of(model, config.train, window=window, device=where, objective=Frames())
+            print_estimate_of(model, config, window=window, device=where, objective=Frames())
         else:
-            print_estimate(config, window=window, classes=config.data.classes or ("a", "b"), device=where)
+            print_estimate(config, window=window, classes=config.data.classes or None, device=where)
         return
     _train(resolved, partial(new_model, config=config), preset=preset, out=out, device=where)
 

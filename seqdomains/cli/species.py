@@ -107,7 +107,8 @@ def run_train(
     if config.model.vocab_size != VOCAB_SIZE:
         raise ConfigError(f"model.vocab_size: DNA has {VOCAB_SIZE} codes; found {config.model.vocab_size}")
     if only_estimate:
-        print_estimate(config, window=config.data.window, classes=SPECIES_NAMES, device=where)
+        classes = config.data.classes or (SPECIES_NAMES if great_apes else None)
+        print_estimate(config, window=config.data.window, classes=classes, device=where)
         return
     train_and_evaluate(
         config,

@@ -34,8 +34,20 @@ from seqdomains.task import ClassificationTask, MaskedTask, PretrainingTask, Win
 logger = logging.getLogger(__name__)
 
 
+class Read(Protocol):
+    """What a domain's configuration says of its data."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """Files and folders; none where data are simulated."""
+
+
 class Trained(Protocol):
     """What a domain's configuration says of a model and its training."""
+
+    @property
+    def data(self) -> Read:
+        """What to read."""
 
     @property
     def train(self) -> TrainConfig:
@@ -76,10 +88,17 @@ def as_it_is(model: SequenceClassifier) -> tuple[nn.Module, Sequence[str]]:
     return model, ()
 
 
-def print_estimate(config: TrainedClassifier, *, window: int, classes: tuple[str, ...], device: torch.device) -> None:
-    """Print what training a classifier would take; under torchrun the first process does."""
-    model = SequenceClassifier(config.backbone(), classes=classes, pooling=config.pooling)
-    print_estimate_of(model, config.train, window=window, device=device, objective=CLASSIFICATION)
+def print_estimate(
+    config: TrainedClassifier, *, window: int, classes: tuple[str, ...] | None, device: torch.device
+) -> None:
+    """Print what training a classifier would take; under torchrun the first process does.
+
+    Where the classes are not known two are assumed, and said to be.
+    """
+    model = SequenceClassifier(config.backbone(), classes=classes or ("one", "other"), pooling=config.pooling)
+    print_estimate_of(model, config, window=window, device=device, objective=CLASSIFICATION)
+    if classes is None and _speaks():
+        sys.stdout.write("The data were not read: there may be other than two classes.\n")
 
 
 def print_pretraining_estimate(
@@ -87,29 +106,43 @@ def print_pretraining_estimate(
 ) -> None:
     """Print what training a language model would take; under torchrun the first process does."""
     model, asked = MambaLM(config.backbone()), objective or NextToken()
-    print_estimate_of(model, config.train, window=window, device=device, objective=asked)
+    print_estimate_of(model, config, window=window, device=device, objective=asked)
 
 
 def print_masked_estimate(config: Pretrained, *, window: int, device: torch.device) -> None:
     """Print what training a reconstructor would take; under torchrun the first process does."""
     model = PatchReconstructor(config.backbone())
-    print_estimate_of(model, config.train, window=window, device=device, objective=Reconstruction())
+    print_estimate_of(model, config, window=window, device=device, objective=Reconstruction())
 
 
 def print_estimate_of(
     model: SequenceClassifier | FrameClassifier | MambaLM | PatchReconstructor,
-    config: TrainConfig,
+    config: Trained,
     *,
     window: int,
     device: torch.device,
     objective: Objective,
 ) -> None:
-    """Print what training a model would take; under torchrun the first process does."""
-    refuse_unfit(config, model.config, objective=objective)
-    size = max(int(os.environ.get("WORLD_SIZE", "1")), config.sequence_ranks)
-    found = estimation.dry_run(model, config, window=window, device=device, objective=objective, ranks=size)
-    if os.environ.get("RANK", "0") == "0":
+    """Print what training a model would take; under torchrun the first process does.
+
+    Raises
+    ------
+    InputError
+        A file or folder of the data is not there.
+    """
+    refuse_unfit(config.train, model.config, objective=objective)
+    for path in config.data.paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist: give the path of a file or of a folder of them")
+    size = max(int(os.environ.get("WORLD_SIZE", "1")), config.train.sequence_ranks)
+    found = estimation.dry_run(model, config.train, window=window, device=device, objective=objective, ranks=size)
+    if _speaks():
         sys.stdout.write(found.as_text())
+
+
+def _speaks() -> bool:
+    """Whether this is the first process of a job."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def made(folder: Path) -> Path:

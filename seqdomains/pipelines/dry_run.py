@@ -11,7 +11,7 @@ import torch
 from seqdomains.backbone import FrameClassifier, MambaLM, PatchReconstructor, SequenceClassifier
 from seqdomains.backbone.footprint import Footprint
 from seqdomains.pipelines.borrowed import borrowed, thread_count
-from seqdomains.pipelines.memory import step_memory, uses_bf16
+from seqdomains.pipelines.memory import step_memory, uses_bf16, what_helps
 from seqdomains.pipelines.objectives import CLASSIFICATION, Objective
 from seqdomains.pipelines.progress import duration
 from seqdomains.pipelines.recipe import TrainConfig, plan_steps
@@ -46,6 +46,8 @@ class DryRun:
         Tokens of that one.
     steps : int
         Of the run.
+    helps : str
+        Which settings save memory.
     """
 
     parameters: int
@@ -59,6 +61,7 @@ class DryRun:
     seconds: float | None
     tried: int
     steps: int
+    helps: str
 
     def as_text(self) -> str:
         """Return it as lines for a person."""
@@ -77,7 +80,7 @@ class DryRun:
                 f"{self.steps:,} steps (from one of {self.tried:,} tokens)"
             )
         if memory.total > self.room:
-            lines.append("it will not fit: lower train.time_chunk or train.micro_batch, which change no result")
+            lines.append(f"it will not fit: {self.helps}")
         return "\n".join(lines) + "\n"
 
 
@@ -143,6 +146,7 @@ def dry_run(
         seconds=None if seconds is None else seconds / tried * plan.windows * plan.window / ranks * chunks,
         tried=tried,
         steps=config.steps,
+        helps=what_helps(config, windows=windows, causal=model.config.causal),
     )
 
 

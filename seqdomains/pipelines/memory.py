@@ -73,6 +73,36 @@ def step_memory(
     return found
 
 
+def what_helps(config: TrainConfig, *, windows: int, causal: bool) -> str:
+    """Say which settings save memory and change no result, of those that are left.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    windows : int
+        On a device at once.
+    causal : bool
+        Whether the model is: other ones read windows as a whole.
+
+    Examples
+    --------
+    >>> what_helps(TrainConfig(recompute=True), windows=8, causal=True)
+    'set train.time_chunk, or lower train.micro_batch'
+    >>> what_helps(TrainConfig(recompute=True, time_chunk=64), windows=1, causal=True)
+    'lower train.time_chunk'
+    >>> what_helps(TrainConfig(recompute=True), windows=1, causal=False)
+    'nothing is left but a shorter window or a smaller model'
+    """
+    sets = [] if config.recompute else ["train.recompute=true"]
+    lowers = ["train.micro_batch"] if windows > 1 else []
+    if causal and config.time_chunk is None:
+        sets.append("train.time_chunk")
+    elif causal:
+        lowers.insert(0, "train.time_chunk")
+    parts = [f"{verb} {' or '.join(names)}" for verb, names in (("set", sets), ("lower", lowers)) if names]
+    return ", or ".join(parts) or "nothing is left but a shorter window or a smaller model"
+
+
 def out_of_memory(model: nn.Module, config: TrainConfig, *, window: int, device: torch.device) -> list[str]:
     """Return what to say where a step of a task with windows of `window` tokens did not fit.
 
@@ -83,14 +113,18 @@ def out_of_memory(model: nn.Module, config: TrainConfig, *, window: int, device:
     """
     room = f" of {torch.cuda.mem_get_info(device)[1] / 2**30:.0f} GiB" if device.type == "cuda" else ""
     length, at_once = min(window, config.time_chunk or window), config.windows_at_once(window)
+    sizes = getattr(model, "config", None)
+    causal = not isinstance(sizes, MambaConfig) or sizes.causal
     problems = [
-        f"train.micro_batch: {at_once} windows of {window} tokens at once do not fit into the "
-        f"memory{room}; lower train.micro_batch or train.time_chunk (the result stays), the window or the model's width"
+        f"train.micro_batch: {at_once} windows of {window} tokens at once do not fit into the memory{room}; "
+        f"{what_helps(config, windows=at_once, causal=causal)} (the result stays), or take shorter windows or a "
+        "narrower model"
     ]
-    if isinstance(sizes := getattr(model, "config", None), MambaConfig):
+    if isinstance(sizes, MambaConfig):
         if not config.recompute:
             problems.append("train.recompute=true takes about a third of what follows")
-        for chunk in sorted({length, *(length >> shift for shift in range(1, 8))} - {0}, reverse=True):
+        chunks = {length, *(length >> shift for shift in range(1, 8))} - {0} if causal else set()
+        for chunk in sorted(chunks, reverse=True):
             tokens = at_once * chunk // config.sequence_ranks
             need = step_memory(model, sizes, config, tokens=tokens, device=device)
             problems.append(f"train.time_chunk={chunk}: about {need.total / 2**30:.3g} GiB")

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ from seqdomains.task import WindowTask
 _log = logging.getLogger(__name__)
 
 _Part = tuple[int, BatchTensors]
+# Windows that tell the data of a run from others, each drawn from anywhere in them, and their tokens in all at most.
+_LOOKED_AT: Final = (64, 1 << 26)
 
 
 class NonFiniteError(InputError):
@@ -348,7 +350,10 @@ def _gradients(
         parts = [(plan.first, plan.windows, loss)]
     if not counted:
         whole = f"samples {plan.first} to {plan.first + plan.windows - 1} of seed {config.seed}"
-        raise InputError(f"step {step + 1}: {whole} hold padding and ignored codes alone; look at the data")
+        raise InputError(
+            f"step {step + 1}: {whole} hold nothing that counts: padding, ignored codes and codes of weight 0 alone; "
+            "take a larger train.batch, or look at the data and at what it weighs"
+        )
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for gradient in gradients if counted < most else ():
         gradient *= most / counted
@@ -395,10 +400,14 @@ def _non_finite(found: str, step: int, first: int, count: int, config: TrainConf
 
 
 def _stream_digest(task: WindowTask, config: TrainConfig) -> str:
-    """Fingerprint the data by its classes, its signature and its first window: a resumed run must read the same."""
-    batch = task.training_batch(config.seed, 0, 1)
+    """Fingerprint the data by its classes, its signature and its first windows: a resumed run must read the same.
+
+    Windows come from all over the data; a change that none of them meets is not seen.
+    """
     facts = [list(getattr(task, "classes", ())), dict(task.signature())]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    windows, tokens = _LOOKED_AT
+    batch = task.training_batch(config.seed, 0, max(1, min(windows, tokens // task.window)))
     for array in (getattr(batch, field.name) for field in fields(batch)):
         digest.update(b"" if array is None else array.tobytes())
     return digest.hexdigest()

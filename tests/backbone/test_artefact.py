@@ -253,6 +253,15 @@ def test_damaged_weights_are_refused(folder, damage):
         from_pretrained(folder)
 
 
+def test_other_weights_than_the_configuration_was_written_for_are_refused(folder):
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"model.safetensors: other bytes than config.json was written for \(SHA-256 "):
+        from_pretrained(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()

@@ -280,4 +280,17 @@ def test_a_dry_run_says_what_a_run_would_take_and_makes_nothing(seqdomains, tmp_
     assert "at once     192 tokens on each device, fp32" in outcome.out
     assert re.match(r"about 0\.00\d+ of \d+(\.\d+)? GiB: ", lines["memory"])
     assert re.match(r"about \S+ s a step, \d+ s for 20 steps \(from one of 192 tokens\)", lines["time"])
+    assert "not read" not in outcome.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_what_it_does_not_know(seqdomains, tmp_path):
+    given = ("genomics", "train", "--preset", "tiny", "--dry-run", "--device", "cpu", "--label-from", "file")
+    outcome = seqdomains(*given, "--data", tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "(with 2 classes)" in outcome.out
+    assert "The data were not read: there may be other than two classes." in outcome.out
+    for command in ("train", "pretrain"):
+        outcome = seqdomains("genomics", command, "--data", tmp_path / "absent.fa", "--dry-run", "--device", "cpu")
+        assert outcome.code == 1
+        assert "absent.fa does not exist" in outcome.err

@@ -254,7 +254,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
 
 
 def test_a_batch_without_a_position_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"step 1: samples 0 to 7 of seed 0 hold padding and ignored codes alone"):
+    with pytest.raises(InputError, match=r"step 1: samples 0 to 7 of seed 0 hold nothing that counts"):
         small_train(tmp_path / "run", small_config(), Walk(blank=True))
 
 

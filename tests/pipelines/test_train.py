@@ -169,8 +169,10 @@ def test_resume_refuses_other_data(toy, tmp_path):
 
     with pytest.raises(StoppedError):
         toy.toy_train(tmp_path / "run", toy.toy_config(steps=200), toy.ToyTask(hook=stop, delay=0.01))
-    with pytest.raises(InputError, match="other training windows"):
-        toy.toy_train(tmp_path / "run", toy.toy_config(steps=200), toy.ToyTask(window=25))
+    # Other windows, and the same but for one code of the thirtieth.
+    for other in (toy.ToyTask(window=25), toy.ToyTask(poison=30)):
+        with pytest.raises(InputError, match="other training windows"):
+            toy.toy_train(tmp_path / "run", toy.toy_config(steps=200), other)
 
 
 def test_accumulated_gradients_are_those_of_the_batch(toy, tmp_path):
@@ -306,7 +308,7 @@ def test_too_long_a_window_of_a_mamba_model_is_answered_with_what_would_fit(toy,
         train(model, toy.ToyTask(), toy.toy_config(), run, progress=False)
     first, again, *sizes = caught.value.problems
     assert again.startswith("train.recompute=true")
-    assert "lower train.micro_batch or train.time_chunk (the result stays)" in first
+    assert "; set train.recompute=true or train.time_chunk, or lower train.micro_batch (the result stays)" in first
     assert [size.partition(":")[0] for size in sizes[:2]] == ["train.time_chunk=24", "train.time_chunk=12"]
     assert all("about " in size and size.endswith(" GiB") for size in sizes)
 
