@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from seqdomains.errors import ConfigError
+from seqdomains.errors import ConfigError, reason
 from seqdomains.files import read_bounded
 from seqdomains.strict_yaml import LARGEST, dump_yaml, load_yaml
 
@@ -92,7 +92,7 @@ def read_preset(preset: str) -> dict[str, Any]:
         try:
             text = read_bounded(Path(preset), LARGEST).decode("utf-8")
         except (OSError, ValueError) as error:
-            raise ConfigError(f"--preset {preset}: cannot be read ({error})") from None
+            raise ConfigError(f"--preset {preset}: cannot be read ({reason(error)})") from None
     elif preset in preset_names():
         text = resources.files("seqdomains.configs").joinpath(f"{preset}.yaml").read_text(encoding="utf-8")
     else:

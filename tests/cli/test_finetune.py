@@ -131,6 +131,7 @@ def test_a_run_is_scored_on_other_tables(seqdomains, tuned, tmp_path):
         outcome = seqdomains("genomics", "evaluate", model, "--data", path, "--device", "cpu")
         assert outcome.code == 0, outcome.err
         assert "3 test records" in outcome.out
+        assert "scored 3 windows; now a reference and a ceiling, where there are any" in outcome.err
         assert "accuracy          1.000" in outcome.out
         assert "to train on" not in outcome.out
 
