@@ -107,6 +107,40 @@ def read_preset(preset: str) -> dict[str, Any]:
     return tree
 
 
+def command_of(preset: str) -> str:
+    """Return the command that a preset is for: only one of sound says what a model reads, only a language model's why.
+
+    Examples
+    --------
+    >>> [command_of(name) for name in ("laptop", "pretrain-tiny", "words", "codes")]
+    ['genomics train', 'genomics pretrain', 'audio train', 'audio pretrain']
+    """
+    tree = read_preset(preset)
+    return f"{'audio' if 'input' in tree else 'genomics'} {'pretrain' if 'objective' in tree else 'train'}"
+
+
+def check_preset(preset: str | None, command: str) -> None:
+    """Refuse a preset that comes with the package for another command, whose keys would be unknown one by one.
+
+    Raises
+    ------
+    ConfigError
+        It is one; of a file only its keys can tell.
+
+    Examples
+    --------
+    >>> check_preset("digits", "audio train")
+    >>> check_preset("codes", "audio train")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    seqdomains.errors.ConfigError: --preset codes: is for `seqdomains audio pretrain`; here there are activity, ...
+    """
+    names = preset_names()
+    if preset in names and (own := command_of(preset)) != command:
+        fitting = ", ".join(name for name in names if command_of(name) == command)
+        raise ConfigError(f"--preset {preset}: is for `seqdomains {own}`; here there are {fitting}")
+
+
 def resolve(
     schema: type[Schema],
     *,

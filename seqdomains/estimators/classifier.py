@@ -72,9 +72,9 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     head_only : bool
         Whether that backbone stays as it is.
     backbone_lr_scale : float
-        Its learning rate, in parts of that of the head.
+        Its learning rate, in parts of that of the head; it says nothing with `head_only`.
     d_model, n_layer : int
-        Width and number of blocks, where no `pretrained` model says them.
+        Width and number of blocks of a model from scratch. With `pretrained` they do nothing: the model has its own.
     pooling : {"mean", "last", "both"}
         What the head sees: the mean over a sequence's positions, its last one, or both.
     window : int or None

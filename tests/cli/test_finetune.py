@@ -186,6 +186,12 @@ def test_a_dry_run_writes_nothing(seqdomains, language_model, table, tmp_path, m
     [
         ((), 2, ["nothing to train on", "--data CSV with columns sequence and label"]),
         (("--data", "TABLE", "--set", "model.d_model=8"), 2, ["model.d_model is that of the model"]),
+        (
+            ("--data", "TABLE", "--head-only", "--set", "train.backbone_lr_scale=0.1"),
+            2,
+            ["train.backbone_lr_scale: 0.1 is for a backbone that learns", "--head-only"],
+        ),
+        (("--data", "TABLE", "--preset", "hg38"), 2, ["hg38: is for `seqdomains genomics pretrain`; here there are"]),
         (("--data", "TABLE", "--label-from", "label"), 2, ["data.label_from", "column:NAME of a table"]),
         (("--data", "TABLE", "--label-from", "column:kind"), 1, ["line 1: no column 'kind'", "'gene'"]),
         (("--data", "TABLE", "--sequence-column", "seq"), 1, ["no column 'seq'", "'sequence'"]),
