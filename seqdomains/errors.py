@@ -24,6 +24,17 @@ def printable(text: str) -> str:
     return _shortened(_UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), _shortened(text)))
 
 
+def reason(error: Exception) -> str:
+    """Return what an error of the system says, without its number and the path, which the message names anyway.
+
+    Examples
+    --------
+    >>> reason(FileNotFoundError(2, "No such file or directory", "a.tsv")), reason(ValueError("no UTF-8"))
+    ('No such file or directory', 'no UTF-8')
+    """
+    return str(getattr(error, "strerror", None) or error)
+
+
 def _shortened(text: str) -> str:
     if len(text) <= LONGEST_MESSAGE:
         return text

@@ -256,6 +256,10 @@ def test_a_model_of_something_else_is_refused(tmp_path, data):
         ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
         ({"batch_size": 0}, "batch_size: Input should be greater"),
         ({"learning_rate": -1}, "^learning_rate: Input should be greater than 0$"),
+        ({"window": 4, "steps": 2}, "^window: Input should be greater than or equal to 8$"),
+        ({"window": 0}, "^window: Input should be greater than or equal to 8$"),
+        ({"reverse_complement": 3}, "^reverse_complement: Input should be less than or equal to 1$"),
+        ({"d_model": 0}, "^d_model: Input should be greater than or equal to 1$"),
     ],
 )
 def test_parameters_out_of_bounds_have_their_own_names(data, wrong, words):

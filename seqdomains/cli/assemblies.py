@@ -54,7 +54,7 @@ def run_fetch(
             words = (assembly.name, assembly.species, assembly.accession or "", f"{address}/{assembly.folder}/")
             sys.stdout.write("\t".join((*words, str(shelf.genome(assembly)), shelf.state(assembly))) + "\n")
         return
-    failures = []
+    missing = 0
     with closing(_Stages()) as show:
         shelf = Shelf(folder, address, show=show)
         with shelf.locked():
@@ -62,12 +62,10 @@ def run_fetch(
                 try:
                     sys.stdout.write(f"{assembly.species}\t{shelf.fetch(assembly)}\n")
                 except InputError as error:
-                    failures.append(error)
+                    missing += 1
                     logger.warning("not fetched: %s: %s", assembly.stem, error)
-    if len(failures) == 1:
-        raise failures[0]
-    if failures:
-        raise InputError(f"{len(failures)} of {len(chosen)} assemblies were not fetched; the first: {failures[0]}")
+    if missing:
+        raise InputError(f"{missing} of {len(chosen)} assemblies not fetched: mend what the warnings name, and repeat")
     if not only:
         data = f" --data {out}" if out else ""
         logger.info("train on them with `seqdomains genomics train --species %s%s`", species, data)

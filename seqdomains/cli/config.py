@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from seqdomains.errors import ConfigError
+from seqdomains.errors import ConfigError, reason
 from seqdomains.files import read_bounded
 from seqdomains.strict_yaml import LARGEST, dump_yaml, load_yaml
 
@@ -92,7 +92,7 @@ def read_preset(preset: str) -> dict[str, Any]:
         try:
             text = read_bounded(Path(preset), LARGEST).decode("utf-8")
         except (OSError, ValueError) as error:
-            raise ConfigError(f"--preset {preset}: cannot be read ({error})") from None
+            raise ConfigError(f"--preset {preset}: cannot be read ({reason(error)})") from None
     elif preset in preset_names():
         text = resources.files("seqdomains.configs").joinpath(f"{preset}.yaml").read_text(encoding="utf-8")
     else:
@@ -105,6 +105,40 @@ def read_preset(preset: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"preset {preset}: expected sections with keys, found {type(tree).__name__}")
     return tree
+
+
+def command_of(preset: str) -> str:
+    """Return the command that a preset is for: only one of sound says what a model reads, only a language model's why.
+
+    Examples
+    --------
+    >>> [command_of(name) for name in ("laptop", "pretrain-tiny", "words", "codes")]
+    ['genomics train', 'genomics pretrain', 'audio train', 'audio pretrain']
+    """
+    tree = read_preset(preset)
+    return f"{'audio' if 'input' in tree else 'genomics'} {'pretrain' if 'objective' in tree else 'train'}"
+
+
+def check_preset(preset: str | None, command: str) -> None:
+    """Refuse a preset that comes with the package for another command, whose keys would be unknown one by one.
+
+    Raises
+    ------
+    ConfigError
+        It is one; of a file only its keys can tell.
+
+    Examples
+    --------
+    >>> check_preset("digits", "audio train")
+    >>> check_preset("codes", "audio train")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    seqdomains.errors.ConfigError: --preset codes: is for `seqdomains audio pretrain`; here there are activity, ...
+    """
+    names = preset_names()
+    if preset in names and (own := command_of(preset)) != command:
+        fitting = ", ".join(name for name in names if command_of(name) == command)
+        raise ConfigError(f"--preset {preset}: is for `seqdomains {own}`; here there are {fitting}")
 
 
 def resolve(

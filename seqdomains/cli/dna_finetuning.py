@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from seqdomains.cli.config import read_preset, resolve
+from seqdomains.cli.config import check_preset, read_preset, resolve
 from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.given_data import given_options
 from seqdomains.cli.models import asked_of, choose_device, load_model, trained_window
@@ -38,6 +38,7 @@ def run_finetune(
 ) -> None:
     """Train a classifier on the backbone of a model, evaluate, and print the result; go on with the run in `out`."""
     where = choose_device(own_device(device))
+    check_preset(preset, "genomics train")
     origin = Origin.of(path, head_only=head_only)
     loaded = load_model(origin.artefact, device=choose_device("cpu"))
     if loaded.model.config.vocab_size != VOCAB_SIZE:
@@ -65,6 +66,7 @@ def run_finetune(
         raise ConfigError([f"--set {key}: {key} is that of the model, which is fine-tuned" for key in wrong])
     resolved = resolve(RunConfig, preset=preset, settings=settings, given=given)
     config = resolved.config
+    origin.check(config.train)
     if not config.data.paths and not great_apes:
         raise ConfigError(
             "nothing to train on: give --data CSV with columns sequence and label, --data FASTA with --label-from "

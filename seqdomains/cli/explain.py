@@ -49,7 +49,7 @@ def explain(
         typer.Option(
             "-o",
             "--output",
-            help="Importance as bedGraph or .bw; .tsv or .parquet adds all alternatives. Repeatable; - is stdout.",
+            help="Importance as .bedgraph or .bw; .tsv or .parquet adds all alternatives. Repeatable; - is stdout.",
             metavar="FILE",
         ),
     ] = None,

@@ -10,6 +10,8 @@ from seqdomains.backbone import LoadedModel, Pooling, SequenceClassifier
 from seqdomains.backbone.transfer import Model, begin_with
 from seqdomains.cli.batch_plan import hash_of
 from seqdomains.cli.models import artefact_of
+from seqdomains.errors import ConfigError
+from seqdomains.pipelines.recipe import TrainConfig
 
 
 class Origin(BaseModel):
@@ -36,6 +38,20 @@ class Origin(BaseModel):
         """Look at an artefact, or at that of a run."""
         artefact = artefact_of(path).absolute()
         return cls(artefact=artefact, sha256=hash_of(artefact / "model.safetensors"), head_only=head_only)
+
+    def check(self, train: TrainConfig) -> None:
+        """Refuse a rate for a backbone that stays as it is.
+
+        Raises
+        ------
+        ConfigError
+            There is one.
+        """
+        if self.head_only and train.backbone_lr_scale != 1:
+            raise ConfigError(
+                f"train.backbone_lr_scale: {train.backbone_lr_scale:g} is for a backbone that learns, and with "
+                "--head-only it stays as it is; leave out one of the two"
+            )
 
     def classifier(self, loaded: LoadedModel, *, classes: tuple[str, ...], pooling: Pooling) -> SequenceClassifier:
         """Return a classifier with this backbone and a new head."""

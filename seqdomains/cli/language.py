@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seqdomains.cli.config import resolve
+from seqdomains.cli.config import check_preset, resolve
 from seqdomains.cli.language_config import LanguageConfig
 from seqdomains.cli.models import choose_device, load_model, next_token_model_of
 from seqdomains.cli.run_config import PredictConfig
@@ -50,6 +50,7 @@ def run_pretrain(
     """Train a language model of DNA, score it, and print the result; go on with the run in `out` if there is one."""
     where = choose_device(own_device(device))
     preset = preset or ("pretrain-gpu" if where.type == "cuda" else "pretrain-laptop")
+    check_preset(preset, "genomics pretrain")
     given: dict[str, tuple[Any, str]] = {}
     if data:
         given["data.paths"] = ([str(path.absolute()) for path in data], "--data")

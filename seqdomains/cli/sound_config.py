@@ -10,11 +10,10 @@ from seqdomains.audio.data_config import ClipData
 from seqdomains.audio.front_end import LEVELS, SoundInput
 from seqdomains.audio.masking import MaskConfig
 from seqdomains.backbone import MambaConfig, Pooling
-from seqdomains.cli.config import read_preset
+from seqdomains.cli.config import command_of
 from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.language_config import LanguageConfig
 from seqdomains.cli.run_config import ModelConfig, RunConfig
-from seqdomains.errors import ConfigError
 from seqdomains.pipelines.bits import BitsConfig
 from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.recipe import TrainConfig
@@ -23,41 +22,20 @@ from seqdomains.pipelines.recipe import TrainConfig
 def schema_of(
     preset: str,
 ) -> type[RunConfig] | type[LanguageConfig] | type[SoundRunConfig] | type[SoundPretrainConfig]:
-    """Return the tree that a preset is of: only one of sound says what a model reads, only a language model's why.
+    """Return the tree that a preset is of.
 
     Examples
     --------
     >>> [schema_of(name).__name__ for name in ("laptop", "pretrain-tiny", "words", "codes")]
     ['RunConfig', 'LanguageConfig', 'SoundRunConfig', 'SoundPretrainConfig']
     """
-    tree = read_preset(preset)
-    if "objective" in tree:
-        return SoundPretrainConfig if "input" in tree else LanguageConfig
-    return SoundRunConfig if "input" in tree else RunConfig
-
-
-def check_preset(preset: str | None, *, classes: bool) -> None:
-    """Refuse a preset of the other kind of training, whose keys would be unknown one by one.
-
-    Raises
-    ------
-    ConfigError
-        It is one, or there is no such preset.
-
-    Examples
-    --------
-    >>> check_preset("digits", classes=True)
-    >>> check_preset("codes", classes=True)
-    Traceback (most recent call last):
-        ...
-    seqdomains.errors.ConfigError: --preset codes: is of a model without classes; use it with `seqdomains audio ...
-    """
-    tree = {} if preset is None else read_preset(preset)
-    if classes and "objective" in tree:
-        raise ConfigError(f"--preset {preset}: is of a model without classes; use it with `seqdomains audio pretrain`")
-    model = tree.get("model")
-    if not classes and "objective" not in tree and isinstance(model, dict) and "pooling" in model:
-        raise ConfigError(f"--preset {preset}: is of a classifier; use it with `seqdomains audio train`")
+    schemas: dict[str, type[RunConfig] | type[LanguageConfig] | type[SoundRunConfig] | type[SoundPretrainConfig]] = {
+        "genomics train": RunConfig,
+        "genomics pretrain": LanguageConfig,
+        "audio train": SoundRunConfig,
+        "audio pretrain": SoundPretrainConfig,
+    }
+    return schemas[command_of(preset)]
 
 
 class SoundModelConfig(ModelConfig):

@@ -13,10 +13,10 @@ from seqdomains.audio.code_task import CodeTask, check_codes
 from seqdomains.audio.front_end import input_of
 from seqdomains.audio.patch_task import PatchTask, check_patches
 from seqdomains.backbone import LoadedModel, MambaLM, PatchReconstructor
-from seqdomains.cli.config import resolve
+from seqdomains.cli.config import check_preset, resolve
 from seqdomains.cli.given_data import given_options
 from seqdomains.cli.models import choose_device, trained_window
-from seqdomains.cli.sound_config import SoundPretrainConfig, check_preset
+from seqdomains.cli.sound_config import SoundPretrainConfig
 from seqdomains.cli.sound_data import check_scored, or_synthesized, refuse_without_data
 from seqdomains.cli.summary import bits_as_text, errors_as_text
 from seqdomains.cli.training import (
@@ -48,7 +48,7 @@ def run_pretrain(
     """Train a model without labels, score it, and print the result; go on with the run in `out` if there is one."""
     where = choose_device(own_device(device))
     preset = preset or ("codes-small" if where.type == "cpu" else "codes")
-    check_preset(preset, classes=False)
+    check_preset(preset, "audio pretrain")
     given = given_options(data, label_from, None)
     resolved = resolve(SoundPretrainConfig, preset=preset, settings=settings, given=given)
     config = resolved.config

@@ -23,11 +23,11 @@ from seqdomains.backbone import FrameClassifier, MambaLM, PatchReconstructor
 from seqdomains.backbone.rate import rescale_steps
 from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions
-from seqdomains.cli.config import Resolved, resolve
+from seqdomains.cli.config import Resolved, check_preset, resolve
 from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.given_data import GivenData, given_options
 from seqdomains.cli.models import choose_device, load_model
-from seqdomains.cli.sound_config import SoundRunConfig, check_preset
+from seqdomains.cli.sound_config import SoundRunConfig
 from seqdomains.cli.sound_data import check_scored, or_synthesized, refuse_without_data
 from seqdomains.cli.sound_pretraining import score_pretrained
 from seqdomains.cli.sound_tasks import Judge, Task, judge_of, new_model, objective_of, score, settings_of, sound_as_text
@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 def run_synthesize(out: Path, *, kind: str | None, preset: str | None, settings: Sequence[str]) -> None:
     """Write synthesized clips to a folder."""
+    check_preset(preset, "audio train")
     given = {} if kind is None else {"data.synthesis.kind": (kind, "--kind")}
     config = resolve(SoundRunConfig, preset=preset, settings=settings, given=given).config.data.synthesis
     config = config or SynthesisConfig()
@@ -70,7 +71,7 @@ def run_train(
     """Train, evaluate, and print the result; go on with the run in `out` if there is one."""
     where = choose_device(own_device(device))
     preset = preset or ("digits" if data else "words")
-    check_preset(preset, classes=True)
+    check_preset(preset, "audio train")
     resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=given_options(data, label_from, labels))
     config = resolved.config
     if config.data.frames:
@@ -123,7 +124,7 @@ def run_finetune(
 ) -> None:
     """Train a classifier on the backbone of a model; the rest is as `run_train` has it."""
     where = choose_device(own_device(device))
-    check_preset(preset, classes=True)
+    check_preset(preset, "audio train")
     origin = Origin.of(path, head_only=head_only)
     loaded = load_model(origin.artefact, device=choose_device("cpu"), check=input_of)
     given = given_options(data, label_from, labels)
@@ -137,6 +138,7 @@ def run_finetune(
     if wrong := [key for key in fixed if key.partition(".")[0] in ("model", "input") and key != "model.pooling"]:
         raise ConfigError([f"--set {key}: {key} is that of the model, which is fine-tuned" for key in wrong])
     resolved = resolve(SoundRunConfig, preset=preset, settings=settings, given=given)
+    origin.check(resolved.config.train)
 
     def make_model(task: Task) -> Judge:
         return origin.begun(new_model(task, resolved.config), loaded)

@@ -16,7 +16,7 @@ from seqdomains.backbone import MambaLM
 from seqdomains.cli.assemblies import real_assemblies
 from seqdomains.cli.batch import Asked, print_last, run_batch_command
 from seqdomains.cli.batch_plan import BatchOptions, hash_of
-from seqdomains.cli.config import resolve
+from seqdomains.cli.config import check_preset, resolve
 from seqdomains.cli.given_data import GivenData, given_options
 from seqdomains.cli.models import (
     asked_of,
@@ -64,6 +64,7 @@ RECORDS_NAMED = 5
 
 def run_simulate(out: Path, *, preset: str | None, settings: Sequence[str]) -> None:
     """Write simulated genomes to a folder."""
+    check_preset(preset, "genomics train")
     config = resolve(RunConfig, preset=preset, settings=settings).config.data.simulation or SimulationConfig()
     with progress_display("simulate", total=len(config.chromosomes)) as show:
         simulate(config, out, progress=lambda done, total: show(done, "chromosomes", False))
@@ -90,6 +91,7 @@ def run_train(
     if preset is None:
         tables = bool(data) and all(map(is_table, data))
         preset = choose_preset(great_apes=great_apes, gpu=where.type == "cuda", tables=tables)
+    check_preset(preset, "genomics train")
     given = given_options(data, label_from, labels)
     if great_apes and data:
         given["data.classes"] = (SPECIES_NAMES, "--species great-apes")

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -39,6 +41,7 @@ from seqdomains.pipelines.train import train
 _LONGEST = 1024  # bp that are read of a sequence where nobody says how many
 _SHORTEST = 8
 _TOKENS_AT_ONCE = {"cpu": 1 << 14, "cuda": 1 << 19}
+_PARAMETERS = {"batch": "batch_size", "lr": "learning_rate"}  # by their names in configurations
 _ABOUT = "estimator.json"
 _LARGEST_ABOUT = 4 << 20
 
@@ -69,9 +72,9 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     head_only : bool
         Whether that backbone stays as it is.
     backbone_lr_scale : float
-        Its learning rate, in parts of that of the head.
+        Its learning rate, in parts of that of the head; it says nothing with `head_only`.
     d_model, n_layer : int
-        Width and number of blocks, where no `pretrained` model says them.
+        Width and number of blocks of a model from scratch. With `pretrained` they do nothing: the model has its own.
     pooling : {"mean", "last", "both"}
         What the head sees: the mean over a sequence's positions, its last one, or both.
     window : int or None
@@ -183,7 +186,7 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         names = tuple(map(str, classes.tolist()))
         with seeded(seed):
             model, longest = self._model(names)
-        window = self.window or max(_SHORTEST, min(max(map(len, codes)), longest))
+        window = max(_SHORTEST, min(max(map(len, codes)), longest)) if self.window is None else self.window
         corpus = Corpus(
             classes=names,
             class_of=targets.astype(np.int64),
@@ -193,13 +196,14 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             groups=None,
             sequences=EncodedSequences(codes),
         )
-        data = SpeciesData(
-            window=window,
-            split="none",
-            unit="record",
-            reverse_complement=self.reverse_complement,
-            balanced=self.balanced,
-        )
+        with _parameters_checked():
+            data = SpeciesData(
+                window=window,
+                split="none",
+                unit="record",
+                reverse_complement=self.reverse_complement,
+                balanced=self.balanced,
+            )
         recipe = self._recipe(seed)
         task = RecordTask(data, corpus=corpus)
         self._train(model, task, recipe)
@@ -339,7 +343,8 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _model(self, names: tuple[str, ...]) -> tuple[Model, int]:
         """Return an untrained model, or one with a new head, and the longest sequence that it is to read."""
         if self.pretrained is None:
-            config = MambaConfig(d_model=self.d_model, n_layer=self.n_layer, vocab_size=VOCAB_SIZE)
+            with _parameters_checked():
+                config = MambaConfig(d_model=self.d_model, n_layer=self.n_layer, vocab_size=VOCAB_SIZE)
             return Model(config, classes=names, pooling=self.pooling), _LONGEST
         run = RunFolder(Path(self.pretrained))
         loaded = from_pretrained(run.artefact if run.config.exists() else run.path)
@@ -350,9 +355,7 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return model, own if isinstance(own, int) and own > 0 else _LONGEST
 
     def _recipe(self, seed: int) -> TrainConfig:
-        """Return how to train; a parameter out of its bounds is an error under the name that it has here."""
-        names = {"batch": "batch_size", "lr": "learning_rate"}
-        try:
+        with _parameters_checked():
             return TrainConfig(
                 steps=self.steps,
                 batch=self.batch_size,
@@ -364,9 +367,6 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 checkpoint_every=max(1, self.steps),
                 log_every=max(1, self.steps),
             )
-        except ValidationError as error:
-            places = [(str(problem["loc"][0]) if problem["loc"] else "", problem["msg"]) for problem in error.errors()]
-            raise ValueError("; ".join(f"{names.get(place, place)}: {text}" for place, text in places)) from error
 
     def _train(self, model: Model, task: RecordTask, recipe: TrainConfig) -> None:
         with tempfile.TemporaryDirectory(prefix="seqdomains-") as folder:
@@ -381,6 +381,20 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _device(self) -> torch.device:
         return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@contextmanager
+def _parameters_checked() -> Iterator[None]:
+    """Raise what is out of its bounds as an error under the name that the parameter has here."""
+    try:
+        yield
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            place = str(problem["loc"][0]) if problem["loc"] else ""
+            text = problem["msg"].removeprefix("Value error, ")
+            problems.append(f"{_PARAMETERS.get(place, place)}: {text}" if place else text)
+        raise ValueError("; ".join(problems)) from error
 
 
 def _plain(value: Any) -> bool | int | float | str | None:

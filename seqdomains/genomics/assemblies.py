@@ -87,7 +87,7 @@ class Shelf:
         What is damaged, or not what the registry speaks of, is fetched again.
         """
         genome = self.genome(assembly)
-        record, fault = _looked_at(genome)
+        record, fault = read_record(genome)
         if record is not None and _is_of(record, assembly):
             return "fetched"
         part = self.part(assembly)
@@ -258,19 +258,14 @@ class Shelf:
             shutil.rmtree(workplace, ignore_errors=True)
 
 
-def read_record(genome: Path) -> dict[str, Any] | None:
-    """Return the record of a fetched genome; None where it, its indexes or its record are not there, or do not fit.
+def read_record(genome: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return the record of a genome that is whole with its indexes, or None and what is wrong with it.
 
     Examples
     --------
-    >>> read_record(Path("human.none.fa.gz")) is None
-    True
+    >>> read_record(Path("human.none.fa.gz"))
+    (None, 'human.none.json, which says what was fetched, is missing or cannot be read')
     """
-    return _looked_at(genome)[0]
-
-
-def _looked_at(genome: Path) -> tuple[dict[str, Any] | None, str]:
-    """Return the record of a genome that is whole, or what is wrong with it."""
     path = _record_path(genome)
     try:
         record = dict(parse_json(read_bounded(path, _LARGEST_RECORD)))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from seqdomains.errors import InputError
+from seqdomains.errors import InputError, reason
 from seqdomains.genomics.labels import header_value
 from seqdomains.genomics.species import Species
 
@@ -137,7 +137,7 @@ def read_aliases(path: Path) -> dict[str, frozenset[str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a table of contig aliases: {error}") from error
+        raise InputError(f"{path} cannot be read as a table of contig aliases: {reason(error)}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue

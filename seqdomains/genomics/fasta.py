@@ -20,7 +20,7 @@ from typing import BinaryIO, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from seqdomains.errors import InputError
+from seqdomains.errors import InputError, reason
 from seqdomains.genomics.alphabet import GapPolicy, encode, first_illegal, illegal_character
 
 logger = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ def as_input_errors(name: str) -> Iterator[None]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{name} is truncated or damaged gzip ({error}): copy or compress it again") from error
     except OSError as error:
-        raise InputError(f"{name} cannot be read: {error}") from error
+        raise InputError(f"{name} cannot be read: {reason(error)}") from error
 
 
 class _Parser:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from seqdomains.errors import ConfigError, InputError
+from seqdomains.errors import ConfigError, InputError, reason
 
 HEADER_SOURCE = r"^header:[A-Za-z0-9_.\-]+$"
 COLUMN_SOURCE = r"^column:[^\t\r\n]+$"
@@ -120,7 +120,7 @@ def read_labels(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a table of labels: {error}") from error
+        raise InputError(f"{path} cannot be read as a table of labels: {reason(error)}") from error
     labels: dict[str, str] = {}
     first = True
     for number, line in enumerate(text.splitlines(), start=1):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from seqdomains.errors import ConfigError
+from seqdomains.errors import ConfigError, reason
 from seqdomains.files import read_bounded
 from seqdomains.strict_yaml import LARGEST, load_yaml
 
@@ -23,6 +23,16 @@ _FILE = r"^(\{folder\}|[A-Za-z0-9])[A-Za-z0-9._+-]*$"
 # Such names below each other; the last may end with a star.
 _FOLDER = r"^([A-Za-z0-9][A-Za-z0-9._+-]*/)*[A-Za-z0-9][A-Za-z0-9._+-]*\*?$"
 _HSA = r"^(\d{1,2}|\d{1,2}x\d{1,2}|2A|2B|X|Y)$"
+_MD5 = r"^[0-9a-f]{32}$"
+_SHA256 = r"^[0-9a-f]{64}$"
+_EXPECTED = {
+    _NAME: "a plain name of letters, digits and ._+-, which begins with one of the first two",
+    _FILE: "a plain name, with or without {folder} at its beginning",
+    _FOLDER: "plain names divided by /, below base_url; the last may end with a star",
+    _HSA: "the number of a human chromosome, 2A, 2B, X, Y, or two numbers such as 5x17",
+    _MD5: "32 digits 0-9a-f",
+    _SHA256: "64 digits 0-9a-f",
+}
 _URL = re.compile(r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
 
 Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
@@ -77,8 +87,8 @@ class Assembly(BaseModel):
     report: FileName | None = None
     aliases: FileName | None = None
     size: Positive | None = None
-    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    md5: Annotated[str, Field(pattern=_MD5)] | None = None
+    sha256: Annotated[str, Field(pattern=_SHA256)] | None = None
     chromosomes: Mapping[Homologue, Positive] | None = None
     extra: bool = False
 
@@ -182,7 +192,7 @@ def read_registry(path: Path | None = None) -> dict[str, AssemblySet]:
         try:
             text = read_bounded(path, LARGEST).decode("utf-8")
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{origin}: cannot be read ({error})") from None
+            raise ConfigError(f"{origin}: cannot be read ({reason(error)})") from None
     tree = load_yaml(text, origin=origin)
     if not isinstance(tree, dict) or not tree:
         raise ConfigError(f"{origin}: expected sets of assemblies by name, found {type(tree).__name__}")
@@ -193,9 +203,12 @@ def read_registry(path: Path | None = None) -> dict[str, AssemblySet]:
         try:
             sets[name] = AssemblySet.model_validate(content)
         except ValidationError as error:
-            for detail in error.errors(include_url=False, include_context=False):
+            for detail in error.errors(include_url=False):
                 place = ".".join(map(str, (name, *detail["loc"])))
-                problems.append(f"{origin}: {place}: {detail['msg'].removeprefix('Value error, ')}")
+                text = detail["msg"].removeprefix("Value error, ")
+                if detail["type"] == "string_pattern_mismatch":
+                    text = f"expected {_EXPECTED[detail['ctx']['pattern']]}; found {detail['input']!r}"
+                problems.append(f"{origin}: {place}: {text}")
     if problems:
         raise ConfigError(problems)
     return sets

@@ -15,7 +15,7 @@ import numpy as np
 import pysam
 from numpy.typing import NDArray
 
-from seqdomains.errors import ConfigError, InputError
+from seqdomains.errors import ConfigError, InputError, reason
 from seqdomains.genomics.alphabet import decode, encode, first_illegal, reverse_complement
 from seqdomains.genomics.contigs import aliases_beside, read_aliases, resolve_contig
 from seqdomains.genomics.faidx import FastaFile
@@ -322,6 +322,8 @@ def _open(path: Path, *, samples: bool) -> Any:
         return pysam.VariantFile(str(path), drop_samples=not samples)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: give the path of a VCF file") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder: give the path of a VCF file") from error
     except NotImplementedError as error:
         raise InputError(
             f"{path} is plain gzip, which is not read here: recompress it with `gunzip -c {path.name} | bgzip > "
@@ -332,4 +334,4 @@ def _open(path: Path, *, samples: bool) -> Any:
             f"{path} is not VCF or BCF: expected a header from `##fileformat=VCF` to a line of column names"
         ) from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}): copy or compress it again") from error
+        raise InputError(f"{path} cannot be read ({reason(error)}): copy or compress it again") from error

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqdomains.errors import InputError
+from seqdomains.errors import InputError, reason
 from seqdomains.files import atomic_file
 
 _HEADER_WORDS = (["track"], ["browser"])
@@ -114,7 +114,7 @@ def read_bed(path: Path) -> tuple[Region, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as BED: {error}") from error
+        raise InputError(f"{path} cannot be read as BED: {reason(error)}") from error
     regions = []
     for number, line in enumerate(lines, start=1):
         words = line.split("\t") if "\t" in line else line.split()

@@ -129,7 +129,7 @@ def evaluate(
             show(int(confusion.sum()), f"accuracy {np.trace(confusion) / confusion.sum():.3f}", False)
     if not confusion.any():
         raise InputError("there are no test windows to evaluate on")
-    _log.info("scored %d windows; now the reference and the ceiling on the same windows", confusion.sum())
+    _log.info("scored %d windows; now a reference and a ceiling, where there are any", confusion.sum())
     result = summarise(
         confusion,
         classes,

@@ -106,7 +106,7 @@ def evaluate_frames(
             show(sum(map(len, right)), f"windows, accuracy {np.trace(confusion) / max(1, confusion.sum()):.3f}", False)
     if not confusion.any():
         raise InputError("there is no position to evaluate on")
-    _log.info("scored %d positions; now the reference on the same", confusion.sum())
+    _log.info("scored %d positions; now a reference, where there is one", confusion.sum())
     area = None
     if ranked:
         rank = rankings(*(np.concatenate(one)[:, None] for one in zip(*ranked, strict=True)))[0]

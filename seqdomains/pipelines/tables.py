@@ -106,30 +106,49 @@ def open_table(output: Path | str, classes: Sequence[str]) -> Iterator[Table[Seq
         ) from error
 
 
-class _Tsv:
-    def __init__(self, handle: TextIO | IO[str], classes: Sequence[str], *, rewindable: bool) -> None:
+class TextRows:
+    """A table as lines of text; those of the running input can be taken back where the handle is of a file.
+
+    Parameters
+    ----------
+    handle : text file
+    header : str
+        Its first lines, with their line ends.
+    rewindable : bool
+        Whether what was written can be taken back.
+    """
+
+    def __init__(self, handle: TextIO | IO[str], *, header: str, rewindable: bool) -> None:
         self._handle = handle
-        self._classes = classes
         self._rewindable = rewindable
-        handle.write("\t".join(["#record", "start", "end", "predicted", *(f"p_{name}" for name in classes)]) + "\n")
+        handle.write(header)
         self.begin_input()
 
     def begin_input(self) -> None:
+        """See `Table`."""
         self._handle.flush()
         self._mark = self._handle.tell() if self._rewindable else 0
+
+    def drop_input(self) -> bool:
+        """See `Table`."""
+        if self._rewindable:
+            self._handle.flush()
+            self._handle.seek(self._mark)
+            self._handle.truncate()
+        return self._rewindable
+
+
+class _Tsv(TextRows):
+    def __init__(self, handle: TextIO | IO[str], classes: Sequence[str], *, rewindable: bool) -> None:
+        header = "\t".join(["#record", "start", "end", "predicted", *(f"p_{name}" for name in classes)]) + "\n"
+        super().__init__(handle, header=header, rewindable=rewindable)
+        self._classes = classes
 
     def write(self, spans: Sequence[Span], values: NDArray[np.float64]) -> None:
         for span, best, row in zip(spans, values.argmax(axis=1), values.tolist(), strict=True):
             shares = "\t".join(f"{share:.6f}" for share in row)
             self._handle.write(f"{span.record}\t{span.start}\t{span.end}\t{self._classes[best]}\t{shares}\n")
         self._handle.flush()
-
-    def drop_input(self) -> bool:
-        if self._rewindable:
-            self._handle.flush()
-            self._handle.seek(self._mark)
-            self._handle.truncate()
-        return self._rewindable
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def evaluate_tags(
     if not shares:
         raise InputError("there are no test windows to evaluate on")
     labels, found = np.concatenate(truths), np.concatenate(shares)
-    _log.info("scored %d windows; now the reference on the same windows", len(labels))
+    _log.info("scored %d windows; now a reference, where there is one", len(labels))
     reference = task.baseline_scores()
     result = summarise_tags(
         labels,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import output_file
-from seqdomains.pipelines.tables import PARQUET_SUFFIXES, STDOUT, Table, refuse_compressed
+from seqdomains.pipelines.tables import PARQUET_SUFFIXES, STDOUT, Table, TextRows, refuse_compressed
 
 BIGWIG_SUFFIXES: Final = (".bw", ".bigwig")
 _ROW_GROUP = 1 << 17
@@ -139,20 +139,13 @@ def _open_rows(
         raise InputError(f"cannot write {'stdout' if output == STDOUT else path}: {error.strerror or error}") from error
 
 
-class _Lines:
+class _Lines(TextRows):
     """Rows of text; of the values that are given the first `width` are written, since tables of others have more."""
 
     def __init__(self, handle: IO[str], width: int, *, header: str, digits: int, rewindable: bool) -> None:
-        self._handle = handle
+        super().__init__(handle, header=header, rewindable=rewindable)
         self._width = width
         self._digits = digits
-        self._rewindable = rewindable
-        handle.write(header)
-        self.begin_input()
-
-    def begin_input(self) -> None:
-        self._handle.flush()
-        self._mark = self._handle.tell() if self._rewindable else 0
 
     def write(self, spans: Stretches, values: NDArray[np.float64]) -> None:
         rows = zip(spans.starts.tolist(), spans.ends.tolist(), values[:, : self._width].tolist(), strict=True)
@@ -163,13 +156,6 @@ class _Lines:
             )
         )
         self._handle.flush()
-
-    def drop_input(self) -> bool:
-        if self._rewindable:
-            self._handle.flush()
-            self._handle.seek(self._mark)
-            self._handle.truncate()
-        return self._rewindable
 
 
 @contextmanager

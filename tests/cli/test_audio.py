@@ -153,13 +153,12 @@ def test_what_each_preset_would_take(seqdomains, command, preset, window, parame
 
 
 @pytest.mark.parametrize("preset", ["codes", "spectrogram-small"])
-def test_presets_without_classes_are_not_for_classifiers(seqdomains, run, preset):
-    for given in (("train",), ("finetune", run)):
-        outcome = seqdomains("audio", *given, "--preset", preset, "--device", "cpu")
+def test_presets_without_classes_are_not_for_classifiers(seqdomains, run, preset, tmp_path):
+    cpu = ("--device", "cpu")
+    for given in (("train", *cpu), ("finetune", run, *cpu), ("synthesize", "--out", tmp_path / "clips")):
+        outcome = seqdomains("audio", *given, "--preset", preset)
         assert outcome.code == 2
-        assert (
-            f"--preset {preset}: is of a model without classes; use it with `seqdomains audio pretrain`" in outcome.err
-        )
+        assert f"--preset {preset}: is for `seqdomains audio pretrain`; here there are activity, " in outcome.err
 
 
 def test_dry_run(seqdomains):
@@ -194,7 +193,7 @@ def test_pretraining_needs_no_data_and_no_label(seqdomains, tmp_path):
     ("options", "words"),
     [
         (("--set", "input.codec=waveform"), "input.codec: waveform gives real numbers"),
-        (("--preset", "words"), "--preset words: is of a classifier; use it with `seqdomains audio train`"),
+        (("--preset", "words"), "--preset words: is for `seqdomains audio train`; here there are codes, "),
     ],
 )
 def test_what_is_no_language_model_is_refused(seqdomains, options, words):
@@ -403,6 +402,10 @@ def test_what_a_model_is_and_reads_is_fixed(seqdomains, run, tmp_path):
     outcome = seqdomains(*given, "--set", "model.d_model=8", "--set", "input.rate=16000")
     assert outcome.code == 2
     assert "model.d_model is that of the model" in outcome.err
+    outcome = seqdomains(*given, "--head-only", "--set", "train.backbone_lr_scale=0.1")
+    assert outcome.code == 2
+    assert "train.backbone_lr_scale: 0.1 is for a backbone that learns" in outcome.error
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_a_model_that_changed_is_not_gone_on_from(seqdomains, run, tmp_path):

@@ -182,6 +182,8 @@ def test_evaluate_refuses_classes_that_the_model_does_not_know(seqdomains, run, 
         (["train", "--species", "great-apes", "--preset", "tiny", "--device", "cuda:99"], ["--device cuda:99"]),
         (["train", "--species", "great-apes", "--preset", "tiny", "--device", "tpu"], ["--device tpu"]),
         (["train", "--species", "great-apes", "--preset", "tiny", "--set", "model.vocab_size=8"], ["16 codes"]),
+        (["train", "--species", "great-apes", "--preset", "codes"], ["codes: is for `seqdomains audio pretrain`"]),
+        (["simulate", "--preset", "pretrain-tiny", "--out", "x"], ["is for `seqdomains genomics pretrain`"]),
         (["simulate", "--set", "data.simulation.density=0", "--out", "x"], ["data.simulation.density"]),
     ],
 )

@@ -153,7 +153,7 @@ def test_shown_configuration_is_a_preset_with_the_same_values(tmp_path):
     ("name", "words"),
     [
         ("laptpo", ["unknown preset", "did you mean laptop?", "great-apes-gpu"]),
-        ("absent.yaml", ["cannot be read"]),
+        ("absent.yaml", ["cannot be read (No such file or directory)"]),
         ("../laptop", ["cannot be read"]),
     ],
 )

@@ -152,6 +152,8 @@ def test_the_simulators_truth_is_called_simulated(seqdomains, run, tmp_path):
         (["--region", "chr1:1-9", "--figure", "/nowhere/a.svg"], 1, "cannot write /nowhere/a.svg"),
         (["--region", "chr1:1-2", "--figure", "a.gif"], 2, "--figure a.gif: expected a file .svg, .png or .pdf"),
         (["--region", "chr1:1-9", "-o", "/nowhere/a.tsv"], 1, "cannot write /nowhere/a.tsv"),
+        (["--region", "chr1:1-9", "-o", "w.txt"], 2, "-o w.txt: expected a name that ends in .bedgraph, .bg, .bw, "),
+        (["--region", "chr1:1-9", "-o", "w.tsv.gz"], 2, "-o w.tsv.gz: plain text is written; leave out .gz"),
         (["--region", "chr1:1-9", "-o", "x.bw", "-o", "x.bw"], 2, "a file is named twice"),
     ],
 )

@@ -131,6 +131,7 @@ def test_a_run_is_scored_on_other_tables(seqdomains, tuned, tmp_path):
         outcome = seqdomains("genomics", "evaluate", model, "--data", path, "--device", "cpu")
         assert outcome.code == 0, outcome.err
         assert "3 test records" in outcome.out
+        assert "scored 3 windows; now a reference and a ceiling, where there are any" in outcome.err
         assert "accuracy          1.000" in outcome.out
         assert "to train on" not in outcome.out
 
@@ -185,6 +186,12 @@ def test_a_dry_run_writes_nothing(seqdomains, language_model, table, tmp_path, m
     [
         ((), 2, ["nothing to train on", "--data CSV with columns sequence and label"]),
         (("--data", "TABLE", "--set", "model.d_model=8"), 2, ["model.d_model is that of the model"]),
+        (
+            ("--data", "TABLE", "--head-only", "--set", "train.backbone_lr_scale=0.1"),
+            2,
+            ["train.backbone_lr_scale: 0.1 is for a backbone that learns", "--head-only"],
+        ),
+        (("--data", "TABLE", "--preset", "hg38"), 2, ["hg38: is for `seqdomains genomics pretrain`; here there are"]),
         (("--data", "TABLE", "--label-from", "label"), 2, ["data.label_from", "column:NAME of a table"]),
         (("--data", "TABLE", "--label-from", "column:kind"), 1, ["line 1: no column 'kind'", "'gene'"]),
         (("--data", "TABLE", "--sequence-column", "seq"), 1, ["no column 'seq'", "'sequence'"]),

@@ -199,7 +199,8 @@ def test_a_dry_run_of_masked_training(seqdomains):
         (("--set", "data.soft_mask_weight=2"), 2, "data.soft_mask_weight: "),
         (("--set", "data.masking.hiden=1"), 2, "data.masking.hiden: unknown key; did you mean data.masking.hidden?"),
         (("--set", "data.split=held"), 2, "split is held but neither held nor held_regions says what is"),
-        (("--preset", "words"), 2, "unknown key"),
+        (("--preset", "words"), 2, "--preset words: is for `seqdomains audio train`; here there are encode"),
+        (("--preset", "laptop"), 2, "--preset laptop: is for `seqdomains genomics train`; here there are encode"),
     ],
 )
 def test_bad_input_is_one_sentence(seqdomains, repeats, tmp_path, arguments, code, sentence):

@@ -230,7 +230,7 @@ def bad_file(folder, kind):
     if kind == "absent":
         return folder / "absent.vcf", "does not exist"
     if kind == "folder":
-        return folder, "cannot be read"
+        return folder, "is a folder: give the path of a VCF file"
     if kind == "empty":
         path.write_bytes(b"")
         return path, "is not VCF"
