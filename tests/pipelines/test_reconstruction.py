@@ -35,7 +35,7 @@ class Waves:
         return {"domain": "waves", "window": WINDOW}
 
     def training_batch(self, seed, first, count, *, window=None):
-        if self.broken_from is not None and first + count > self.broken_from:
+        if self.broken_from is not None and first >= self.broken_from:
             raise RuntimeError("the power is gone")
         return self._windows(seed, range(first, first + count), window or WINDOW)
 
