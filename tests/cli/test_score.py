@@ -94,7 +94,7 @@ def records():
 
 
 def log_likelihood(model, letters):
-    codes = torch.from_numpy(encode(letters))[None].long()
+    codes = torch.from_numpy(encode("N" + letters))[None].long()
     with torch.inference_mode():
         return float(model(codes[:, :-1]).double().log_softmax(-1).gather(-1, codes[:, 1:, None]).sum())
 
