@@ -273,7 +273,9 @@ def _computation(domain: Domain, parameters: Any, loaded: LoadedModel, device: t
         return Whole(domain.records(parameters), runner, tokens=parameters["batch_tokens"])
     every = parameters["every"]
     along = (
-        AlongLikelihood(loaded.model, every=every, device=device)
+        AlongLikelihood(
+            loaded.model, every=every, device=device, before=parameters.get("before"), codes=parameters.get("codes")
+        )
         if isinstance(loaded.model, MambaLM)
         else AlongClasses(classifier_of(loaded), every=every, device=device)
     )

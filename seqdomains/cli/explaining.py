@@ -110,6 +110,7 @@ def run_explain(
         number=number,
         complement=tuple(COMPLEMENT.tolist()) if both_strands else None,
         ignored=N,
+        before=N,
         steps=steps or _STEPS,
         at_once=windows_at_once(where, length),
     )

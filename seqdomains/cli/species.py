@@ -34,9 +34,10 @@ from seqdomains.cli.simulated import simulated_genomes
 from seqdomains.cli.summary import as_text
 from seqdomains.cli.training import AsText, made, print_estimate, train_and_evaluate
 from seqdomains.errors import ConfigError, InputError
-from seqdomains.genomics.alphabet import COMPLEMENT, VOCAB_SIZE, GapPolicy
+from seqdomains.genomics.alphabet import COMPLEMENT, VOCAB_SIZE, GapPolicy, N
 from seqdomains.genomics.data_config import SpeciesData
 from seqdomains.genomics.fasta import STDIN, reads_once, source_name
+from seqdomains.genomics.markov import BASES
 from seqdomains.genomics.record_task import labelled_task, takes_whole_records
 from seqdomains.genomics.records import is_sequence_file, stream_records
 from seqdomains.genomics.simulate import SimulationConfig, simulate
@@ -243,7 +244,10 @@ def run_stream(
         model = next_token_model_of(loaded)
         lengths = _lengths(fasta, policy) if is_bigwig(output) else None
         track = open_track(output, value=likelihood.VALUE, lengths=lengths)
-        return bool(likelihood.stream_likelihood(model, inputs, track, every=every or 1, device=where).failures)
+        outcome = likelihood.stream_likelihood(
+            model, inputs, track, every=every or 1, before=N, codes=BASES, device=where
+        )
+        return bool(outcome.failures)
     if is_bigwig(output):
         raise ConfigError(f"-o {output}: a classifier's rows are no track; bigWig holds a language model's likelihoods")
     classifier, step = classifier_of(loaded), every or trained_window(loaded)
@@ -273,7 +277,9 @@ def run_batch(
     own: dict[str, Any] = {"gap_policy": policy}
     if config.strands == "both":
         own["complement"] = COMPLEMENT.tolist()
-    if asked.verb != "stream":
+    if asked.verb == "stream":
+        own |= {"before": N, "codes": BASES}
+    else:
         own["regions"] = None if regions is None else str(regions.absolute())
         own["regions_sha256"] = None if regions is None else hash_of(regions)
         if reads_whole_records(load_model(path, device=choose_device("cpu"))):

@@ -42,7 +42,8 @@ def run_score(
 ) -> bool:
     """Score the variants of a VCF; returns whether any was skipped because it does not fit the reference.
 
-    How likely N is says nothing of a variant: its positions are read, but left out of the sums.
+    How likely N is says nothing of a variant: its positions are read, but left out of the sums. Before each window the
+    model reads an N, as it did in training.
     """
     to_vcf = is_vcf(output)
     for source in (vcf, reference):
@@ -73,6 +74,7 @@ def run_score(
         batch_size=windows_at_once(where, window),
         precision=precision,
         ignored=N,
+        before=N,
         device=where,
     )
     logger.info("%s", summary(reader))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import atomic_file, output_file
 from seqdomains.genomics.fasta import STDIN
-from seqdomains.genomics.variants import Variant
+from seqdomains.genomics.variants import Variant, silent
 
 logger = logging.getLogger(__name__)
 
@@ -119,11 +119,22 @@ def open_scores(output: str, header: Any, *, strands: int, provenance: str) -> I
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise InputError(f"cannot write {'stdout' if output == STDIN else path}: {error.strerror or error}") from error
+        raise InputError(f"cannot write {'stdout' if output == STDIN else path}: {_reason(error)}") from error
 
 
-def _opened(path: Path, *, compressed: bool) -> AbstractContextManager[Any]:
-    return pysam.BGZFile(str(path), "wb", None) if compressed else path.open("wb")
+@contextmanager
+def _opened(path: Path, *, compressed: bool) -> Iterator[Any]:
+    if not compressed:
+        with path.open("wb") as handle:
+            yield handle
+        return
+    with silent(), pysam.BGZFile(str(path), "wb", None) as handle:
+        yield handle
+
+
+def _reason(error: OSError) -> str:
+    """Return why something cannot be written; htslib keeps to itself what the system said."""
+    return error.strerror or "the file system refused it; is it full?"
 
 
 class _Tsv:
@@ -208,9 +219,8 @@ def _index(path: Path, refusal: str) -> None:
     if refusal:
         logger.warning("%s gets no index: %s", path, refusal)
         return
-    before = pysam.set_verbosity(0)  # htslib would warn of position 0, which VCF allows
     try:
-        with atomic_file(place) as partial:
+        with silent(), atomic_file(place) as partial:  # htslib would warn of position 0, which VCF allows
             pysam.tabix_index(str(path), preset="vcf", index=str(partial), keep_original=True, force=True)
-    finally:
-        pysam.set_verbosity(before)
+    except OSError as error:
+        raise InputError(f"{path} is written, but its index {place.name} cannot be: {_reason(error)}") from error

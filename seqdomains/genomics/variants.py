@@ -163,7 +163,7 @@ class VariantReader:
         self._contigs: dict[str, str | InputError] = {}
         beside = aliases_beside(reference.path)
         self._aliases = read_aliases(beside) if beside else None
-        with _silent():
+        with silent():
             self._file = _open(path, samples=samples)
         try:
             str(self._file.header)
@@ -207,7 +207,7 @@ class VariantReader:
         try:
             while True:
                 try:
-                    with _silent():
+                    with silent():
                         record = next(self._file)
                         str(record)  # which decodes it; pysam would do so where it is used, and it may be no UTF-8
                 except StopIteration:
@@ -308,7 +308,7 @@ def _is(allele: NDArray[np.uint8], there: NDArray[np.uint8]) -> bool:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep htslib's own words off stderr; what matters of them is said in errors."""
     before = pysam.set_verbosity(0)
     try:

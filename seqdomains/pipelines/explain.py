@@ -102,7 +102,7 @@ class Explainer:
         Of the class; None is each window's own, the most likely one. Not of a language model.
     complement : tuple of int or None
         Where given, the score is the mean over both strands.
-    ignored : int or None
+    ignored, before : int or None
         See `LikelihoodScore`.
     steps : int
         Of integrated gradients.
@@ -118,6 +118,7 @@ class Explainer:
     number: int | None = None
     complement: tuple[int, ...] | None = None
     ignored: int | None = None
+    before: int | None = None
     steps: int = 32
     at_once: int = 1
     completeness: Completeness = field(default_factory=Completeness)
@@ -161,7 +162,7 @@ class Explainer:
 
     def _score(self, numbers: int | tuple[int, ...]) -> Score:
         score: Score = (
-            LikelihoodScore(self.model, self.ignored)
+            LikelihoodScore(self.model, self.ignored, self.before)
             if isinstance(self.model, MambaLM)
             else ClassScore(self.model, numbers)
         )

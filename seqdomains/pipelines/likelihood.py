@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -27,8 +27,8 @@ VALUE: Final = "log_likelihood"
 class RunningLikelihood:
     """Reads one sequence chunk by chunk and tells the log-likelihood of each token given all before it.
 
-    What it says is what one pass over the whole sequence would say, to rounding, however it was cut. The first token
-    has none before it and gets no answer.
+    What it says is what one pass over the whole sequence would say, to rounding, however it was cut. Without `before`
+    the first token has none before it and gets no answer.
 
     Parameters
     ----------
@@ -36,6 +36,8 @@ class RunningLikelihood:
         In evaluation mode.
     device : torch.device
         Where it lies.
+    before : int, optional
+        Code that the model reads before the sequence, so that its first token gets an answer too.
 
     Examples
     --------
@@ -50,9 +52,10 @@ class RunningLikelihood:
     True
     """
 
-    def __init__(self, model: MambaLM, *, device: torch.device) -> None:
+    def __init__(self, model: MambaLM, *, device: torch.device, before: int | None = None) -> None:
         self._model = model
         self._device = device
+        self._before = before
         self._state: InferenceState | None = None
         self._last: Tensor | None = None
 
@@ -66,7 +69,7 @@ class RunningLikelihood:
 
         Returns
         -------
-        ndarray of float64, shape (L,), or (L - 1,) at the beginning
+        ndarray of float64, shape (L,), or (L - 1,) at the beginning without `before`
             Natural logarithms.
 
         Raises
@@ -76,6 +79,8 @@ class RunningLikelihood:
         """
         if not len(tokens):
             return np.zeros(0)
+        if self._state is None and self._before is not None:
+            tokens = np.concatenate([np.array([self._before], tokens.dtype), tokens])
         with torch.inference_mode():
             batch = torch.from_numpy(np.ascontiguousarray(tokens))[None].to(self._device)
             logits, self._state = self._model(batch, state=self._state, return_state=True)
@@ -100,6 +105,8 @@ def stream_likelihood(
     opened: AbstractContextManager[Table[Stretches]],
     *,
     every: int = 1,
+    before: int | None = None,
+    codes: int | None = None,
     device: torch.device | str = "cpu",
     on_error: Literal["skip", "stop"] = "skip",
     progress: bool = True,
@@ -115,7 +122,11 @@ def stream_likelihood(
     opened : context manager
         See `seqdomains.pipelines.tracks.open_track`.
     every : int
-        Positions of a bin. The first bin of a record leaves its first position out, which has nothing before it.
+        Positions of a bin, of which those that count make the mean; a bin without any is left out.
+    before : int, optional
+        See `RunningLikelihood`. Without it the first bin of a record leaves its first position out.
+    codes : int, optional
+        Tokens below that count; others are read. All count if not given.
     device, on_error, progress
         See `seqdomains.pipelines.stream.stream`.
 
@@ -127,8 +138,21 @@ def stream_likelihood(
     model.config.require_causal("a stream", instead="Give a model that was trained on each next token.")
     device = torch.device(device)
     with deterministic(), borrowed(model, device=device, training=False):
-        found = ((name, answers(model, records, every, device)) for name, records in inputs)
+        found = (
+            (name, _with_values(answers(model, records, every, device, before=before, codes=codes)))
+            for name, records in inputs
+        )
         return write_answers(found, opened, name="stream", on_error=on_error, progress=progress)
+
+
+def _with_values(
+    found: Generator[tuple[Stretches, NDArray[np.float64]]],
+) -> Generator[tuple[Stretches, NDArray[np.float64]]]:
+    with closing(found):
+        for parts, values in found:
+            known = ~np.isnan(values[:, 0])
+            if known.any():
+                yield Stretches(parts.record, parts.starts[known], parts.ends[known]), values[known]
 
 
 def answers(
@@ -136,27 +160,41 @@ def answers(
     records: Iterable[tuple[str, Iterable[NDArray[Any]]]],
     every: int,
     device: torch.device,
+    *,
+    before: int | None = None,
+    codes: int | None = None,
 ) -> Generator[tuple[Stretches, NDArray[np.float64]]]:
     """Yield bins in order; one that a chunk's border cuts waits for its other part.
 
-    The model is in evaluation mode on the device; what is wrong with the records is a BadInputError.
+    Of bins in which no position counts only a record's last is there, with NaN: it says how long the record is. The
+    model is in evaluation mode on the device; what is wrong with the records is a BadInputError.
     """
-    running = RunningLikelihood(model, device=device)
-    held, first = np.zeros(0), 1  # values of positions from `first` on that have not gone out
+    begin = 1 if before is None else 0
+    running = RunningLikelihood(model, device=device, before=before)
+    # Of positions from `first` on that have not gone out: values, 0 where they do not count, and whether they do.
+    held, counted, first = np.zeros(0), np.zeros(0, np.int64), begin
     with prefetched(reading(in_chunks(records)), depth=2) as chunks:
         for record, tokens, ended in chunks:
-            held = np.concatenate([held, running.read(tokens)])
+            found = running.read(tokens)
+            counts = np.ones(len(found), np.int64)
+            if codes is not None:
+                counts[tokens[len(tokens) - len(found) :] >= codes] = 0
+            held = np.concatenate([held, np.where(counts, found, 0)])
+            counted = np.concatenate([counted, counts])
             end = first + len(held)
             borders = np.arange(first // every + 1, end // every + 1) * every
             if ended and (not len(borders) or borders[-1] < end):
                 borders = np.append(borders, end)
             if len(borders) and len(held):
                 starts = np.concatenate([[first], borders[:-1]])
-                sums = np.add.reduceat(held, starts - first)
-                if borders[-1] < end:
-                    sums[-1] = held[starts[-1] - first : borders[-1] - first].sum()
-                yield Stretches(record, starts, borders), (sums / (borders - starts))[:, None]
-                held, first = held[borders[-1] - first :], int(borders[-1])
+                out = int(borders[-1]) - first
+                sums, counts = (np.add.reduceat(one[:out], starts - first) for one in (held, counted))
+                told = counts > 0
+                told[-1] |= ended
+                if told.any():
+                    means = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+                    yield Stretches(record, starts[told], borders[told]), means[told, None]
+                held, counted, first = held[out:], counted[out:], int(borders[-1])
             if ended:
-                running = RunningLikelihood(model, device=device)
-                held, first = np.zeros(0), 1
+                running = RunningLikelihood(model, device=device, before=before)
+                held, counted, first = np.zeros(0), np.zeros(0, np.int64), begin

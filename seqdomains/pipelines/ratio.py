@@ -35,7 +35,7 @@ Row = TypeVar("Row", bound=Compared)
 
 
 class WindowLikelihood:
-    """Log-likelihood of each window: the sum over its tokens, each given all before it; the first one is given.
+    """Log-likelihood of each window: the sum over its tokens, each given all before it.
 
     Parameters
     ----------
@@ -43,6 +43,8 @@ class WindowLikelihood:
         In evaluation mode.
     ignored : int, optional
         A code whose positions are left out of the sum, such as one that stands for an unknown token.
+    before : int, optional
+        Code that the model reads before a window. Without it a window's first token is given and not in the sum.
 
     Examples
     --------
@@ -56,9 +58,10 @@ class WindowLikelihood:
     ((2,), True)
     """
 
-    def __init__(self, model: MambaLM, *, ignored: int | None = None) -> None:
+    def __init__(self, model: MambaLM, *, ignored: int | None = None, before: int | None = None) -> None:
         self._model = model
         self._ignored = ignored
+        self._before = before
 
     def launch(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Compute a batch of windows, shape (B, L); where `lengths` are given, what lies behind them counts nothing.
@@ -68,6 +71,9 @@ class WindowLikelihood:
         Tensor of float64, shape (B,)
             Natural logarithms.
         """
+        if self._before is not None:
+            tokens = torch.cat([tokens.new_full((len(tokens), 1), self._before), tokens], dim=1)
+            lengths = None if lengths is None else lengths + 1
         given: Tensor = self._model(tokens[:, :-1]).log_softmax(-1)
         found = given.gather(-1, tokens[:, 1:, None].long())[..., 0]
         counted = counted_positions(tokens, lengths, self._ignored)
@@ -83,6 +89,7 @@ def score_pairs(
     batch_size: int = 32,
     precision: Literal["float32", "bfloat16"] = "float32",
     ignored: int | None = None,
+    before: int | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> PredictOutcome:
@@ -105,7 +112,7 @@ def score_pairs(
         Windows at once; halved when the memory runs out. Windows of similar length share a batch.
     precision : {"float32", "bfloat16"}
         Of matrix products and what lies between them.
-    ignored : int, optional
+    ignored, before : int, optional
         See `WindowLikelihood`.
     device : torch.device or str
         Where to compute; the model is back where it was afterwards.
@@ -143,7 +150,7 @@ def score_pairs(
     device = torch.device(device)
     with deterministic(), borrowed(model, device=device, training=False):
         # `launch` is all that a runner asks of a verb for `launch` and `fetch`.
-        verb = cast(Verb, WindowLikelihood(model, ignored=ignored))
+        verb = cast(Verb, WindowLikelihood(model, ignored=ignored, before=before))
         runner = Runner(verb, device=device, batch_size=batch_size, precision=precision)
         found = ((name, _answers(runner, rows, values)) for name, rows in inputs)
         return write_answers(found, opened, name="score", on_error="stop", progress=progress)

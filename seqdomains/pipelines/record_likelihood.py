@@ -6,7 +6,6 @@ import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -138,15 +137,14 @@ class _Rows:
 
     def _bins(self, pieces: Iterable[NDArray[Any]], *, first: int | None) -> Iterator[_Bin]:
         """Add up stretches of a record as it is read; the first has `first` tokens."""
-        running = RunningLikelihood(self.model, device=self.device)
+        running = RunningLikelihood(self.model, device=self.device, before=self.before)
         start = at = 0
         end = first or math.inf
         counted, nats = 0, 0.0
-        head = np.array([self.before], np.uint8)
-        with prefetched(reading(in_chunks([("", chain([head], pieces))])), depth=2) as chunks:
-            for number, (_, tokens, _) in enumerate(chunks):
+        with prefetched(reading(in_chunks([("", pieces)])), depth=2) as chunks:
+            for _, tokens, _ in chunks:
                 values = running.read(tokens)
-                asked = (tokens if number else tokens[1:]) < self.codes
+                asked = tokens < self.codes
                 done = 0
                 while done < len(values):
                     part = slice(done, int(min(len(values), done + end - at)))

@@ -53,17 +53,22 @@ class LikelihoodScore:
     ----------
     model : MambaLM
         In evaluation mode; causal.
-    ignored : int or None
-        A code whose positions are left out of the sum.
+    ignored, before : int or None
+        See `WindowLikelihood`.
     """
 
     model: MambaLM
     ignored: int | None = None
+    before: int | None = None
 
     def __call__(self, tokens: Tensor, *, recompute: bool = False) -> Tensor:
         """See `Score`."""
         if not tokens.is_floating_point():
-            return WindowLikelihood(self.model, ignored=self.ignored).launch(tokens)
+            return WindowLikelihood(self.model, ignored=self.ignored, before=self.before).launch(tokens)
+        if self.before is not None:
+            head = torch.zeros_like(tokens[:, :1])
+            head[..., self.before] = 1
+            tokens = torch.cat([head, tokens], dim=1)
         given: Tensor = self.model(tokens[:, :-1], recompute=recompute).log_softmax(-1)
         asked = tokens[:, 1:]
         if self.ignored is not None:

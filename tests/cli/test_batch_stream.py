@@ -119,7 +119,7 @@ def test_tracks(seqdomains, stream, language_model, files, tmp_path):
     again = stream(language_model, "--every", 500, "--format", "bigwig")
     assert "3 of 3 shards are done already" in again.err
     with bigwig.open(str(tmp_path / "out" / "stream.bigwig")) as track:
-        assert track.chroms() == {name: length for name, length in RECORDS.items() if length > 1} | {"six": 3_000}
+        assert track.chroms() == RECORDS | {"six": 3_000}
         found = [(name, *part) for name in ("one", "two") for part in track.intervals(name)]
     assert [(name, str(start), str(end)) for name, start, end, _ in found] == [
         tuple(row[:3]) for row in rows if row[0] in ("one", "two")
@@ -173,3 +173,50 @@ def test_options_of_batches_go_with_out(seqdomains, language_model, files):
     assert refused.code == 2
     assert "--workers: goes with --out" in refused.err
     assert "--shard: goes with --out" in refused.err
+
+
+def test_bases_that_are_not_known_have_no_value(seqdomains, stream, language_model, tmp_path):
+    """N within a bin, in whole bins, at both ends of a record, and a record of nothing else; as `likelihood` counts."""
+    bigwig = pytest.importorskip("pyBigWig", reason="pyBigWig is not installed")
+    random = np.random.default_rng(1)
+
+    def bases(count):
+        return "".join(random.choice(list("ACGT"), count))
+
+    text = f"NN{bases(70)}{'N' * 130}RY{bases(96)}n{bases(50)}{'N' * 49}"
+    (tmp_path / "gaps.fa").write_text(f">gaps\n{text}\n>none\n{'N' * 120}\n>whole\n{bases(80)}\n")
+    counted = seqdomains("genomics", "likelihood", language_model, tmp_path / "gaps.fa", "--every", 50).out
+    wanted = [row.split("\t") for row in counted.splitlines()[1:] if row.split("\t")[3] != "0"]
+    assert [row[:4] for row in wanted[:3]] == [
+        ["gaps", "0", "50", "48"],
+        ["gaps", "50", "100", "22"],
+        ["gaps", "200", "250", "46"],
+    ]
+    means = [float(row[4]) / int(row[3]) for row in wanted]
+    lengths = {"gaps": 400, "none": 120, "whole": 80}
+
+    def agree(rows):
+        assert [[name, str(start), str(end)] for name, start, end, _ in rows] == [row[:3] for row in wanted]
+        np.testing.assert_allclose([float(row[3]) for row in rows], means, rtol=2e-5)
+
+    def of_bigwig(path):
+        with bigwig.open(str(path)) as track:
+            assert track.chroms() == lengths
+            return [(name, *part) for name in lengths for part in track.intervals(name) or ()]
+
+    for name in ("a.bedgraph", "a.parquet", "a.bw"):
+        alone = seqdomains(
+            "genomics", "stream", language_model, tmp_path / "gaps.fa", "--every", 50, "-o", tmp_path / name
+        )
+        assert alone.code == 0, alone.err
+    agree([row.split("\t") for row in (tmp_path / "a.bedgraph").read_text().splitlines()])
+    agree([tuple(row.values()) for row in pq.read_table(tmp_path / "a.parquet").to_pylist()])
+    agree(of_bigwig(tmp_path / "a.bw"))
+    for form in ("parquet", "bedgraph", "bigwig"):
+        stream(language_model, "--every", 50, "--format", form, inputs=tmp_path / "gaps.fa")
+    agree([row.split("\t") for row in (tmp_path / "out" / "stream.bedgraph").read_text().splitlines()])
+    agree([tuple(row.values())[1:] for row in pq.read_table(tmp_path / "out" / "stream.parquet").to_pylist()])
+    agree(of_bigwig(tmp_path / "out" / "stream.bigwig"))
+    each = seqdomains("genomics", "stream", language_model, tmp_path / "gaps.fa").out.splitlines()
+    places = [int(row.split("\t")[1]) for row in each if row.startswith("gaps")]
+    assert places == [place for place, letter in enumerate(text) if letter in "ACGT"]

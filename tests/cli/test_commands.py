@@ -241,14 +241,15 @@ def test_stream_of_a_language_model_writes_tracks(seqdomains, fasta, tmp_path):
     model = MambaLM(MambaConfig(d_model=8, n_layer=1))
     model.save_pretrained(lm, signature={**SIGNATURE, "window": 64})
     outcome = seqdomains("genomics", "stream", lm, reads)
+    places = [*(("x", place) for place in range(160)), ("y", 0)]
     rows = [line.split("\t") for line in outcome.out.splitlines()]
-    assert (outcome.code, [row[:3] for row in rows]) == (0, [["x", str(i), str(i + 1)] for i in range(1, 160)])
+    assert (outcome.code, [row[:3] for row in rows]) == (0, [[n, str(i), str(i + 1)] for n, i in places])
     pytest.importorskip("pyBigWig", reason="pyBigWig is not installed")
     for name in ("a.parquet", "a.bw"):
         assert seqdomains("genomics", "stream", lm, reads, "--every", 10, "-o", tmp_path / name).code == 0
     table = pq.read_table(tmp_path / "a.parquet").to_pylist()
-    assert (len(table), table[0]["start"], table[-1]["end"]) == (16, 1, 160)
-    assert table[1]["log_likelihood"] == pytest.approx(np.mean([float(row[3]) for row in rows[9:19]]), abs=1e-5)
+    assert (len(table), table[0]["start"], table[-2]["end"]) == (17, 0, 160)
+    assert table[1]["log_likelihood"] == pytest.approx(np.mean([float(row[3]) for row in rows[10:20]]), abs=1e-5)
 
 
 def test_bigwig_is_refused_where_it_cannot_be(seqdomains, run, fasta, tmp_path):

@@ -90,6 +90,11 @@ def of_sound(folder):
 
 def of_dna(folder):
     assert len((folder / "bits.tsv").read_text().splitlines()) == 3
+    header, *rows = [line.split("\t") for line in (folder / "scored.tsv").read_text().splitlines()]
+    assert header == ["#chrom", "pos", "id", "ref", "alt", "score", "forward", "reverse"]
+    assert {("NA" in row) for row in rows if row[4] == "<DEL>"} == {True}
+    assert {("NA" in row) for row in rows if row[4] != "<DEL>"} == {False}
+    assert (folder / "scored.vcf.gz.tbi").exists()
     assert (folder / "new.fa").read_text().count(">generated_") == 4
     assert json.loads((folder / "runs" / "masked" / "evaluation.json").read_text())["simulated"]
 

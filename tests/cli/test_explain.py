@@ -101,6 +101,21 @@ def test_a_language_model_is_explained_by_its_likelihood(seqdomains, language_ar
     assert len(rows) == 10
 
 
+def test_first_base_is_asked_as_likelihood_asks_it(seqdomains, language_artefact, tmp_path):
+    (tmp_path / "bases.fa").write_text("".join(f">{base}\n{base}\n" for base in "ACGT"))
+    rows = seqdomains("genomics", "likelihood", language_artefact, tmp_path / "bases.fa").out.splitlines()[1:]
+    likelihoods = np.array([float(row.split("\t")[4]) for row in rows])
+    wanted = likelihoods - likelihoods.mean()
+    assert np.abs(wanted).min() > 1e-3
+    regions = [word for base in "ACGT" for word in ("--region", base)]
+    for method in ("ism", "saliency"):
+        outcome = seqdomains(
+            "genomics", "explain", language_artefact, "--reference", tmp_path / "bases.fa", *regions, "--method", method
+        )
+        found = [float(row.split("\t")[3]) for row in outcome.out.splitlines()]
+        assert np.allclose(found, wanted, atol=1e-4), method
+
+
 def test_ism_of_a_language_model_is_what_score_says_of_variants(seqdomains, language_artefact, fasta, tmp_path):
     genome = fasta(c=64)
     letters = genome.read_text().splitlines()[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def records():
 
 
 def log_likelihood(model, letters):
-    codes = torch.from_numpy(encode(letters))[None].long()
+    codes = torch.from_numpy(encode("N" + letters))[None].long()
     with torch.inference_mode():
         return float(model(codes[:, :-1]).double().log_softmax(-1).gather(-1, codes[:, 1:, None]).sum())
 
@@ -291,6 +292,40 @@ def test_bad_line_leaves_nothing(score, tmp_path, line, words, name):
     assert outcome.code == 1
     assert words in outcome.error
     assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("out.vcf.gz", "the file system refused it; is it full?"),
+        ("out.vcf", "File too large"),
+        ("out.tsv", "File too large"),
+    ],
+)
+def test_full_disk_is_said_in_one_line(score, tmp_path, capfd, name, reason):
+    """A limit on the file size fails in the middle of a write, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    vcf = write_vcf(tmp_path / "given.vcf", substitutions(2000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+    try:
+        outcome, output = score(vcf, name=name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert outcome.code == 1
+    assert outcome.error == f"seqdomains: cannot write {output}: {reason}"
+    assert capfd.readouterr().err == ""
+    assert list(output.parent.iterdir()) == []
+
+
+def test_index_that_cannot_be_written_is_said(score, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError("building of index failed")
+
+    monkeypatch.setattr(pysam, "tabix_index", refuse)
+    outcome, output = score(sorted(substitutions(3)), name="out.vcf.gz")
+    assert outcome.code == 1
+    assert f"{output} is written, but its index out.vcf.gz.tbi cannot be: the file system refused it" in outcome.error
+    assert [path.name for path in output.parent.iterdir()] == ["out.vcf.gz"]
 
 
 def test_bad_commands(score, seqdomains, lm, tmp_path):

@@ -150,14 +150,16 @@ def test_both_strands_explain_the_other_strand_alike(method, kind):
     assert not np.allclose(found, one_strand, atol=1e-3)
 
 
-def test_the_likelihood_of_mixtures_is_that_of_codes():
+@pytest.mark.parametrize("before", [None, 5])
+def test_the_likelihood_of_mixtures_is_that_of_codes(before):
     model = MambaLM(MambaConfig(d_model=16, n_layer=1, vocab_size=6)).eval()
     tokens = torch.from_numpy(window_of().tokens)[None]
-    score = LikelihoodScore(model, ignored=4)
+    score = LikelihoodScore(model, ignored=4, before=before)
     mixture = torch.nn.functional.one_hot(tokens.long(), 6).float()
     with torch.no_grad():
         assert float(score(mixture)) == pytest.approx(float(score(tokens)), abs=1e-4)
-        exact = -model.loss(tokens, ignored=4, reduction="sum")
+        read = tokens if before is None else torch.nn.functional.pad(tokens, (1, 0), value=before)
+        exact = -model.loss(read, ignored=4, reduction="sum")
         assert float(score(tokens)) == pytest.approx(float(exact), abs=1e-4)
         both = float(MeanScore(score, COMPLEMENT)(tokens))
         other = torch.tensor(COMPLEMENT, dtype=torch.uint8)[tokens.long()].flip(1)

@@ -96,6 +96,23 @@ def test_parquet_and_bigwig_hold_the_same(every, tmp_path):
     agree([(name, *row) for name in LENGTHS for row in track.intervals(name) or ()], expected(every))
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("every", [1, 5, 16, 1000])
+def test_codes_that_do_not_count_are_read_and_left_out(chunk, every, tmp_path, monkeypatch):
+    """With a code before the record its first position counts; a bin in which none counts has no row."""
+    monkeypatch.setattr(streaming, "CHUNK", chunk)
+    codes = tokens(90)
+    for first, last in ((3, 4), (30, 63), (80, 90)):
+        codes[first:last] = 4
+    values = np.where(codes < 4, at_once(model(), np.concatenate([[4], codes]).astype(np.uint8)), np.nan)
+    bins = [(start, min(start + every, 90)) for start in range(0, 90, every)]
+    wanted = [("r", a, b, np.nanmean(values[a:b])) for a, b in bins if not np.isnan(values[a:b]).all()]
+    track = open_track(tmp_path / "a.parquet", value="v")
+    inputs = [("toy", [("r", np.array_split(codes, 4))])]
+    stream_likelihood(model(), inputs, track, every=every, before=4, codes=4, progress=False)
+    agree([tuple(row.values()) for row in pq.read_table(tmp_path / "a.parquet").to_pylist()], wanted)
+
+
 def test_a_bad_input_is_taken_back(tmp_path):
     def broken():
         yield "bad", iter([tokens(50)])

@@ -63,34 +63,53 @@ def scored(asked, lm=None, **options):
     return np.concatenate(table.values)
 
 
-def likelihood(lm, window, ignored=None):
+def likelihood(lm, window, ignored=None, before=None):
+    if before is not None:
+        window = np.concatenate([np.array([before], np.uint8), window])
     with torch.inference_mode():
         logits = lm.eval()(torch.from_numpy(window)[None].long())[0, :-1].double()
     found = logits.log_softmax(-1).numpy()[np.arange(len(window) - 1), window[1:]]
     return found[window[1:] != ignored].sum()
 
 
+@pytest.mark.parametrize("before", [None, 5])
 @pytest.mark.parametrize("ignored", [None, 2])
-def test_ratios_are_those_of_windows_alone(ignored):
+def test_ratios_are_those_of_windows_alone(ignored, before):
     lm, asked = model(), rows()
     wanted = [
-        [likelihood(lm, second, ignored) - likelihood(lm, first, ignored) for first, second in row.pairs]
+        [
+            likelihood(lm, second, ignored, before) - likelihood(lm, first, ignored, before)
+            for first, second in row.pairs
+        ]
         or [np.nan, np.nan]
         for row in asked
     ]
-    np.testing.assert_allclose(scored(asked, ignored=ignored), wanted, atol=1e-5)
+    np.testing.assert_allclose(scored(asked, ignored=ignored, before=before), wanted, atol=1e-5)
+
+
+def test_first_token_is_asked_behind_what_is_read_before_it():
+    lm = model()
+    one, other = np.zeros(1, np.uint8), np.ones(1, np.uint8)
+    wanted = likelihood(lm, other, before=5) - likelihood(lm, one, before=5)
+    assert abs(wanted) > 0.01
+    found = scored([Row([(one, other), (other, one)])], lm, before=5)
+    np.testing.assert_allclose(found, [[wanted, -wanted]], atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 1000])
-def test_batch_size_changes_nothing(batch_size):
-    np.testing.assert_allclose(scored(rows(), batch_size=batch_size), scored(rows(), batch_size=32), atol=1e-5)
+@pytest.mark.parametrize("before", [None, 5])
+def test_batch_size_changes_nothing(batch_size, before):
+    one, other = (scored(rows(), batch_size=size, before=before) for size in (batch_size, 32))
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_exchanged_windows_negate_the_ratio_exactly(precision):
+@pytest.mark.parametrize("before", [None, 5])
+def test_exchanged_windows_negate_the_ratio_exactly(precision, before):
     asked = rows()
     exchanged = [Row([(second, first) for first, second in row.pairs]) for row in asked]
-    np.testing.assert_array_equal(scored(exchanged, precision=precision), -scored(asked, precision=precision))
+    one, other = (scored(each, precision=precision, before=before) for each in (asked, exchanged))
+    np.testing.assert_array_equal(other, -one)
 
 
 def test_equal_windows_have_a_ratio_of_zero():

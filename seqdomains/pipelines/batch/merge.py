@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import atomic_file
+from seqdomains.pipelines import likelihood
 from seqdomains.pipelines.batch import verbs
 from seqdomains.pipelines.batch.columns import TEXTS
 from seqdomains.pipelines.batch.folder import BatchFolder, ShardFacts
@@ -158,12 +159,18 @@ class _Rows:
         self.count = 0
 
     def __iter__(self) -> Iterator[pa.Table]:
-        """Yield tables of `_ROWS` rows; the last may be shorter."""
+        return self.tables()
+
+    def tables(self, *, blank: bool = False) -> Iterator[pa.Table]:
+        """Yield tables of `_ROWS` rows; the last may be shorter. Likelihoods that are NaN stand in `blank` ones alone.
+
+        Such a row says where a record ends.
+        """
         self.count = 0
         held: list[pa.Table] = []
         count = 0
         for number in range(len(self._plan.shards)):
-            for batch in self._batches(number):
+            for batch in self._batches(number, blank=blank):
                 held.append(batch)
                 count += len(batch)
                 while count >= _ROWS:
@@ -175,7 +182,7 @@ class _Rows:
             self.count += count
             yield pa.concat_tables(held)
 
-    def _batches(self, number: int) -> Iterator[pa.Table]:
+    def _batches(self, number: int, *, blank: bool) -> Iterator[pa.Table]:
         path = self._folder.shard(number)
         self._folder.check(number, self._facts[number])
         with _removed_if_damaged(path), path.open("rb") as handle:
@@ -189,6 +196,8 @@ class _Rows:
                 if len(inputs) and not 0 <= inputs.min() <= inputs.max() < len(self._names):
                     raise ValueError("a row is of an input that the plan does not have")
                 kept = self._kept[inputs]
+                if not blank and self._values[0].name == likelihood.VALUE:
+                    kept &= ~np.isnan(batch.column(len(SHARD_PLACE)).to_numpy())
                 columns = [pa.array(self._names[inputs], pa.string()), *batch.columns[1:]]
                 if self._per_second is not None:
                     columns[2:4] = [pa.array(self._seconds(column.to_numpy())) for column in columns[2:4]]
@@ -290,7 +299,7 @@ def _write_track(path: Path, rows: _Rows) -> None:
         )
     lengths: dict[str, int] = {}
     files: dict[str, str] = {}
-    for table in rows:
+    for table in rows.tables(blank=True):
         ends = table.group_by(["file", "record"], use_threads=False).aggregate([("end", "max")])
         for file, record, end in zip(*(ends[name].to_pylist() for name in ("file", "record", "end_max")), strict=True):
             if files.setdefault(record, file) != file:
@@ -300,7 +309,7 @@ def _write_track(path: Path, rows: _Rows) -> None:
                 )
             lengths[record] = max(end, lengths.get(record, 0))
     if not lengths:
-        raise InputError(f"{path.parent / 'shards'} holds no value for a track: no record has a second token")
+        raise InputError(f"{path.parent / 'shards'} holds no value for a track")
     value = rows.schema.names[-1]
     with open_track(path, value=value, lengths=lengths) as track:
         for table in rows:

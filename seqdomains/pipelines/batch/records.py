@@ -46,6 +46,8 @@ class Along(Protocol):
 class AlongLikelihood:
     """The log-likelihood of each position given all before it, or its mean over bins; see `likelihood.answers`.
 
+    The last row of a record is NaN where nothing in it counts.
+
     Examples
     --------
     >>> from seqdomains.backbone import MambaConfig
@@ -55,8 +57,17 @@ class AlongLikelihood:
     [('r', [1, 2, 4], [2, 4, 5])]
     """
 
-    def __init__(self, model: MambaLM, *, every: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: MambaLM,
+        *,
+        every: int,
+        device: torch.device,
+        before: int | None = None,
+        codes: int | None = None,
+    ) -> None:
         self._model, self._every, self._device = model, every, device
+        self._before, self._codes = before, codes
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -65,7 +76,9 @@ class AlongLikelihood:
 
     def rows(self, records: Iterable[Pieces]) -> Iterator[Rows]:
         """See `Along`."""
-        for parts, values in likelihood.answers(self._model, records, self._every, self._device):
+        for parts, values in likelihood.answers(
+            self._model, records, self._every, self._device, before=self._before, codes=self._codes
+        ):
             yield parts.record, parts.starts, parts.ends, values
 
     def columns(self, values: NDArray[np.float64]) -> list[pa.Array]:
