@@ -90,7 +90,7 @@ def test_an_artefact_says_what_it_is_and_is_read_strictly(tmp_path, tokens, kind
 def test_a_classifier_is_no_tagger_and_its_artefact_is_as_ever(tmp_path):
     save_pretrained(SequenceClassifier(SIZES, classes=CLASSES), tmp_path / "a", signature={})
     keys = list(json.loads((tmp_path / "a" / "config.json").read_text()))
-    assert keys == ["format_version", "architecture", "model", "signature", "classes", "pooling"]
+    assert keys == ["format_version", "architecture", "model", "signature", "weights_sha256", "classes", "pooling"]
     with pytest.raises(InputError, match="holds a SequenceClassifier, expected a SequenceTagger"):
         SequenceTagger.from_pretrained(tmp_path / "a")
 
