@@ -32,7 +32,9 @@ def main() -> int:
     result = json.loads((arguments.run / "evaluation.json").read_text())
     figure = Figure(figsize=(9, 2.6 * (1 + len(arguments.sounds))), layout="constrained")
     curve, *places = figure.subplots(1 + len(arguments.sounds))
-    read_so_far = [row["samples"] * row["window"] / 1e6 for row in rows]
+    # Windows may grow while a model is trained.
+    windows = np.diff([row["samples"] for row in rows], prepend=0)
+    read_so_far = np.cumsum(windows * [row["window"] for row in rows]) / 1e6
     curve.plot(read_so_far, [row["loss"] / np.log(2) for row in rows], lw=0.8, label="training")
     curve.axhline(result["bits"], color="C1", label=f"held-out clips {result['bits']:.2f}")
     for style, one in zip((":", "--", "-."), result["baselines"], strict=False):

@@ -74,7 +74,7 @@ def step_memory(
 
 
 def what_helps(config: TrainConfig, *, windows: int, causal: bool) -> str:
-    """Say which settings save memory and change no result, of those that are left.
+    """Say which settings save memory and change no result, of those that are left, or what else does.
 
     Parameters
     ----------
@@ -87,11 +87,11 @@ def what_helps(config: TrainConfig, *, windows: int, causal: bool) -> str:
     Examples
     --------
     >>> what_helps(TrainConfig(recompute=True), windows=8, causal=True)
-    'set train.time_chunk, or lower train.micro_batch'
+    'set train.time_chunk, or lower train.micro_batch, which change no result'
     >>> what_helps(TrainConfig(recompute=True, time_chunk=64), windows=1, causal=True)
-    'lower train.time_chunk'
+    'lower train.time_chunk, which changes no result'
     >>> what_helps(TrainConfig(recompute=True), windows=1, causal=False)
-    'nothing is left but a shorter window or a smaller model'
+    'take shorter windows or a narrower model'
     """
     sets = [] if config.recompute else ["train.recompute=true"]
     lowers = ["train.micro_batch"] if windows > 1 else []
@@ -99,8 +99,10 @@ def what_helps(config: TrainConfig, *, windows: int, causal: bool) -> str:
         sets.append("train.time_chunk")
     elif causal:
         lowers.insert(0, "train.time_chunk")
+    if not sets + lowers:
+        return "take shorter windows or a narrower model"
     parts = [f"{verb} {' or '.join(names)}" for verb, names in (("set", sets), ("lower", lowers)) if names]
-    return ", or ".join(parts) or "nothing is left but a shorter window or a smaller model"
+    return f"{', or '.join(parts)}, which {'change' if len(sets + lowers) > 1 else 'changes'} no result"
 
 
 def out_of_memory(model: nn.Module, config: TrainConfig, *, window: int, device: torch.device) -> list[str]:
@@ -117,8 +119,7 @@ def out_of_memory(model: nn.Module, config: TrainConfig, *, window: int, device:
     causal = not isinstance(sizes, MambaConfig) or sizes.causal
     problems = [
         f"train.micro_batch: {at_once} windows of {window} tokens at once do not fit into the memory{room}; "
-        f"{what_helps(config, windows=at_once, causal=causal)} (the result stays), or take shorter windows or a "
-        "narrower model"
+        f"{what_helps(config, windows=at_once, causal=causal)}"
     ]
     if isinstance(sizes, MambaConfig):
         if not config.recompute:
