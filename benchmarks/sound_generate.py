@@ -3,8 +3,8 @@
 Run ``python -m benchmarks.sound_generate``; `--model RUN` times a model of yours in place of untrained ones of
 presets, of which only the speed means anything. First the logits of steps are compared with those of one pass over the
 whole sequence, and on a GPU what is written with a CUDA graph with what is written without one; a model that fails has
-no time. Printed are samples a second of a step with its draw by the number of rows, which decides how many sequences
-are computed side by side, then of all of `generate_blocks`, beside real time (16,000), and how much the memory grew.
+no time. Printed are samples a second of a step with its draw by the number of rows, then of all of `generate_blocks`,
+beside real time (16,000), and how much the memory grew.
 `--processor-time` counts the time of the processor, where other work shares it.
 """
 
@@ -27,7 +27,7 @@ from seqdomains.cli.models import load_model, next_token_model_of
 from seqdomains.cli.sound_config import SoundPretrainConfig
 from seqdomains.kernels.token_draw import Sampling
 from seqdomains.pipelines.borrowed import deterministic, thread_count
-from seqdomains.pipelines.generate import _draws, _read, _Writer, generate_blocks, groups
+from seqdomains.pipelines.generate import _draws, _read, _Writer, generate_blocks
 
 Clock = Callable[[], float]
 REAL_TIME = 16_000
@@ -80,8 +80,7 @@ def time_rows(
 
 def time_all(model: MambaLM, count: int, device: str, clock: Clock, seconds: float) -> None:
     """Print what the pipeline writes in a while, and by how much the peak of the memory grew behind its first block."""
-    first = next(rows.start for rows, _ in groups(0, 1000, device=device) if len(rows) >= count)
-    blocks = generate_blocks(model, SILENCE, length=1 << 40, count=count, first=first, device=device, progress=False)
+    blocks = generate_blocks(model, SILENCE, length=1 << 40, count=count, device=device, progress=False)
     next(blocks)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     written, began = 0, clock()

@@ -6,14 +6,30 @@ from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 
 from seqdomains.backbone.block import Block
 from seqdomains.backbone.heads import MambaLM
 from seqdomains.backbone.precision import full_precision
 from seqdomains.backbone.stages import PoolIn, PoolOut
 from seqdomains.backbone.state import InferenceState, PoolState
-from seqdomains.kernels.block_step import BlockStep, BlockWeights
+from seqdomains.kernels.block_step import BlockStep, BlockWeights, chosen_step
+from seqdomains.kernels.row_product import RowProduct, RowWeights
+
+
+def rows_apart(model: MambaLM, device: torch.device | str) -> bool:
+    """Whether what a `Stepper` says of a row is the same to the bit however many rows there are.
+
+    The kernels keep rows apart. Plain torch does not, which runs in float64, without Triton, and on a GPU for very wide
+    models.
+
+    Parameters
+    ----------
+    model : MambaLM
+    device : torch.device or str
+        Where it will run.
+    """
+    innermost = model.config.stage(len(model.config.pool))
+    return chosen_step(innermost.d_inner, device, model.lm_head.weight.dtype) != "reference"
 
 
 class Stepper:
@@ -47,13 +63,15 @@ class Stepper:
     """
 
     def __init__(self, model: MambaLM, state: InferenceState, *, rows: int) -> None:
-        self._model = model
+        self._embed = model.backbone.embed
         config, blocks = model.config, list(model.backbone.layers)
         with torch.no_grad():
             layers = [_step_of(block, rows) for block in blocks]
         self._visits = [layers[first : first + config.n_layer] for first in range(0, len(layers), config.n_layer)]
         borders = zip(model.backbone.pools_in, model.backbone.pools_out, state.pools, strict=True)
         self._borders = [_Border(inwards, outwards, pool, rows) for inwards, outwards, pool in borders]
+        norm, head = model.backbone.norm_f, model.lm_head
+        self._tell = RowProduct(RowWeights(head.weight, head.bias, norm.weight, norm.eps))
         self.load(state)
 
     def load(self, state: InferenceState) -> None:
@@ -76,17 +94,17 @@ class Stepper:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Read a token of each sequence, shape (rows,); returns the next ones' logits, (rows, vocab_size), fp32."""
-        logits = self.advance(tokens, self.depth)
+        logits = self.advance(tokens, self.depth).clone()
         self.tick()
         return logits
 
     def advance(self, tokens: Tensor, depth: int) -> Tensor:
-        """Do on the device what a token asks for that goes `depth` stages inwards; see `__call__`."""
+        """Do on the device what a token asks for that goes `depth` stages inwards; see `__call__`.
+
+        The logits lie where those of the next call will.
+        """
         with torch.no_grad():
-            norm = self._model.backbone.norm_f
-            stream = _sum(*self._run(0, self._model.backbone.embed(tokens[:, None])[:, 0], depth))
-            hidden = rms_norm(stream, norm.weight.shape, norm.weight, norm.eps)
-            return full_precision(self._model.lm_head(hidden))
+            return full_precision(self._tell(*self._run(0, self._embed(tokens[:, None])[:, 0], depth)))
 
     def _run(self, stage: int, hidden: Tensor, depth: int) -> tuple[Tensor, Tensor | None]:
         """Run a stage and those within; returns the last output and what it is to be added to."""
@@ -116,10 +134,13 @@ class _Border:
     def __init__(self, inwards: nn.Module, outwards: nn.Module, state: PoolState, rows: int) -> None:
         assert isinstance(inwards, PoolIn)  # noqa: S101 - a list of modules has no type
         assert isinstance(outwards, PoolOut)  # noqa: S101
-        self._inwards, self._outwards = inwards, outwards
+        self._inwards, self._outwards = (
+            RowProduct(RowWeights(one.linear.weight, one.linear.bias)) for one in (inwards, outwards)
+        )
         self.factor, self.phase = inwards.factor, 0
         self._pending = state.pending.new_zeros(rows, self.factor, state.pending.shape[2])
         self._held = state.held.new_zeros(rows, self.factor, state.pending.shape[2])
+        self._group = self._pending.flatten(1)
         # A recorded step must find its place on the device; elsewhere the number at hand is sooner there.
         recorded = self._held.device.type != "cpu"
         self._place = torch.zeros(1, dtype=torch.int64, device=self._held.device) if recorded else None
@@ -145,11 +166,10 @@ class _Border:
         return found
 
     def pooled(self) -> Tensor:
-        found: Tensor = self._inwards.linear(self._pending.flatten(1))
-        return found
+        return self._inwards(self._group)
 
     def hold(self, inner: Tensor) -> None:
-        self._held.copy_(self._outwards.linear(inner).view_as(self._held))
+        self._held.copy_(self._outwards(inner).view_as(self._held))
 
 
 def _step_of(block: nn.Module, rows: int) -> BlockStep:

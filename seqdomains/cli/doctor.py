@@ -20,6 +20,8 @@ from seqdomains.kernels.block_step import reference as block_reference
 from seqdomains.kernels.causal_conv1d import reference as conv_reference
 from seqdomains.kernels.dispatch import OPS, STEPS, VARIABLE
 from seqdomains.kernels.rms_norm import reference as norm_reference
+from seqdomains.kernels.row_product import RowProduct, RowWeights
+from seqdomains.kernels.row_product import reference as row_reference
 from seqdomains.kernels.selective_scan import fast_path
 from seqdomains.kernels.selective_scan import reference as scan_reference
 from seqdomains.kernels.selective_scan_step import reference as step_reference
@@ -187,6 +189,17 @@ def _block_step_reference(hidden: Tensor, *others: Tensor) -> Sequence[Tensor]:
     return *block_reference.bind(weights, memory)(hidden, hidden), memory.conv, memory.states
 
 
+def row_product(hidden: Tensor, residual: Tensor, norm: Tensor, matrix: Tensor, bias: Tensor) -> Sequence[Tensor]:
+    """Return a matrix times the norm of each row's sum."""
+    return (RowProduct(RowWeights(matrix, bias, norm, 1e-5))(hidden, residual),)
+
+
+def _row_product_reference(
+    hidden: Tensor, residual: Tensor, norm: Tensor, matrix: Tensor, bias: Tensor
+) -> Sequence[Tensor]:
+    return (row_reference.bind(RowWeights(matrix, bias, norm, 1e-5))(hidden, residual),)
+
+
 _RULE = Sampling(temperature=0.8, top_p=0.9)
 
 
@@ -266,6 +279,12 @@ def _cases(channels: int) -> dict[str, Case]:
                 h0,
                 draw(batch, width - 1, channels),
             ),
+            gradients=False,
+        ),
+        "row_product": Case(
+            lambda *inputs: row_product(*inputs),
+            _row_product_reference,
+            (x[:, 0], residual[:, 0], scale, draw(2 * channels, channels), draw(2 * channels)),
             gradients=False,
         ),
         "token_draw": Case(

@@ -19,6 +19,7 @@ from seqdomains.audio.sources import measure
 from seqdomains.audio.writing import STDOUT, SoundWriter, check_output, open_writer
 from seqdomains.backbone import MambaLM
 from seqdomains.backbone.artefact import WEIGHTS
+from seqdomains.backbone.step import rows_apart
 from seqdomains.cli.batch_plan import hash_of
 from seqdomains.cli.models import artefact_of, choose_device, load_model, next_token_model_of
 from seqdomains.errors import MOST_PROBLEMS, ConfigError, InputError
@@ -91,7 +92,9 @@ def run_generate(
     began = time.monotonic()
     try:
         with closing(blocks), nullcontext() if table is None else open_values(table, COLUMNS) as rows:
-            stopped = job.write(blocks, [wanted for _, wanted in groups(0, count, device=where)], rows)
+            stopped = job.write(
+                blocks, [wanted for _, wanted in groups(0, count, apart=rows_apart(model, where))], rows
+            )
     except BrokenPipeError:
         silence_stdout()
         return

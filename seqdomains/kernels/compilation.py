@@ -139,7 +139,8 @@ def flat(tensor: Tensor | None) -> NDArray[np.float32]:
     """Return a tensor's numbers in order as one float32 array, without a copy where they lie so; absent is empty."""
     if tensor is None:
         return _ABSENT
-    return tensor.detach().float().reshape(-1).numpy()
+    # Every second element of something would be a view with gaps, which compiled code does not see.
+    return tensor.detach().float().contiguous().reshape(-1).numpy()
 
 
 @kernel

@@ -18,8 +18,8 @@ from seqdomains.errors import ConfigError
 Implementation = Literal["reference", "cpu", "triton"]
 
 OPS: Final = ("selective_scan", "causal_conv1d", "rms_norm")
-# For inference alone: they change a state in place and have no gradient.
-STEPS: Final = ("selective_scan_step", "block_step", "token_draw")
+# For inference alone, without a gradient; where there is a state, it is changed in place.
+STEPS: Final = ("selective_scan_step", "block_step", "row_product", "token_draw")
 VARIABLE: Final = "SEQDOMAINS_KERNELS"
 CHOICES: Final = ("auto", "reference", "cpu", "triton", "gluon")
 
@@ -42,8 +42,8 @@ def implementation(op: str, device: torch.device | str, dtype: torch.dtype) -> I
     Parameters
     ----------
     op : str
-        ``"selective_scan"``, ``"causal_conv1d"``, ``"rms_norm"``, ``"selective_scan_step"``, ``"block_step"`` or
-        ``"token_draw"``.
+        ``"selective_scan"``, ``"causal_conv1d"``, ``"rms_norm"``, ``"selective_scan_step"``, ``"block_step"``,
+        ``"row_product"`` or ``"token_draw"``.
     device : torch.device or str
         Where the tensors live.
     dtype : torch.dtype

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqdomains.backbone import InferenceState, MambaLM
-from seqdomains.backbone.step import Stepper
+from seqdomains.backbone.step import Stepper, rows_apart
 from seqdomains.errors import InputError
 from seqdomains.kernels.token_draw import Sampling, TokenDraw
 from seqdomains.pipelines.borrowed import borrowed, deterministic, thread_count
@@ -23,12 +23,8 @@ from seqdomains.pipelines.progress import Paced, progress_display
 from seqdomains.pipelines.stream import CHUNK
 from seqdomains.sampling import counter_words, uniform
 
-# Sequences that are computed side by side, by their number: how many rows a matrix product has decides its last bits,
-# so a sequence's group may depend on nothing else. On a CPU the first is alone, then come 16, then 64 at a time: a step
-# of 1, 16 and 64 rows takes 0.23, 0.56 and 1.6 ms (64 x 3; docs/lab-log.md), and one sequence would pay for all. A GPU
-# waits for launches, not for rows.
-_GROUPS: Final = {"cpu": (1, 16)}
-_MOST_TOGETHER: Final = 64
+# Sequences that are computed side by side.
+_TOGETHER: Final = 64
 _STREAM: Final = 5 << 32
 # Tokens between two looks at a signal, and of the random numbers that are made at once.
 _BLOCK: Final = 1024
@@ -75,9 +71,9 @@ def generate_blocks(
 ) -> Generator[Written]:
     """Yield sequences that go on from a prompt, block by block as they are written; memory does not follow `length`.
 
-    Token t of sequence i is drawn by a random number that is a function of the seed, i and t, and what is computed side
-    by side with i, of i alone (`groups`); so a sequence is the same whatever others are written with it. A group is
-    written to its end before the next one begins.
+    Token t of sequence i is drawn by a random number that is a function of the seed, i and t, and others beside it
+    change nothing (`groups`); so a sequence is the same whatever else is written. A group is written to its end before
+    the next one begins.
 
     Parameters
     ----------
@@ -134,7 +130,7 @@ def generate_blocks(
     model.config.require_causal("generation", instead="Give a model that was trained on each next token.")
     device, how = torch.device(device), sampling or Sampling()
     recorded = device.type == "cuda" if graph is None else graph
-    parts = groups(first, count, device=device)
+    parts = groups(first, count, apart=rows_apart(model, device))
     pace = Paced()
     with (
         deterministic(),
@@ -162,32 +158,30 @@ def generate_blocks(
                     raise StoppedError(stop.signum, "stopped; repeat the command")
 
 
-def groups(first: int, count: int, *, device: torch.device | str = "cpu") -> list[tuple[range, range]]:
+def groups(first: int, count: int, *, apart: bool) -> list[tuple[range, range]]:
     """Return which sequences are computed side by side, and which of these are wanted.
 
     Parameters
     ----------
     first, count : int
         The sequences `first` to `first + count` are wanted.
-    device : torch.device or str
-        On a CPU sequence 0 is alone, 1 to 16 are together, then 64 each; elsewhere 64 each from the beginning.
+    apart : bool
+        Whether a sequence is the same however many others are computed with it (`seqdomains.backbone.step.rows_apart`).
+        Where it is not, one is always computed with the same others, wanted or not.
 
     Examples
     --------
-    >>> groups(0, 3)
-    [(range(0, 1), range(0, 1)), (range(1, 17), range(1, 3))]
-    >>> groups(60, 8, device="cuda")
+    >>> groups(60, 8, apart=True)
+    [(range(60, 68), range(60, 68))]
+    >>> groups(60, 8, apart=False)
     [(range(0, 64), range(60, 64)), (range(64, 128), range(64, 68))]
     """
-    sizes = iter(_GROUPS.get(torch.device(device).type, ()))
-    found, begin = [], 0
-    while begin < first + count:
-        end = begin + next(sizes, _MOST_TOGETHER)
-        wanted = range(max(first, begin), min(first + count, end))
-        if wanted:
-            found.append((range(begin, end), wanted))
-        begin = end
-    return found
+    end = first + count
+    begin = first if apart else first // _TOGETHER * _TOGETHER
+    starts = range(begin, end, _TOGETHER)
+    wanted = [range(max(first, start), min(end, start + _TOGETHER)) for start in starts]
+    computed = wanted if apart else [range(start, start + _TOGETHER) for start in starts]
+    return list(zip(computed, wanted, strict=True))
 
 
 def generate(

@@ -92,16 +92,18 @@ def test_step_equals_float64(sizes, paired, selective, monkeypatch, assert_close
 
 
 if INTERPRETING:
+    from seqdomains.kernels import block_step
     from seqdomains.kernels.block_step import triton_forward
+    from seqdomains.kernels.row_product import triton_forward as row_product
 
     def test_products_longer_than_a_tile_and_rows_of_programs(monkeypatch, assert_close):
-        monkeypatch.setattr(triton_forward, "_AT_ONCE", 16)
-        monkeypatch.setattr(triton_forward, "_CHANNELS", 8)
+        monkeypatch.setattr(row_product, "AT_ONCE", 16)
+        monkeypatch.setattr(row_product, "OUTPUTS", 8)
         hold(monkeypatch, assert_close, make(*SIZES[3], paired=True, selective=True), "triton")
 
-    def test_many_rows_of_wide_blocks_go_through_plain_torch(monkeypatch, assert_close):
-        monkeypatch.setattr(triton_forward, "MOST", 16)
-        monkeypatch.setattr(triton_forward, "enter", None)
+    def test_wide_blocks_go_through_plain_torch(monkeypatch, assert_close):
+        monkeypatch.setattr(block_step, "WIDEST", 16)
+        monkeypatch.setattr(triton_forward, "bind", None)
         hold(monkeypatch, assert_close, make(*SIZES[3], paired=False, selective=True), "triton")
 
 

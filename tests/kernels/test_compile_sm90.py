@@ -26,6 +26,7 @@ from triton.runtime.jit import JITFunction
 
 from seqdomains.kernels import triton_launch
 from seqdomains.kernels.block_step import BlockMemory, BlockWeights
+from seqdomains.kernels.row_product import RowWeights
 from seqdomains.kernels.selective_scan import gluon_plan
 from seqdomains.kernels.token_draw import Sampling, TokenDraw
 
@@ -490,12 +491,21 @@ def test_a_blocks_step_keeps_to_registers_and_reads_before_it_writes(width, pair
     )  # fmt: skip
     step = import_module("seqdomains.kernels.block_step.triton_forward").bind(weights, BlockMemory.empty(weights, 2))
     kernels = compile_all(launches(step, meta(2, d), meta(2, d)))
-    assert set(kernels) == {"enter", "go_on", "leave"}
+    assert set(kernels) == {"enter", "go_on", "multiply"}
     for name, kernel in kernels.items():
         # The sine of a very large angle looks its digits up in local memory, which no usual one does.
         assert disassemble(kernel, tmp_path).spills <= (40 if paired and name == "go_on" else 0), name
-    for name, memory in (("enter", "%conv_ptr"), ("go_on", "%states_ptr"), ("leave", None)):
+    for name, memory in (("enter", "%conv_ptr"), ("go_on", "%states_ptr"), ("multiply", None)):
         assert dict(changed_in_place(kernels[name])) == ({memory: True} if memory else {}), name
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_product_of_rows_keeps_to_registers(normed, launches, tmp_path):
+    weights = RowWeights(meta(256, 64), meta(256), meta(64) if normed else None, 1e-5)
+    step = import_module("seqdomains.kernels.row_product.triton_forward").bind(weights)
+    (kernel,) = compile_all(launches(step, meta(2, 64), meta(2, 64))).values()
+    assert disassemble(kernel, tmp_path).spills == 0
+    assert not dict(changed_in_place(kernel))
 
 
 @pytest.mark.parametrize("rule", [Sampling(), Sampling(temperature=0.5, top_k=40, top_p=0.9)], ids=["plain", "ranked"])

@@ -11,7 +11,14 @@ pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 
 @pytest.mark.parametrize(
-    "name", ["interpreted_cases.py", "interpreted_neighbour_cases.py", "test_block_step.py", "test_token_draw.py"]
+    "name",
+    [
+        "interpreted_cases.py",
+        "interpreted_neighbour_cases.py",
+        "test_block_step.py",
+        "test_row_product.py",
+        "test_token_draw.py",
+    ],
 )
 def test_triton_kernels_in_the_interpreter(name):
     cases = Path(__file__).with_name(name)

@@ -11,6 +11,7 @@ import torch
 from scipy.stats import chisquare
 
 from seqdomains.backbone import MambaConfig, MambaLM
+from seqdomains.backbone.step import Stepper, rows_apart
 from seqdomains.errors import InputError
 from seqdomains.kernels.token_draw import Sampling
 from seqdomains.pipelines import generate as generation
@@ -126,16 +127,27 @@ def test_entropy_is_that_of_what_is_drawn_by(sampling, bits):
     assert sampling.entropy(logits()).item() == pytest.approx(bits)
 
 
-@pytest.mark.parametrize(("first", "count"), [(0, 1), (0, 5), (0, 200), (3, 80), (17, 2), (100, 1)])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_sequence_has_one_group_whatever_is_asked_for(first, count, device):
-    of = {number: rows for rows, _ in groups(0, 300, device=device) for number in rows}
-    found = groups(first, count, device=device)
+@pytest.mark.parametrize(("first", "count"), [(0, 1), (0, 5), (0, 200), (3, 80), (17, 2), (64, 64), (100, 1)])
+@pytest.mark.parametrize("apart", [False, True])
+def test_all_that_is_asked_for_is_in_a_group_that_is_its_own_where_rows_matter(first, count, apart):
+    of = {number: rows for rows, _ in groups(0, 320, apart=False) for number in rows}
+    found = groups(first, count, apart=apart)
     assert [number for _, wanted in found for number in wanted] == list(range(first, first + count))
-    assert all(of[number] == rows for rows, wanted in found for number in wanted)
+    for rows, wanted in found:
+        assert len(rows) <= 64
+        assert rows == wanted if apart else all(rows == of[number] for number in wanted)
 
 
-def test_a_sequence_is_the_same_whatever_others_are_written(model, monkeypatch):
+@pytest.mark.parametrize("kind", ["reference", "cpu"])
+@pytest.mark.parametrize("pool", [(), (3, 2)])
+def test_a_sequence_is_the_same_whatever_others_are_written(kind, pool, monkeypatch):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", kind)
+    # Sizes at which a library's product of many rows adds in another order than that of one.
+    config = MambaConfig(d_model=48, n_layer=1, vocab_size=37, pool=pool, tie_embeddings=False)
+    model = MambaLM(config, generator=torch.Generator().manual_seed(3)).eval()
+    assert rows_apart(model, "cpu") == (kind == "cpu")
+    with torch.no_grad():
+        model.backbone.embedding.weight.mul_(8)
     alone, some, many = (sequences(model, count=count) for count in (1, 5, 20))
     assert many[:5] == some
     assert some[0] == alone[0]
@@ -145,6 +157,30 @@ def test_a_sequence_is_the_same_whatever_others_are_written(model, monkeypatch):
     assert sequences(model, seed=1) != alone
     monkeypatch.setattr(generation, "_BLOCK", 8)
     assert sequences(model, count=5) == some
+
+
+def hold_rows_apart(device):
+    """What is said of a sequence is the same to the bit with any number of others."""
+    config = MambaConfig(d_model=40, n_layer=1, vocab_size=37, pool=(3, 2), states="complex", tie_embeddings=False)
+    model = MambaLM(config, generator=torch.Generator().manual_seed(3)).eval().to(device)
+    assert rows_apart(model, device)
+    tokens = torch.randint(37, (17, 30), generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.inference_mode():
+        _, state = model(tokens[:1, :7], return_state=True)
+        many, alone = Stepper(model, state, rows=17), Stepper(model, state, rows=1)
+        for t in range(7, 30):
+            assert torch.equal(many(tokens[:, t])[11:12], alone(tokens[11:12, t])), t
+
+
+def test_rows_are_the_same_to_the_bit_however_many(monkeypatch):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "auto")
+    hold_rows_apart("cpu")
+
+
+@pytest.mark.gpu
+def test_rows_are_the_same_to_the_bit_however_many_on_a_gpu(monkeypatch):
+    monkeypatch.setenv("SEQDOMAINS_KERNELS", "auto")
+    hold_rows_apart("cuda")
 
 
 @pytest.mark.parametrize("prompt", [1, 7, 12, 13])
@@ -163,8 +199,8 @@ def test_a_model_with_stages_has_a_recorded_step_for_each(monkeypatch, prompt):
     blocks = generate_blocks(
         model, tokens, length=60, count=2, graph=True, sampling=Sampling(temperature=0), progress=False
     )
-    found = [block.tokens[0] for block in blocks]
-    assert len(recorded) == 2 * 3
+    found = next(blocks).tokens
+    assert len(recorded) == 3
     whole = torch.from_numpy(np.concatenate([tokens, found[0]]))[None]
     with torch.no_grad():
         assert found[0].tolist() == model(whole).argmax(-1)[0, prompt - 1 : -1].tolist()
@@ -286,6 +322,9 @@ def test_a_cuda_graph_says_the_same(monkeypatch, sizes):
         for graph in (False, True)
     )
     assert one == other
-    assert sequences(model, count=1, length=2000, device="cuda", sampling=Sampling(top_p=0.9)) == one[:1]
+    assert rows_apart(model, "cuda")
+    for first, count in ((0, 1), (65, 3)):
+        part = sequences(model, count=count, first=first, length=2000, device="cuda", sampling=Sampling(top_p=0.9))
+        assert part == one[first : first + count]
     (greedy,) = sequences(model, length=300, device="cuda", sampling=Sampling(temperature=0))
     assert greedy[:50] == sequences(model, length=50, sampling=Sampling(temperature=0))[0]

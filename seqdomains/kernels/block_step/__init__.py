@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from seqdomains.kernels.dispatch import implementation, module_of
+from seqdomains.kernels.dispatch import Implementation, implementation, module_of
 
-__all__ = ["BlockMemory", "BlockStep", "BlockWeights"]
+__all__ = ["BlockMemory", "BlockStep", "BlockWeights", "chosen_step"]
+
+# Channels within, above which Triton's programs of one row each would read the weights too often: a product of all rows
+# at once reads them once.
+WIDEST: Final = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,20 @@ class BlockMemory:
             own.copy_(part.expand_as(own))
 
 
+def chosen_step(channels: int, device: torch.device | str, dtype: torch.dtype) -> Implementation:
+    """Name the implementation of a block with so many channels within; all but the reference keep rows apart.
+
+    Rows that are kept apart come out the same to the bit however many there are.
+
+    Examples
+    --------
+    >>> chosen_step(4096, "cpu", torch.float32)
+    'cpu'
+    """
+    name = implementation("block_step", device, dtype)
+    return "reference" if name == "triton" and channels > WIDEST else name
+
+
 class BlockStep:
     """A block that reads one position of each row at a time.
 
@@ -138,7 +157,7 @@ class BlockStep:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"weights of {dtype}: a step is computed in float32 or float64, expected one of these")
         self.memory = BlockMemory.empty(weights, rows)
-        name = implementation("block_step", device, dtype)
+        name = chosen_step(weights.sizes[1], device, dtype)
         self._run: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
         self._run = module_of("block_step", name, "forward").bind(weights, self.memory)
 

@@ -12,11 +12,11 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from seqdomains.kernels.block_step import BlockMemory, BlockWeights
 from seqdomains.kernels.compilation import flat, kernel, memory
+from seqdomains.kernels.row_product.cpu import Numbers, add, normalise, product
 from seqdomains.kernels.selective_scan.cpu_numbers import (
     conjugate,
     decay,
@@ -46,15 +46,6 @@ _LOG2E: Final = math.log2(math.e)
 
 
 @kernel
-def _product(matrix, at, vector, of, count):
-    """Return the product of a matrix's row, which begins at `at`, with the part of a vector that begins at `of`."""
-    found = splat(np.float32(0))
-    for i in range(0, count, WIDTH):
-        found = muladd(load_part(matrix, at + i, count - i), load_part(vector, of + i, count - i), found)
-    return total(found)
-
-
-@kernel
 def _advance(rows, sizes, flags, weights, conv, states, hidden, residual, stream, out, scratch):
     norm, to_inner, inner_bias, taps, taps_bias, to_scan, to_step, step_bias, A, B, C, skip, to_out, out_bias = weights
     d, D, W, N, R, A_parts, B_parts, state_parts = sizes
@@ -67,19 +58,11 @@ def _advance(rows, sizes, flags, weights, conv, states, hidden, residual, stream
     at_normed = 4 * wide
     at_found = at_normed + (d + WIDTH - 1) // WIDTH * WIDTH
     for row in range(rows):
-        squares = zero
-        for i in range(0, d, WIDTH):
-            value = load_part(hidden, row * d + i, d - i)
-            if has_residual:
-                value = value + load_part(residual, row * d + i, d - i)
-            store_part(stream, row * d + i, value, d - i)
-            squares = muladd(value, value, squares)
-        scale = splat(np.float32(1.0 / math.sqrt(total(squares) / d + eps)))
-        for i in range(0, d, WIDTH):
-            store(scratch, at_normed + i, load_part(stream, row * d + i, d - i) * scale * load_part(norm, i, d - i))
+        add(hidden, residual, has_residual, row * d, d, stream, row * d)
+        normalise(stream, row * d, norm, eps, d, scratch, at_normed)
         for j in range(D):
-            scratch[at_x + j] = _product(to_inner, j * d, scratch, at_normed, d)
-            scratch[at_z + j] = _product(to_inner, (D + j) * d, scratch, at_normed, d)
+            scratch[at_x + j] = product(to_inner, j * d, scratch, at_normed, d)
+            scratch[at_z + j] = product(to_inner, (D + j) * d, scratch, at_normed, d)
         for c in range(0, D, WIDTH):
             x = load(scratch, at_x + c)
             if has_inner_bias:
@@ -98,9 +81,9 @@ def _advance(rows, sizes, flags, weights, conv, states, hidden, residual, stream
             store(scratch, at_u + c, mixed * sigmoid(mixed))
         if selective:
             for k in range(R + 2 * numbers):
-                scratch[at_found + k] = _product(to_scan, k * D, scratch, at_u, D)
+                scratch[at_found + k] = product(to_scan, k * D, scratch, at_u, D)
             for j in range(D):
-                scratch[at_d + j] = _product(to_step, j * R, scratch, at_found, R)
+                scratch[at_d + j] = product(to_step, j * R, scratch, at_found, R)
         for c in range(0, D, WIDTH):
             step = load_part(step_bias, c, D - c)
             if selective:
@@ -135,7 +118,7 @@ def _advance(rows, sizes, flags, weights, conv, states, hidden, residual, stream
             y = muladd(load_part(skip, c, D - c), load(scratch, at_u + c), load(scratch, at_x + c))
             store(scratch, at_x + c, y * (gate * sigmoid(gate)))
         for o in range(d):
-            value = _product(to_out, o * D, scratch, at_x, D)
+            value = product(to_out, o * D, scratch, at_x, D)
             if has_out_bias:
                 value += out_bias[o]
             out[row * d + o] = value
@@ -170,7 +153,7 @@ def bind(weights: BlockWeights, state: BlockMemory) -> Callable[[Tensor, Tensor 
     written = flat(stream), flat(out)
     scratch = np.zeros(4 * (D + WIDTH) + d + R + 4 * N + 4 * WIDTH, np.float32)
 
-    of_hidden, of_residual = _Numbers(), _Numbers()
+    of_hidden, of_residual = Numbers(), Numbers()
 
     def step(hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         given = of_hidden(hidden)
@@ -181,19 +164,3 @@ def bind(weights: BlockWeights, state: BlockMemory) -> Callable[[Tensor, Tensor 
         return out, stream
 
     return step
-
-
-class _Numbers:
-    """A tensor's numbers as `flat` gives them; a block before gives the same tensor at each step, asked for once."""
-
-    def __init__(self) -> None:
-        self._seen: Tensor | None = None
-        self._array = flat(None)
-
-    def __call__(self, tensor: Tensor) -> NDArray[np.float32]:
-        if tensor is not self._seen:
-            self._array = flat(tensor)
-            # What `flat` had to copy would not follow the tensor.
-            lies_so = tensor.is_contiguous() and tensor.dtype == torch.float32
-            self._seen = tensor if lies_so else None
-        return self._array

@@ -12,41 +12,19 @@ projections to B and C, each program computes for itself: that is less than anot
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqdomains.kernels.block_step import BlockMemory, BlockWeights, reference
+from seqdomains.kernels.block_step import BlockMemory, BlockWeights
+from seqdomains.kernels.row_product import RowWeights
+from seqdomains.kernels.row_product import triton_forward as row_product
+from seqdomains.kernels.row_product.triton_forward import added, product, scale_of
 from seqdomains.kernels.selective_scan_step.triton_forward import softplus
 from seqdomains.kernels.triton_launch import launch, launch_key
 from seqdomains.kernels.triton_parts import exp2_of, given, on_device_of, sigmoid
-
-# Channels of a program, and channels that a product adds at once.
-_CHANNELS: Final = 32
-_AT_ONCE: Final = 128
-_WARPS: Final = 4
-# Rows times channels within, above which the weights are read too often by programs of one row each, and products of
-# all rows at once are better.
-MOST: Final = 1 << 16
-
-
-@triton.jit
-def product(matrix_ptr, first, rows, exists, vector_ptr, COUNT: tl.constexpr, BK: tl.constexpr):
-    """Multiply rows of a matrix of COUNT columns, from `first` on, with a vector in memory; float32, one after BK."""
-    found = tl.zeros(rows.shape, tl.float32)
-    for start in range(0, COUNT, BK):
-        k = start + tl.arange(0, BK)
-        vector = tl.load(vector_ptr + k, mask=k < COUNT, other=0.0)
-        tile = tl.load(
-            matrix_ptr + (first + rows)[:, None] * COUNT + k[None, :],
-            mask=exists[:, None] & (k < COUNT)[None, :],
-            other=0.0,
-        )
-        found += tl.sum(tile * vector[None, :], 1)
-    return found
 
 
 @triton.jit(do_not_specialize=["blocks"])
@@ -60,12 +38,10 @@ def enter(
     program = tl.program_id(0)
     row = (program // blocks).to(tl.int64)
     i = tl.arange(0, BD)
-    stream = tl.load(hidden_ptr + row * d + i, mask=i < d, other=0.0)
-    if HAS_RESIDUAL:
-        stream += tl.load(residual_ptr + row * d + i, mask=i < d, other=0.0)
+    stream = added(hidden_ptr + row * d, residual_ptr + row * d, i, d, HAS_RESIDUAL)
     if program % blocks == 0:
         tl.store(stream_ptr + row * d + i, stream, mask=i < d)
-    scale = 1.0 / tl.sqrt(tl.sum(stream * stream, 0) / d + eps)
+    scale = scale_of(stream, eps, d)
     channel = (program % blocks) * BJ + tl.arange(0, BJ)
     exists = channel < D
     x = tl.zeros([BJ], tl.float32)
@@ -73,9 +49,7 @@ def enter(
     for start in range(0, d, BK):
         k = start + tl.arange(0, BK)
         # The stream is read again: a program does not see what another one has written.
-        value = tl.load(hidden_ptr + row * d + k, mask=k < d, other=0.0)
-        if HAS_RESIDUAL:
-            value += tl.load(residual_ptr + row * d + k, mask=k < d, other=0.0)
+        value = added(hidden_ptr + row * d, residual_ptr + row * d, k, d, HAS_RESIDUAL)
         value *= scale * tl.load(norm_ptr + k, mask=k < d, other=0.0)
         place = channel[:, None] * d + k[None, :]
         mask = exists[:, None] & (k < d)[None, :]
@@ -169,79 +143,52 @@ def go_on(
     tl.store(y_ptr + row * D + channel, y * z * sigmoid(z), mask=exists)
 
 
-@triton.jit(do_not_specialize=["blocks"])
-def leave(
-    y_ptr, to_out_ptr, out_bias_ptr, out_ptr, blocks, d: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
-    BJ: tl.constexpr, HAS_BIAS: tl.constexpr,
-):  # fmt: skip
-    """Project to BJ channels outside."""
-    program = tl.program_id(0)
-    row = (program // blocks).to(tl.int64)
-    channel = (program % blocks) * BJ + tl.arange(0, BJ)
-    exists = channel < d
-    out = product(to_out_ptr, 0, channel, exists, y_ptr + row * D, D, BK)
-    if HAS_BIAS:
-        out += tl.load(out_bias_ptr + channel, mask=exists, other=0.0)
-    tl.store(out_ptr + row * d + channel, out, mask=exists)
-
-
 def bind(weights: BlockWeights, memory: BlockMemory) -> Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
-    """Return the step of these weights, which changes this memory.
-
-    Many rows of wide blocks go through plain torch: there a product of all rows reads the weights once.
-    """
+    """Return the step of these weights, which changes this memory."""
     d, D, W, N, R = weights.sizes
     rows, paired, selective = memory.conv.shape[0], weights.A.is_complex(), weights.to_scan is not None
-    if rows * D > MOST:
-        return reference.bind(weights, memory)
 
     def parts(values: Tensor | None) -> Tensor | None:
         return values if values is None or not paired else torch.stack([values.real, values.imag])
 
     w = weights
     A, B, C = parts(w.A), parts(w.B), parts(w.C)
-    fixed = [w.to_inner.contiguous(), w.taps.contiguous(), w.out.contiguous(), A, B, C, w.to_scan, w.to_step]
-    to_inner, taps, to_out, A, B, C, to_scan, to_step = (one if one is None else one.contiguous() for one in fixed)
+    fixed = [w.to_inner.contiguous(), w.taps.contiguous(), A, B, C, w.to_scan, w.to_step]
+    to_inner, taps, A, B, C, to_scan, to_step = (one if one is None else one.contiguous() for one in fixed)
     known = launch_key(
-        (w.norm, to_inner, w.inner_bias, taps, w.taps_bias, to_scan, to_step, w.step_bias, A, B, C, w.skip, to_out,
-         w.out_bias, memory.conv, memory.states)
+        (w.norm, to_inner, w.inner_bias, taps, w.taps_bias, to_scan, to_step, w.step_bias, A, B, C, w.skip,
+         memory.conv, memory.states)
     )  # fmt: skip
-    width = min(_CHANNELS, triton.next_power_of_2(D))
-    outside = min(_CHANNELS, triton.next_power_of_2(d))
-    shape = {"BK": min(_AT_ONCE, triton.next_power_of_2(max(d, D)))}
-    inner_blocks, outer_blocks = triton.cdiv(D, width), triton.cdiv(d, outside)
+    leave = row_product.bind(RowWeights(w.out, w.out_bias))
+    width = min(row_product.OUTPUTS, triton.next_power_of_2(D))
+    blocks = triton.cdiv(D, width)
+    shape = {"BK": min(row_product.AT_ONCE, triton.next_power_of_2(max(d, D)))}
 
     def step(hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         hidden = hidden.contiguous()
         residual = None if residual is None else residual.contiguous()
-        stream, out = torch.empty_like(hidden), torch.empty_like(hidden)
+        stream = torch.empty_like(hidden)
         u, z, y = (hidden.new_empty(rows, D) for _ in range(3))
-        now = launch_key((hidden, residual, stream, out, u, z, y))
+        now = launch_key((hidden, residual, stream, u, z, y))
         key = None if known is None or now is None else (known, now)
         with on_device_of(hidden):
             launch(
-                enter, rows * inner_blocks,
+                enter, rows * blocks,
                 (hidden, given(residual, hidden), stream, w.norm, to_inner, given(w.inner_bias, hidden), taps,
-                 given(w.taps_bias, hidden), memory.conv, u, z, inner_blocks, w.eps),
+                 given(w.taps_bias, hidden), memory.conv, u, z, blocks, w.eps),
                 {"d": d, "D": D, "W": W, **shape, "BD": triton.next_power_of_2(d), "BJ": width,
                  "BW": triton.next_power_of_2(W - 1), "HAS_RESIDUAL": residual is not None,
                  "HAS_INNER_BIAS": w.inner_bias is not None, "HAS_TAPS_BIAS": w.taps_bias is not None},
-                key, num_warps=_WARPS,
+                key, num_warps=row_product.WARPS,
             )  # fmt: skip
             launch(
-                go_on, rows * inner_blocks,
+                go_on, rows * blocks,
                 (u, z, given(to_scan, u), given(to_step, u), w.step_bias, A, given(B, u), given(C, u), w.skip,
-                 memory.states, y, inner_blocks, rows),
+                 memory.states, y, blocks, rows),
                 {"D": D, "N": N, "R": R, **shape, "BN": triton.next_power_of_2(N),
                  "BR": triton.next_power_of_2(max(R, 1)), "BJ": width, "SELECTIVE": selective, "PAIRED": paired},
-                key, num_warps=_WARPS,
+                key, num_warps=row_product.WARPS,
             )  # fmt: skip
-            launch(
-                leave, rows * outer_blocks,
-                (y, to_out, given(w.out_bias, y), out, outer_blocks),
-                {"d": d, "D": D, **shape, "BJ": outside, "HAS_BIAS": w.out_bias is not None},
-                key, num_warps=_WARPS,
-            )  # fmt: skip
-        return out, stream
+        return leave(y, None), stream
 
     return step
