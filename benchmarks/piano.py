@@ -21,8 +21,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -54,8 +54,7 @@ class OutOfTimeError(Exception):
     """The minutes are over."""
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A model that is trained: kind of state (None: the preset's), window in samples, seed."""
 
     states: str | None
@@ -217,7 +216,31 @@ def print_table(done: dict[Run, dict], arguments: argparse.Namespace, kinds: lis
     for window in arguments.windows:
         pair = (("complex", window), ("real", window))
         if seeds_of(*pair):
-            print(f"{window:,}: complex less real, state carried: {less(*pair, 'bits')}")
+            for key, how in (("bits", "state carried"), ("fresh", "fresh each window")):
+                print(f"{window:,}: complex less real, {how}: {less(*pair, key)}")
+
+
+def draw(done: dict[Run, dict], path: Path) -> None:
+    """Draw bits over the windows of training, of each kind of state and both ways of scoring."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    places = figure.subplots(1, 2)
+    for axes, key, title in zip(places, ("fresh", "bits"), ("fresh each window", "state carried"), strict=True):
+        for states in dict.fromkeys(run.states for run in done):
+            windows = sorted({run.window for run in done if run.states == states})
+            means = [
+                statistics.mean(statistics.mean(one[key]) for run, one in done.items() if run[:2] == (states, window))
+                for window in windows
+            ]
+            (line,) = axes.plot(windows, means, label=states or "the preset's")
+            runs = [(run.window, statistics.mean(one[key])) for run, one in done.items() if run.states == states]
+            axes.plot(*zip(*runs, strict=True), "o", color=line.get_color(), ms=4)
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="window of training (samples)", ylabel="bits a sample", title=title)
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(title="states; a dot is a seed")
+    figure.savefig(path)
 
 
 def print_row(*cells: str, head: bool = False) -> None:
@@ -262,6 +285,8 @@ def compare(arguments: argparse.Namespace, device: torch.device) -> None:
     )
     print(f"RENDERED piano; {len(one['bits'])} held-out clips, the same for all; in brackets 2 SE over clips and seeds")
     print_table(done, arguments, kinds)
+    if arguments.figure is not None:
+        draw(done, arguments.figure)
     if (references := arguments.source / REFERENCES).exists():
         bits = json.loads(references.read_text())["bits"]
         print("on the same clips: " + ", ".join(f"{name} {value:.3f}" for name, value in bits.items()))
@@ -327,6 +352,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=8.5)
     parser.add_argument("--device")
+    parser.add_argument("--figure", type=Path, help="SVG or PNG of bits over windows")
     parser.add_argument("--throughput", action="store_true")
     parser.add_argument("--short", type=int, default=122_880, help="of --throughput: samples of each of eight windows")
     parser.add_argument("--long", type=int, default=958_464, help="of --throughput: samples of the longest window")

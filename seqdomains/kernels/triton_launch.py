@@ -21,6 +21,15 @@ def aligned(tensors: Sequence[Tensor | None]) -> bool:
     return all(tensor is None or tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 
+def laid_out(tensor: Tensor) -> Tensor:
+    """Return a tensor without gaps that begins on a 16-byte boundary, a copy where it is none.
+
+    Triton compiles other code for other boundaries, which may take a sum in another order.
+    """
+    tensor = tensor.contiguous()
+    return tensor if aligned((tensor,)) else tensor.clone()
+
+
 def launch_key(tensors: Sequence[Tensor | None], channels: int = 0) -> Hashable:
     """Return what decides the compiled kernels beside their constants, for `launch`.
 

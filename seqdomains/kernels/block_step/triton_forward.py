@@ -23,7 +23,7 @@ from seqdomains.kernels.row_product import RowWeights
 from seqdomains.kernels.row_product import triton_forward as row_product
 from seqdomains.kernels.row_product.triton_forward import added, product, scale_of
 from seqdomains.kernels.selective_scan_step.triton_forward import softplus
-from seqdomains.kernels.triton_launch import launch, launch_key
+from seqdomains.kernels.triton_launch import laid_out, launch, launch_key
 from seqdomains.kernels.triton_parts import exp2_of, given, on_device_of, sigmoid
 
 
@@ -165,8 +165,8 @@ def bind(weights: BlockWeights, memory: BlockMemory) -> Callable[[Tensor, Tensor
     shape = {"BK": min(row_product.AT_ONCE, triton.next_power_of_2(max(d, D)))}
 
     def step(hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        hidden = hidden.contiguous()
-        residual = None if residual is None else residual.contiguous()
+        hidden = laid_out(hidden)
+        residual = None if residual is None else laid_out(residual)
         stream = torch.empty_like(hidden)
         u, z, y = (hidden.new_empty(rows, D) for _ in range(3))
         now = launch_key((hidden, residual, stream, u, z, y))

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqdomains.kernels.row_product import RowWeights
-from seqdomains.kernels.triton_launch import launch, launch_key
+from seqdomains.kernels.triton_launch import laid_out, launch, launch_key
 from seqdomains.kernels.triton_parts import given, on_device_of
 
 # Outputs of a program, and numbers that a product adds at once.
@@ -94,8 +94,8 @@ def bind(weights: RowWeights) -> Callable[[Tensor, Tensor | None], Tensor]:
     shape = {"COUNT": count, "OUT": outputs, "BK": min(AT_ONCE, whole), "BC": whole, "BJ": width}
 
     def step(hidden: Tensor, residual: Tensor | None) -> Tensor:
-        hidden = hidden.contiguous()
-        residual = None if residual is None else residual.contiguous()
+        hidden = laid_out(hidden)
+        residual = None if residual is None else laid_out(residual)
         out = hidden.new_empty(hidden.shape[0], outputs)
         now = launch_key((hidden, residual, out))
         with on_device_of(hidden):
