@@ -253,8 +253,8 @@ def input_of(signature: Mapping[str, Any]) -> SoundInput:
     domain = signature.get("domain")
     if domain != "audio":
         raise InputError(
-            f"the artefact's domain is {domain!r} and this command reads 'audio': use an artefact that "
-            "`seqdomains audio train` wrote"
+            f"the artefact's domain is {domain!r} and this command reads 'audio': use an artefact that a command of "
+            "`seqdomains audio` wrote"
         )
     try:
         return SoundInput.model_validate(signature.get("input"))

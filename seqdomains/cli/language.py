@@ -60,6 +60,9 @@ def run_pretrain(
     config = resolved.config
     masked = config.objective == "masked"
     objective: Objective = MaskedTokens() if masked else NextToken()
+    causal = config.backbone().causal
+    if masked and causal:
+        logger.warning("the model reads one side of a hidden base alone; --set model.bidirectional=true adds the other")
     if only_estimate:
         print_pretraining_estimate(config, window=config.data.window, device=where, objective=objective)
         return
@@ -69,7 +72,7 @@ def run_pretrain(
         preset=preset,
         out=out,
         device=where,
-        make_task=lambda: LanguageTask(_with_genomes(config.data), config.objective),
+        make_task=lambda: LanguageTask(_with_genomes(config.data), config.objective, both_sides=not causal),
         as_text=partial(bits_as_text, position="masked base" if masked else "base"),
         objective=objective,
     )

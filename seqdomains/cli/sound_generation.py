@@ -33,6 +33,8 @@ from seqdomains.pipelines.tracks import Stretches, is_bigwig, open_values
 
 logger = logging.getLogger(__name__)
 
+# A count of samples that stays far below what a file's header or an integer of 64 bits holds.
+_MOST_SECONDS = 10**9
 COLUMNS = ("level_dbfs", "peak_dbfs", "entropy_bits", "clipped")
 
 
@@ -56,8 +58,8 @@ def run_generate(
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     except ValueError as error:
         raise ConfigError(f"--{str(error).replace('_', '-', 1)}") from error
-    if not 0 < seconds < 1e9:
-        raise ConfigError(f"--seconds {seconds:g}: expected more than 0")
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise ConfigError(f"--seconds {seconds:g}: expected more than 0, and {_MOST_SECONDS:,} (30 years) at most")
     if keep_prompt and prompt is None:
         raise ConfigError("--keep-prompt: there is none; give --prompt")
     if output == STDOUT and count > 1:

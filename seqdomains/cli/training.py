@@ -26,7 +26,7 @@ from seqdomains.pipelines.borrowed import seeded
 from seqdomains.pipelines.evaluate import EvaluateConfig
 from seqdomains.pipelines.objectives import CLASSIFICATION, NextToken, Objective, Reconstruction, refuse_unfit
 from seqdomains.pipelines.ranks import joined, started_by_torchrun
-from seqdomains.pipelines.recipe import TrainConfig
+from seqdomains.pipelines.recipe import TrainConfig, plan_steps
 from seqdomains.pipelines.reconstruction import evaluate_reconstruction
 from seqdomains.pipelines.run_folder import RunFolder
 from seqdomains.task import ClassificationTask, MaskedTask, PretrainingTask, WindowTask
@@ -271,6 +271,8 @@ def run_training(
                 RunFolder(folder).refuse_strangers()
             task = make_task()
             refuse_unfit(config.train, config.backbone(), objective=objective_of(task))
+            # What is refused must leave no folder, which would then refuse the mended configuration.
+            plan_steps(config.train, task.window, places=ranks.places)
             run = RunFolder.prepare(folder, tree) if ranks.first else RunFolder(folder)
         logger.info("preset %s, run folder %s: repeat with --out %s if it is stopped", preset, folder, folder)
         with seeded(config.train.seed, device=device):

@@ -59,6 +59,8 @@ class LanguageTask:
         What to read and how to draw; `paths` must be set.
     objective : {"next-token", "masked"}
         What is asked: each base given those before it, or hidden bases given all others.
+    both_sides : bool
+        Whether the model that is asked reads what comes behind a base too, for the notes.
 
     Raises
     ------
@@ -79,9 +81,10 @@ class LanguageTask:
 
     ignored, codes = None, BASES
 
-    def __init__(self, data: LanguageData, objective: Objective = "next-token") -> None:
+    def __init__(self, data: LanguageData, objective: Objective = "next-token", *, both_sides: bool = False) -> None:
         self.data = data
         self.objective: Objective = objective
+        self._both_sides = both_sides
         files = sequence_files(data.paths)
         self._headers, self._sequences = load_sequences(
             files,
@@ -199,9 +202,10 @@ class LanguageTask:
                 f"The Markov model counted one in {step} of the {self._train.bases // 1_000_000} Mb to train on."
             )
         if self.objective == "masked":
+            reads = "both sides as far as it can" if self._both_sides else "what stands before a base alone"
             notes.append(
-                f"The model reads both sides as far as it can, {self.data.masking.share:.0%} of the bases hidden; the "
-                "Markov model reads the true bases before the one that is asked, and none behind it."
+                f"The model reads {reads}, {self.data.masking.share:.0%} of the bases hidden; the Markov model reads "
+                "the true bases before the one that is asked, and none behind it."
             )
         return tuple(notes)
 

@@ -281,6 +281,7 @@ def test_a_full_disk_is_one_sentence(start, lm, tmp_path, output, table):
         (("--seconds", 0), 2, "--seconds 0: expected more than 0"),
         (("--seconds", -1), 2, "--seconds -1: expected more than 0"),
         (("--seconds", "nan"), 2, "--seconds nan: expected more than 0"),
+        (("--seconds", "2e9"), 2, "--seconds 2e+09: expected more than 0, and 1,000,000,000 (30 years) at most"),
         (("--seconds", 0.001), 2, "--seconds 0.001: is no sample at the model's 200 Hz; give more"),
         (("--seconds", 1e8), 2, "-o out.wav: WAV holds 2147483391 samples at most; write .flac, or less"),
         (("--top-p", 1.5), 2, "--top-p 1.5: expected a number above 0 and up to 1"),

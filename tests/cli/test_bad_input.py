@@ -154,6 +154,18 @@ def test_label_without_class_and_class_without_sequence(train, tmp_path, classes
     assert all(word in error for word in words), error
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("train.length_warmup=[{until: 0.5, window: 100}]", "train.length_warmup: 100 does not divide data.window 256"),
+        ("train.batch_tokens=100", "train.batch_tokens: 100 hold no window of 256"),
+    ],
+)
+def test_refused_steps_leave_no_run_that_would_refuse_the_mended_ones(train, tmp_path, setting, sentence):
+    labels = ("--data", labelled(tmp_path), "--label-from", "header:kind", "--set", "data.window=256")
+    assert sentence in train(*labels, "--set", setting, code=2)
+
+
 def test_great_apes_need_every_species(train, tmp_path):
     (tmp_path / "human.fa").write_text(f">chr5\n{LETTERS}\n")
     (tmp_path / "bonobo.fa").write_text(f">chr5\n{LETTERS}\n")

@@ -65,12 +65,13 @@ def test_a_run_on_own_files_learns_and_names_what_was_held_out(seqdomains, repea
     assert again.out == outcome.out
 
 
-def test_masked_training_on_simulated_genomes_says_both(seqdomains, tmp_path):
+def test_masked_training_on_simulated_genomes_says_what_is_read(seqdomains, tmp_path):
     run = tmp_path / "run"
     outcome = seqdomains("genomics", "pretrain", *TINY, "--set", "objective=masked", "--out", run)
     assert outcome.code == 0, outcome.err
     assert "masked bases, SIMULATED data" in outcome.out
-    assert "The model reads both sides as far as it can, 15% of the bases hidden; the Markov model reads" in outcome.out
+    assert "one side of a hidden base alone; --set model.bidirectional=true adds the other" in outcome.err
+    assert "The model reads what stands before a base alone, 15% of the bases hidden; the Markov" in outcome.out
     result = evaluation(run)
     assert 0.12 < result["positions"] / (16 * 256) < 0.18
     signature = json.loads((run / "model" / "config.json").read_text())["signature"]
@@ -85,6 +86,8 @@ def test_a_model_of_both_sides_and_both_strands_is_trained_on_hidden_bases_alone
     run = tmp_path / "masked"
     outcome = seqdomains("genomics", "pretrain", *TINY, *sides, "--set", "objective=masked", "--out", run)
     assert outcome.code == 0, outcome.err
+    assert "The model reads both sides as far as it can, 15% of the bases hidden" in outcome.out
+    assert "one side" not in outcome.err
     for command in ("likelihood", "generate"):
         given = (fasta(a=50),) if command == "likelihood" else ()
         assert "the artefact's objective is 'masked'" in seqdomains("genomics", command, run, *given).error
