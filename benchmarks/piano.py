@@ -225,6 +225,7 @@ def draw(done: dict[Run, dict], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
+    figure.suptitle("RENDERED piano, held-out clips, as many samples read by each")
     places = figure.subplots(1, 2)
     for axes, key, title in zip(places, ("fresh", "bits"), ("fresh each window", "state carried"), strict=True):
         for states in dict.fromkeys(run.states for run in done):
