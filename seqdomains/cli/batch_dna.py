@@ -14,7 +14,8 @@ from seqdomains.cli.models import load_model
 from seqdomains.errors import InputError, printable
 from seqdomains.genomics.fasta import source_name
 from seqdomains.genomics.sources import SequenceRecords, SequenceWindows, divisible
-from seqdomains.genomics.spans import plan_spans, survey
+from seqdomains.genomics.spans import plan_spans
+from seqdomains.genomics.survey import survey
 from seqdomains.genomics.windows import read_bed
 from seqdomains.pipelines.batch.plan import Skipped, shown
 

@@ -15,7 +15,8 @@ from seqdomains.genomics.alphabet import GapPolicy
 from seqdomains.genomics.faidx import FastaFile
 from seqdomains.genomics.fasta import compression
 from seqdomains.genomics.records import is_genbank, stream_records
-from seqdomains.genomics.spans import FileSpans, mostly_unknown, record_lengths, resolve_in
+from seqdomains.genomics.spans import FileSpans, mostly_unknown, resolve_in
+from seqdomains.genomics.survey import record_lengths
 from seqdomains.genomics.windows import Region, count_windows
 from seqdomains.task import Span
 
@@ -24,7 +25,7 @@ _BLOCK = 1 << 20
 
 
 def divisible(path: str, policy: GapPolicy) -> bool:
-    """Tell whether a file that `spans.survey` found good can be read from its middle.
+    """Tell whether a file that `survey.survey` found good can be read from its middle.
 
     That is FASTA, plain or bgzip, whose index can be made.
     """

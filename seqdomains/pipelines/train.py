@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines.batch_tensors import BatchTensors, as_tensors
 from seqdomains.pipelines.borrowed import borrowed, deterministic, seeded, thread_count
 from seqdomains.pipelines.checkpoint import load_latest, save_checkpoint
+from seqdomains.pipelines.data_digest import data_digest
 from seqdomains.pipelines.environment import decisive_changes, session_facts
 from seqdomains.pipelines.interrupts import StoppedError, StopRequest, stop_on_signals
 from seqdomains.pipelines.memory import out_of_memory, uses_bf16
@@ -38,8 +37,6 @@ from seqdomains.task import WindowTask
 _log = logging.getLogger(__name__)
 
 _Part = tuple[int, BatchTensors]
-# Windows that tell the data of a run from others, each drawn from anywhere in them, and their tokens in all at most.
-_LOOKED_AT: Final = (64, 1 << 26)
 
 
 class NonFiniteError(InputError):
@@ -214,7 +211,7 @@ def _begin(
         weight_decay=config.weight_decay,
         backbone_lr_scale=config.backbone_lr_scale,
     )
-    stream = _stream_digest(task, config)
+    stream = data_digest(task, config)
     checkpoint = load_latest(run.checkpoints)
     if checkpoint is None:
         session = _Session(model, objective, optimizer, Meter(), device, stream, ranks, start=0, resumed_from=None)
@@ -397,17 +394,3 @@ def _non_finite(found: str, step: int, first: int, count: int, config: TrainConf
         f"step {step + 1}: {found}, in samples {first} to {first + count - 1} of seed {config.seed}; "
         "stopped before the weights took it. Look at these windows, or lower train.lr"
     )
-
-
-def _stream_digest(task: WindowTask, config: TrainConfig) -> str:
-    """Fingerprint the data by its classes, its signature and its first windows: a resumed run must read the same.
-
-    Windows come from all over the data; a change that none of them meets is not seen.
-    """
-    facts = [list(getattr(task, "classes", ())), dict(task.signature())]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    windows, tokens = _LOOKED_AT
-    batch = task.training_batch(config.seed, 0, max(1, min(windows, tokens // task.window)))
-    for array in (getattr(batch, field.name) for field in fields(batch)):
-        digest.update(b"" if array is None else array.tobytes())
-    return digest.hexdigest()

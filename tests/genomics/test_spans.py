@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from seqdomains.errors import InputError
 from seqdomains.genomics import fasta
-from seqdomains.genomics import spans as module
+from seqdomains.genomics import survey as module
 from seqdomains.genomics.alphabet import decode
 from seqdomains.genomics.corpus import sequence_files
 from seqdomains.genomics.sources import SequenceWindows
-from seqdomains.genomics.spans import plan_spans, survey
+from seqdomains.genomics.spans import plan_spans
+from seqdomains.genomics.survey import survey
 from seqdomains.genomics.windows import Region, count_windows, tile
 
 

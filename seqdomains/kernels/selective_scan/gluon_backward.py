@@ -14,13 +14,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 
-from seqdomains.kernels.selective_scan.gluon_sums import (
-    lane_bits,
-    selectors,
-    sum_channels,
-    sum_channels_exactly,
-    sum_steps_exactly,
-)
+from seqdomains.kernels.selective_scan.gluon_sums import lane_bits, selectors, store_four_sums, sum_step
 from seqdomains.kernels.selective_scan.gluon_tile import (
     SIZES,
     allocate,
@@ -40,58 +34,6 @@ from seqdomains.kernels.selective_scan.gluon_tile import (
     step_size,
     store_state_tile,
 )
-
-
-@gluon.jit
-def sum_step(tile, chosen, N: gl.constexpr, PER: gl.constexpr, W: gl.constexpr, EXACT: gl.constexpr):
-    """Add a [channels, N] tile over channels, for `store_four_sums`."""
-    if EXACT:
-        return sum_channels_exactly(tile, chosen, N, PER, W)
-    else:
-        return sum_channels(tile, chosen, N, PER, W)
-
-
-@gluon.jit
-def pairs_by_state(pair, W: gl.constexpr, EXACT: gl.constexpr):
-    """Return what `sum_step` gave for N = 64 as [warps, 64]."""
-    if EXACT:
-        return gl.join(pair[0], pair[1]).reshape([W, 4, 8, 2]).permute([0, 1, 3, 2]).reshape([W, 64])
-    else:
-        return gl.join(pair[0], pair[1]).reshape([W, 8, 4, 2]).permute([0, 2, 3, 1]).reshape([W, 64])
-
-
-@gluon.jit
-def store_four_sums(pointer, stride, sums, chosen, parts, W: gl.constexpr, N: gl.constexpr, EXACT: gl.constexpr):
-    """Store what `sum_step` gave for four steps: two numbers a lane, of N = 16 for each warp, else for all of them.
-
-    The warps' parts meet in shared memory, `parts`: a sum across warps by the compiler took four barriers, this two.
-    """
-    if N == 16:
-        lane = gl.arange(0, 32 * W, gl.SliceLayout(1, state_layout(16, W)))
-        pointer += (lane // 32) * stride
-        lane = lane % 32
-        step = lane // 8
-        upper = (lane // 4) % 2 == 1
-        if EXACT:
-            first, second = sum_steps_exactly(sums, chosen)
-        else:
-            first = gl.where(upper, sums[0][2], sums[0][0])
-            second = gl.where(upper, sums[0][3], sums[0][1])
-            for k in gl.static_range(1, 4):
-                first = gl.where(step == k, gl.where(upper, sums[k][2], sums[k][0]), first)
-                second = gl.where(step == k, gl.where(upper, sums[k][3], sums[k][1]), second)
-        offsets = step * N + gl.where(upper, 8, 0) + (lane % 4) * 2
-        gl.store(pointer + offsets, first)
-        gl.store(pointer + offsets + 1, second)
-    else:
-        even = gl.join(pairs_by_state(sums[0], W, EXACT), pairs_by_state(sums[2], W, EXACT))
-        odd = gl.join(pairs_by_state(sums[1], W, EXACT), pairs_by_state(sums[3], W, EXACT))
-        parts.store(gl.join(even, odd).reshape([W, N, 4]))
-        layout: gl.constexpr = gl.BlockedLayout([W, 1, 2], [1, 16, 2], [1, W, 1], [2, 1, 0])
-        total = gl.sum(parts.load(layout), 0)
-        n = gl.arange(0, N, gl.SliceLayout(1, gl.SliceLayout(0, layout)))
-        step = gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(0, layout)))
-        gl.store(pointer + (n[:, None] + (step * N)[None, :]), total)
 
 
 @gluon.jit
