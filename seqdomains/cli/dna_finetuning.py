@@ -11,7 +11,8 @@ from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.given_data import given_options
 from seqdomains.cli.models import asked_of, choose_device, load_model, trained_window
 from seqdomains.cli.run_config import RunConfig
-from seqdomains.cli.species import text_of, with_genomes
+from seqdomains.cli.simulated import with_genomes
+from seqdomains.cli.species import text_of
 from seqdomains.cli.training import print_estimate, train_and_evaluate
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.genomics.alphabet import VOCAB_SIZE

@@ -12,7 +12,7 @@ from seqdomains.cli.config import check_preset, resolve
 from seqdomains.cli.language_config import LanguageConfig
 from seqdomains.cli.models import choose_device, load_model, next_token_model_of
 from seqdomains.cli.run_config import PredictConfig
-from seqdomains.cli.simulated import simulated_genomes
+from seqdomains.cli.simulated import refuse_short_genomes, with_genomes
 from seqdomains.cli.species import find_sequences, refuse_clashes
 from seqdomains.cli.summary import bits_as_text
 from seqdomains.cli.training import pretrain_and_evaluate, print_pretraining_estimate
@@ -20,11 +20,9 @@ from seqdomains.errors import ConfigError
 from seqdomains.genomics.alphabet import GapPolicy, N, reverse_complement
 from seqdomains.genomics.faidx import FastaFile
 from seqdomains.genomics.fasta import reads_once, source_name
-from seqdomains.genomics.language_data import LanguageData
 from seqdomains.genomics.language_task import LanguageTask
 from seqdomains.genomics.markov import BASES
 from seqdomains.genomics.records import is_genbank, stream_records
-from seqdomains.genomics.simulate import SimulationConfig
 from seqdomains.genomics.variants import Strands
 from seqdomains.pipelines.objectives import MaskedTokens, NextToken, Objective
 from seqdomains.pipelines.ranks import own_device
@@ -63,6 +61,7 @@ def run_pretrain(
     causal = config.backbone().causal
     if masked and causal:
         logger.warning("the model reads one side of a hidden base alone; --set model.bidirectional=true adds the other")
+    refuse_short_genomes(config.data)
     if only_estimate:
         print_pretraining_estimate(config, window=config.data.window, device=where, objective=objective)
         return
@@ -72,18 +71,14 @@ def run_pretrain(
         preset=preset,
         out=out,
         device=where,
-        make_task=lambda: LanguageTask(_with_genomes(config.data), config.objective, both_sides=not causal),
+        make_task=lambda: LanguageTask(
+            with_genomes(config.data, instead="for real sequences give --data FASTA"),
+            config.objective,
+            both_sides=not causal,
+        ),
         as_text=partial(bits_as_text, position="masked base" if masked else "base"),
         objective=objective,
     )
-
-
-def _with_genomes(data: LanguageData) -> LanguageData:
-    """Point the data at simulated genomes where no real ones are given."""
-    if data.paths:
-        return data
-    logger.info("no data given: working on SIMULATED great apes; for real sequences give --data FASTA")
-    return data.model_copy(update={"paths": (simulated_genomes(data.simulation or SimulationConfig()),)})
 
 
 def run_likelihood(

@@ -8,17 +8,26 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final, TypeVar
 
 from seqdomains.audio import synthesis
 from seqdomains.audio.synthesis import SynthesisConfig, synthesize
 from seqdomains.audio.synthesis.write import record_of
-from seqdomains.errors import InputError
+from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import cache_folder
 from seqdomains.genomics import simulate as simulator
+from seqdomains.genomics.data_config import SpeciesData
+from seqdomains.genomics.language_data import LanguageData
 from seqdomains.genomics.simulate import SimulationConfig, simulate
 from seqdomains.pipelines.progress import progress_display
 
 logger = logging.getLogger(__name__)
+
+Data = TypeVar("Data", SpeciesData, LanguageData)
+ASSEMBLIES_INSTEAD: Final = (
+    "for real ones run genomics fetch, or give --data DIR, a folder with one FASTA per species, named after the "
+    "species or its assembly (human.fa, mPanTro3.fa.gz)"
+)
 
 
 def simulation_key(config: SimulationConfig) -> str:
@@ -61,6 +70,37 @@ def simulated_genomes(config: SimulationConfig, *, progress: bool = True) -> Pat
             simulate(config, folder, progress=lambda done, total: show(done, "chromosomes", False))
 
     return _made_once(cache_folder() / "simulated" / f"great-apes-{simulation_key(config)}", make)
+
+
+def with_genomes(data: Data, *, instead: str = ASSEMBLIES_INSTEAD) -> Data:
+    """Point the data at simulated genomes where no real ones are given; `instead` says how to give some."""
+    if data.paths:
+        return data
+    logger.info("no sequences given: working on SIMULATED great apes; %s", instead)
+    return data.model_copy(update={"paths": (simulated_genomes(data.simulation or SimulationConfig()),)})
+
+
+def refuse_short_genomes(data: SpeciesData | LanguageData) -> None:
+    """Refuse windows that no chromosome of a simulation can hold, before it is made.
+
+    Chromosomes grow and shrink as they evolve: what is nearly as long as one is left to whoever cuts the windows.
+
+    Raises
+    ------
+    ConfigError
+        There are no real sequences, and the window is over twice as long as the chromosomes begin.
+
+    Examples
+    --------
+    >>> refuse_short_genomes(LanguageData(window=1024, simulation=SimulationConfig(chromosome_length=10_000)))
+    """
+    length = (data.simulation or SimulationConfig()).chromosome_length
+    whole = isinstance(data, SpeciesData) and data.unit == "record"
+    if not data.paths and not whole and data.window > 2 * length:
+        raise ConfigError(
+            f"data.window: {data.window} bp are more than the simulated chromosomes have, about {length} bp: give "
+            "--set data.simulation.chromosome_length, or shorter windows"
+        )
 
 
 def synthesized_clips(config: SynthesisConfig, *, progress: bool = True) -> Path:

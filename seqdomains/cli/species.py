@@ -30,7 +30,7 @@ from seqdomains.cli.models import (
     windows_at_once,
 )
 from seqdomains.cli.run_config import PredictConfig, RunConfig
-from seqdomains.cli.simulated import simulated_genomes
+from seqdomains.cli.simulated import refuse_short_genomes, with_genomes
 from seqdomains.cli.summary import as_text
 from seqdomains.cli.training import AsText, made, print_estimate, train_and_evaluate
 from seqdomains.errors import ConfigError, InputError
@@ -109,6 +109,7 @@ def run_train(
         )
     if config.model.vocab_size != VOCAB_SIZE:
         raise ConfigError(f"model.vocab_size: DNA has {VOCAB_SIZE} codes; found {config.model.vocab_size}")
+    refuse_short_genomes(config.data)
     if only_estimate:
         classes = config.data.classes or (SPECIES_NAMES if great_apes else None)
         print_estimate(config, window=config.data.window, classes=classes, device=where)
@@ -358,17 +359,6 @@ def choose_preset(*, great_apes: bool, gpu: bool, tables: bool = False) -> str:
     if not great_apes:
         return "sequences" if tables else "barcode"
     return "great-apes-gpu" if gpu else "laptop"
-
-
-def with_genomes(data: SpeciesData) -> SpeciesData:
-    """Point the data at simulated genomes where no real ones are given."""
-    if data.paths:
-        return data
-    logger.info(
-        "no assemblies given: working on SIMULATED great apes; for real ones run genomics fetch, or give --data DIR, a "
-        "folder with one FASTA per species, named after the species or its assembly (human.fa, mPanTro3.fa.gz)"
-    )
-    return data.model_copy(update={"paths": (simulated_genomes(data.simulation or SimulationConfig()),)})
 
 
 def _refuse_other_sections(settings: Sequence[str], sections: tuple[str, ...], *, reason: str) -> None:

@@ -294,3 +294,13 @@ def test_a_dry_run_says_what_it_does_not_know(seqdomains, tmp_path):
         outcome = seqdomains("genomics", command, "--data", tmp_path / "absent.fa", "--dry-run", "--device", "cpu")
         assert outcome.code == 1
         assert "absent.fa does not exist" in outcome.err
+
+
+@pytest.mark.parametrize("command", [("train", "--species", "great-apes", "--preset", "tiny"), ("pretrain",)])
+def test_windows_that_no_simulated_chromosome_holds_are_refused_at_once(seqdomains, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for more in ((), ("--dry-run",)):
+        outcome = seqdomains("genomics", *command, "--set", "data.window=134217728", "--device", "cpu", *more)
+        assert outcome.code == 2
+        assert "data.window: 134217728 bp are more than the simulated chromosomes have, about " in outcome.err
+    assert list(tmp_path.iterdir()) == []
