@@ -68,9 +68,11 @@ class ClipData(BaseModel):
     mixup_alpha : float
         How much of each: a draw of Beta(alpha, alpha). Large: halves; below 1: next to all of one of the two.
     on_error : {"stop", "skip"}
-        Whether a file that cannot be read ends the run, or is left out and named beside the result.
+        Whether a clip that cannot be read or decoded ends the run before it begins, or is left out and named beside the
+        result.
     memory_mb : int
-        Clips up to this size are held in memory as samples; more are read from disk again and again.
+        Clips up to this size are held in memory as samples; more are read from disk again and again, after one pass
+        that decodes them all.
     synthesis : SynthesisConfig or None
         What to synthesize where no data are given.
 

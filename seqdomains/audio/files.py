@@ -7,7 +7,7 @@ its header claims.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -217,17 +217,53 @@ def read(
             )
         if seconds is not None and not seconds > 0:
             raise InputError(f"a part of {path} lasts {seconds:g} s; expected more than 0: give its length in s")
-        begin, end = round(start * rate), resampled_frames(frames, facts.rate, rate)
-        if seconds is not None:
-            end = min(end, begin + round(min(seconds, facts.seconds) * rate))
-        # The first frame read is one that falls on a frame of the result, so that the filter stands as in the whole.
-        step = facts.rate // math.gcd(facts.rate, rate)
-        reach = math.ceil(_FILTER_REACH * max(1, facts.rate / rate))
-        first = max(0, begin * facts.rate // rate - reach - _SEEK_CONTEXT) // step * step
-        last = min(frames, end * facts.rate // rate + reach)
+        begin, end, first, last = _frames_under(facts, rate, start, seconds)
         pieces = list(_resampled(sound, facts, channels, rate, first=first, last=last, block=_BLOCK))
     skipped = first * rate // facts.rate
     return np.ascontiguousarray(np.concatenate(pieces)[begin - skipped : end - skipped].T)
+
+
+def decode(path: Path | str, parts: Sequence[tuple[float, float | None]] = ((0.0, None),), *, rate: int) -> None:
+    """Decode what `read` decodes of parts of a sound file and keep nothing: it says whether they can be read.
+
+    Parameters
+    ----------
+    path : Path or str
+    parts : sequence of (float, float or None)
+        Where each begins and how long it is, in s, as `read` has it; the whole file if not given. What lies in several
+        is decoded once.
+    rate : int
+        At which they are to be read, in Hz. Nothing is resampled.
+
+    Raises
+    ------
+    InputError
+        As `stream`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "bad.wav"
+    >>> samples = np.zeros(32_000, dtype=np.float32)
+    >>> samples[30_000] = np.nan
+    >>> soundfile.write(path, samples, 8000, subtype="FLOAT")
+    >>> decode(path, [(0.0, 1.0), (0.5, 2.0)], rate=8000)
+    >>> decode(path, rate=8000)
+    Traceback (most recent call last):
+        ...
+    seqdomains.errors.InputError: ... channel 1, frame 30000 (3.75 s): the sample is nan; expected finite numbers ...
+    """
+    with open_sound(Path(path)) as (sound, frames):
+        facts = _facts(Path(path), sound, frames)
+        stretches: list[tuple[int, int]] = []
+        for first, last in sorted(_frames_under(facts, rate, *part)[2:] for part in parts):
+            if stretches and first <= stretches[-1][1]:
+                stretches[-1] = stretches[-1][0], max(last, stretches[-1][1])
+            else:
+                stretches.append((first, last))
+        for first, last in stretches:
+            for _ in _blocks(sound, facts, first, last, min(_BLOCK, _LARGEST_BLOCK // facts.channels)):
+                pass
 
 
 def write_wav(path: Path | str, samples: NDArray[np.floating[Any]], rate: int, subtype: str = "PCM_16") -> None:
@@ -264,6 +300,18 @@ def write_wav(path: Path | str, samples: NDArray[np.floating[Any]], rate: int, s
     except (OSError, soundfile.LibsndfileError) as error:
         reason = error.strerror or error if isinstance(error, OSError) else error.error_string
         raise InputError(f"cannot write {path}: {reason}") from error
+
+
+def _frames_under(facts: SoundFacts, rate: int, start: float, seconds: float | None) -> tuple[int, int, int, int]:
+    """Return the ends of a part of a file in frames at a rate, and those of what is decoded for it in its own."""
+    begin, end = round(start * rate), resampled_frames(facts.frames, facts.rate, rate)
+    if seconds is not None:
+        end = min(end, begin + round(min(seconds, facts.seconds) * rate))
+    # The first frame read is one that falls on a frame of the result, so that the filter stands as in the whole.
+    step = facts.rate // math.gcd(facts.rate, rate)
+    reach = math.ceil(_FILTER_REACH * max(1, facts.rate / rate))
+    first = max(0, begin * facts.rate // rate - reach - _SEEK_CONTEXT) // step * step
+    return begin, end, first, min(facts.frames, end * facts.rate // rate + reach)
 
 
 def _facts(path: Path, sound: Decoder, frames: int) -> SoundFacts:

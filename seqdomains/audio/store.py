@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqdomains.audio.clip import Clip
+from seqdomains.audio.damage import undecodable
 from seqdomains.audio.files import SoundFacts, channel_names, examine, read, resampled_frames, stream
 from seqdomains.audio.front_end import SoundInput
 from seqdomains.errors import InputError
@@ -45,6 +46,9 @@ class Sound:
 class SoundStore:
     """Sounds of clips at a model's rate.
 
+    A clip whose samples cannot be decoded is found here: while it is read where all are held, else by one pass through
+    the files.
+
     Parameters
     ----------
     clips : sequence of Clip
@@ -60,7 +64,7 @@ class SoundStore:
     Raises
     ------
     InputError
-        No clip can be read, or one cannot and `on_error` is "stop"; the first three are named.
+        No clip can be read, or one cannot and `on_error` is "stop"; three reasons are named.
     """
 
     def __init__(
@@ -76,29 +80,31 @@ class SoundStore:
         self._rate = given.rate
         self._policy = given.channels
         self._as_codes = as_codes
-        self._held: dict[int, NDArray[Any]] = {}
-        self.failures: list[str] = []
-        self.upsampled = 0
-        sounds: list[Sound] = []
-        for clip in clips:
+        sounds: dict[int, list[Sound]] = {}
+        reasons: dict[int, str] = {}
+        lower: dict[int, bool] = {}
+        for number, clip in enumerate(clips):
             try:
-                sounds += self._sounds_of(clip)
+                facts = examine(clip.path)
+                sounds[number] = self._sounds_of(clip, facts)
             except InputError as error:
-                self.failures.append(str(error))
-        if self.failures and (on_error == "stop" or not sounds):
-            named = "\n".join(f"  {reason}" for reason in self.failures[:_NAMED])
-            more = f"\n  and {len(self.failures) - _NAMED} more" if len(self.failures) > _NAMED else ""
-            raise InputError(
-                f"{len(self.failures)} of {len(clips)} clips cannot be read; mend or remove them, or leave them out "
-                f"with --set data.on_error=skip:\n{named}{more}"
-            )
-        for reason in self.failures[:_NAMED]:
-            _log.warning("left out: %s", reason)
-        if len(self.failures) > _NAMED:
-            _log.warning("and %d more clips are left out", len(self.failures) - _NAMED)
-        self.sounds = tuple(sounds)
-        if (1 if as_codes else 4) * sum(one.frames for one in sounds) <= memory_mb << 20:
-            self._read_all()
+                reasons[number] = str(error)
+            else:
+                lower[number] = facts.rate < self._rate
+        rows: dict[int, NDArray[Any]] = {}
+        if (1 if as_codes else 4) * sum(one.frames for own in sounds.values() for one in own) <= memory_mb << 20:
+            rows = self._read_all(sounds, reasons)
+        else:
+            _tell_pass(sounds, self._rate)
+            reasons |= undecodable({number: own[0].clip for number, own in sounds.items()}, rate=self._rate)
+        kept = [number for number in sounds if number not in reasons]
+        self.failures = [reasons[number] for number in sorted(reasons)]
+        self.upsampled = sum(lower[number] for number in kept)
+        self._speak_of_failures(len(clips), stop=on_error == "stop" or not kept)
+        self.sounds = tuple(one for number in kept for one in sounds[number])
+        # Of several channels a row each, as there is a sound of each.
+        held: list[NDArray[Any]] = [row for number in kept if number in rows for row in rows[number]]
+        self._held = dict(enumerate(held))
 
     def samples(self, number: int, start: int = 0, frames: int | None = None) -> NDArray[np.float32]:
         """Return a sound, or `frames` samples of it from `start` on, fewer where it ends before.
@@ -135,22 +141,37 @@ class SoundStore:
             return self._held[number][start : None if frames is None else start + frames]
         return self._given.encode(self.samples(number, start, frames))
 
-    def _sounds_of(self, clip: Clip) -> list[Sound]:
-        facts = examine(clip.path)
-        self.upsampled += facts.rate < self._rate
+    def _speak_of_failures(self, clips: int, *, stop: bool) -> None:
+        # Several clips of one file may say the same.
+        reasons = list(dict.fromkeys(self.failures))[:_NAMED]
+        left = sum(reason not in reasons for reason in self.failures)
+        if self.failures and stop:
+            named = "\n".join(f"  {reason}" for reason in reasons) + (f"\n  and {left} more" if left else "")
+            raise InputError(
+                f"{len(self.failures)} of {clips} clips cannot be read; mend or remove them, or leave them out "
+                f"with --set data.on_error=skip:\n{named}"
+            )
+        for reason in reasons:
+            _log.warning("left out: %s", reason)
+        if left:
+            _log.warning("and %d more clips are left out", left)
+
+    def _sounds_of(self, clip: Clip, facts: SoundFacts) -> list[Sound]:
         names = channel_names(facts, self._policy)
         frames = _frames_of(clip, facts, self._rate)
         label = f"{clip.name}#{{}}" if len(names) > 1 else clip.name
         return [Sound(clip, number, label.format(name), frames) for number, name in enumerate(names)]
 
-    def _read_all(self) -> None:
-        # One file gives all its channels at once.
-        at: dict[int, NDArray[Any]] = {}
-        for number, sound in enumerate(self.sounds):
-            key = id(sound.clip)
-            if key not in at:
-                at = {key: self._read(sound.clip)}
-            self._held[number] = np.ascontiguousarray(at[key][sound.channel][: sound.frames])
+    def _read_all(self, sounds: Mapping[int, Sequence[Sound]], reasons: dict[int, str]) -> dict[int, NDArray[Any]]:
+        """Return what is held of clips by number, a row for each channel; add why some cannot be read."""
+        rows: dict[int, NDArray[Any]] = {}
+        for number, own in sounds.items():
+            try:
+                # One file gives all its channels at once.
+                rows[number] = self._read(own[0].clip)[:, : own[0].frames]
+            except InputError as error:
+                reasons[number] = str(error)
+        return rows
 
     def _read(self, clip: Clip) -> NDArray[Any]:
         """Return what is held of a clip, a row for each channel."""
@@ -163,6 +184,17 @@ class SoundStore:
 
     def _encoded(self, samples: NDArray[np.float32]) -> NDArray[np.uint8]:
         return np.stack([self._given.encode(channel) for channel in samples])
+
+
+def _tell_pass(sounds: Mapping[int, Sequence[Sound]], rate: int) -> None:
+    files = len({own[0].clip.path for own in sounds.values()})
+    minutes = sum(own[0].frames for own in sounds.values()) / rate / 60
+    _log.info(
+        "decoding %s files once (%s of sound), which are more than data.memory_mb holds: one that is damaged is found "
+        "before anything is computed",
+        f"{files:,}",
+        f"{minutes:,.0f} min" if minutes >= 2 else f"{60 * minutes:.1f} s",
+    )
 
 
 def _frames_of(clip: Clip, facts: SoundFacts, rate: int) -> int:

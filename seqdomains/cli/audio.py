@@ -216,7 +216,7 @@ def predict(
     window: Annotated[float | None, WINDOW] = None,
     stride: Annotated[float | None, STRIDE] = None,
     frames: Annotated[bool, FRAMES] = False,
-    output: Annotated[str, typer.Option("-o", "--output", help="TSV; - is stdout.", metavar="FILE")] = "-",
+    output: Annotated[str, typer.Option("-o", "--output", help=".tsv; - is stdout.", metavar="FILE")] = "-",
     device: Annotated[str | None, DEVICE] = None,
     out: Annotated[Path | None, OUT] = None,
     table_format: Annotated[TableFormat | None, FORMAT] = None,

@@ -38,7 +38,9 @@ def generate(
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="The same seed gives the same bytes.")] = 0,
     table: Annotated[
         Path | None,
-        typer.Option("--table", help="Level, peak, entropy, clipping of each second: TSV or Parquet.", metavar="FILE"),
+        typer.Option(
+            "--table", help="Level, peak, entropy, clipping of each second: .tsv or .parquet.", metavar="FILE"
+        ),
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
 ) -> None:

@@ -71,7 +71,7 @@ def likelihood(
         Strand, typer.Option("--strand", help="The forward one alone, or both, and their mean.")
     ] = Strand.FORWARD,
     output: Annotated[
-        str, typer.Option("-o", "--output", help="TSV, or Parquet by suffix .parquet; - is stdout.", metavar="FILE")
+        str, typer.Option("-o", "--output", help=".tsv or .parquet; - is TSV on stdout.", metavar="FILE")
     ] = "-",
     settings: Annotated[
         list[str] | None,

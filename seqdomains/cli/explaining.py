@@ -41,8 +41,8 @@ from seqdomains.pipelines.explain import (
 )
 from seqdomains.pipelines.figures import BLUE, GREEN, ORANGE, VERMILLION
 from seqdomains.pipelines.logo import FORMS, logo_figure, write_figure
-from seqdomains.pipelines.tables import PARQUET_SUFFIXES, STDOUT, Table, refuse_compressed
-from seqdomains.pipelines.tracks import BIGWIG_SUFFIXES, is_bigwig, open_track
+from seqdomains.pipelines.tables import STDOUT, TABLE_SUFFIXES, Table, check_name
+from seqdomains.pipelines.tracks import TRACK_SUFFIXES, is_bigwig, open_track
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,6 @@ MOST_LETTERS: Final = 200
 _BASES: Final = (0, 1, 2, 3)
 _COLOURS: Final = {"A": GREEN, "C": BLUE, "G": ORANGE, "T": VERMILLION}
 _STEPS: Final = 32
-_TRACKS: Final = (".bedgraph", ".bg", *BIGWIG_SUFFIXES)
-_TABLES: Final = (".tsv", *PARQUET_SUFFIXES)
 
 
 def run_explain(
@@ -82,7 +80,7 @@ def run_explain(
     if figure is not None and figure.suffix.lower() not in FORMS:
         raise ConfigError(f"--figure {figure}: expected a file {', '.join(FORMS[:-1])} or {FORMS[-1]}")
     for output in outputs:
-        _check_suffix(output)
+        check_name(output, suffixes=(*TRACK_SUFFIXES, *TABLE_SUFFIXES), stdout="bedGraph")
     where = choose_device(device)
     loaded = load_model(path, device=where)
     number = _class_of(loaded, class_name)
@@ -211,19 +209,6 @@ class _All:
         return all(dropped)
 
 
-def _check_suffix(output: str) -> None:
-    """Refuse a name that says no format; a compressed one is refused where it is opened."""
-    path = Path(output)
-    if output == STDOUT or (path.exists() and not path.is_file()):
-        return
-    refuse_compressed(path)
-    if path.suffix.lower() not in (*_TRACKS, *_TABLES):
-        raise ConfigError(
-            f"-o {output}: expected a name that ends in {', '.join(_TRACKS)}, {', '.join(_TABLES[:-1])} or "
-            f"{_TABLES[-1]}, or - for bedGraph on stdout"
-        )
-
-
 @contextmanager
 def _open_outputs(
     outputs: Sequence[str], lengths: Mapping[str, int], kept: _Kept | None
@@ -232,7 +217,7 @@ def _open_outputs(
     with ExitStack() as held:
         tables: list[Table[Any]] = [] if kept is None else [kept]
         for output in outputs:
-            if output != STDOUT and Path(output).suffix.lower() in _TABLES:
+            if output != STDOUT and Path(output).suffix.lower() in TABLE_SUFFIXES:
                 tables.append(held.enter_context(open_changes(Path(output), letters=ALPHABET[: len(_BASES)])))
             else:
                 of_track = in_order if is_bigwig(output) else None

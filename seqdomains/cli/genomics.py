@@ -145,7 +145,7 @@ def predict(
     stride: Annotated[int | None, typer.Option("--stride", min=1, help="bp; the window if not given.")] = None,
     regions: Annotated[Path | None, typer.Option("--regions", help="Only these intervals.", metavar="BED")] = None,
     output: Annotated[
-        str, typer.Option("-o", "--output", help="TSV, or Parquet by suffix .parquet; - is stdout.", metavar="FILE")
+        str, typer.Option("-o", "--output", help=".tsv or .parquet; - is TSV on stdout.", metavar="FILE")
     ] = "-",
     settings: Annotated[
         list[str] | None,
@@ -303,7 +303,10 @@ def stream(
         ),
     ] = None,
     output: Annotated[
-        str, typer.Option("-o", "--output", help="TSV, or Parquet by suffix .parquet; - is stdout.", metavar="FILE")
+        str,
+        typer.Option(
+            "-o", "--output", help=".tsv or .parquet; of likelihoods .bedgraph or .bw too; - is stdout.", metavar="FILE"
+        ),
     ] = "-",
     settings: Annotated[
         list[str] | None,

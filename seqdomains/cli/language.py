@@ -27,6 +27,7 @@ from seqdomains.genomics.variants import Strands
 from seqdomains.pipelines.objectives import MaskedTokens, NextToken, Objective
 from seqdomains.pipelines.ranks import own_device
 from seqdomains.pipelines.record_likelihood import BothWays, record_likelihoods
+from seqdomains.pipelines.tables import check_name
 from seqdomains.pipelines.tracks import is_bigwig, open_values
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ def run_likelihood(
     refuse_clashes(fasta, None, output)
     if is_bigwig(output):
         raise ConfigError(f"-o {output}: rows with several values are no track; choose .tsv or .parquet")
+    check_name(output)
     read = _forward
     if strands == "both":
         if unfit := [source for source in fasta if reads_once(source) or is_genbank(source)]:

@@ -28,7 +28,7 @@ from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.generate import Written, generate_blocks, groups
 from seqdomains.pipelines.interrupts import StoppedError
 from seqdomains.pipelines.progress import duration
-from seqdomains.pipelines.tables import Table
+from seqdomains.pipelines.tables import Table, check_name
 from seqdomains.pipelines.tracks import Stretches, is_bigwig, open_values
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,8 @@ def run_generate(
         raise ConfigError("-o -: one sound alone goes to stdout; leave out --count, or name a file")
     outputs = _names(output, count)
     _refuse_clashes(outputs, prompt, table)
+    if table is not None:
+        check_name(table, option="--table")
     where = choose_device(device)
     loaded = load_model(path, device=where, check=input_of)
     model = next_token_model_of(loaded)

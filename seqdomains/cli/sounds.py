@@ -42,6 +42,7 @@ from seqdomains.pipelines.objectives import Frames, refuse_unfit
 from seqdomains.pipelines.progress import duration, progress_display
 from seqdomains.pipelines.ranks import own_device
 from seqdomains.pipelines.run_folder import RunFolder
+from seqdomains.pipelines.tables import check_name
 
 logger = logging.getLogger(__name__)
 
@@ -223,6 +224,8 @@ def run_batch(
         raise ConfigError("-: sound is read from files, whose headers say how much there is")
     if output not in (None, "-") and Path(output).exists() and any(Path(output).samefile(one) for one in _there(paths)):
         raise ConfigError(f"-o {output}: is also an input, which would be lost; choose another file")
+    if output is not None:
+        check_name(output, suffixes=(".tsv",))
     loaded = load_model(path, device=choose_device("cpu"), check=input_of)
     sound = input_of(loaded.signature)
     in_time = asked.verb == "predict" and isinstance(loaded.model, FrameClassifier)

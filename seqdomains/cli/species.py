@@ -54,7 +54,7 @@ from seqdomains.pipelines.inputs import find_inputs
 from seqdomains.pipelines.progress import progress_display
 from seqdomains.pipelines.ranks import own_device
 from seqdomains.pipelines.run_folder import RunFolder, flatten
-from seqdomains.pipelines.tables import STDOUT
+from seqdomains.pipelines.tables import STDOUT, check_name
 from seqdomains.pipelines.tracks import is_bigwig, open_track
 from seqdomains.task import Span
 
@@ -194,6 +194,7 @@ def run_predict(
     policy = config.data.gap_policy
     fasta = find_sequences(given, from_file)
     refuse_clashes(fasta, regions, output)
+    check_name(output)
     where = choose_device(device)
     loaded = load_classifier(path, device=where)
     length = window or trained_window(loaded)

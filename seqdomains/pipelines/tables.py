@@ -20,6 +20,7 @@ from seqdomains.task import Span
 
 STDOUT = "-"
 PARQUET_SUFFIXES = (".parquet", ".pq")
+TABLE_SUFFIXES = (".tsv", *PARQUET_SUFFIXES)
 _COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".zst")
 # Rows of a row group: about 1 MiB of probabilities for 5 classes, so memory stays flat and readers stay quick.
 _ROW_GROUP = 1 << 16
@@ -41,7 +42,58 @@ class Table(Protocol[Rows]):
         """Take back the rows since `begin_input`; False where they are out already."""
 
 
-def refuse_compressed(output: Path | str) -> None:
+def check_name(
+    output: Path | str,
+    *,
+    suffixes: Sequence[str] = TABLE_SUFFIXES,
+    option: str = "-o",
+    stdout: str = "TSV",
+) -> None:
+    """Refuse a file whose name says none of the formats that are written: a .csv with tabs would be read wrongly.
+
+    Parameters
+    ----------
+    output : Path or str
+        ``-``, pipes and devices may have any name.
+    suffixes : sequence of str
+        Those of the formats, in lower case.
+    option : str
+        That the name was given with.
+    stdout : str
+        What ``-`` gives.
+
+    Raises
+    ------
+    ConfigError
+        The name ends otherwise.
+
+    Examples
+    --------
+    >>> check_name("classes.tsv"), check_name("-")
+    (None, None)
+    >>> check_name("classes.csv")
+    Traceback (most recent call last):
+        ...
+    seqdomains.errors.ConfigError: -o classes.csv: expected a name that ends in .tsv, .parquet or .pq, or - for TSV ...
+    """
+    path = Path(output)
+    if str(output) == STDOUT or _is_stream(path):
+        return
+    refuse_compressed(path, option=option)
+    if path.suffix.lower() not in suffixes:
+        *most, last = suffixes
+        named = f"{', '.join(most)} or {last}" if most else last
+        raise ConfigError(f"{option} {output}: expected a name that ends in {named}, or - for {stdout} on stdout")
+
+
+def _is_stream(path: Path) -> bool:
+    try:
+        return path.exists() and not stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # said where it is written
+        return False
+
+
+def refuse_compressed(output: Path | str, *, option: str = "-o") -> None:
     """Refuse a name that promises what is not written: tables and sequences are plain text.
 
     Raises
@@ -55,7 +107,9 @@ def refuse_compressed(output: Path | str) -> None:
     """
     suffix = Path(output).suffix.lower()
     if suffix in _COMPRESSED:
-        raise ConfigError(f"-o {output}: plain text is written; leave out {suffix}, and compress the file afterwards")
+        raise ConfigError(
+            f"{option} {output}: plain text is written; leave out {suffix}, and compress the file afterwards"
+        )
 
 
 @contextmanager
@@ -74,6 +128,8 @@ def open_table(output: Path | str, classes: Sequence[str]) -> Iterator[Table[Seq
 
     Raises
     ------
+    ConfigError
+        The name ends neither so nor in ``.tsv``.
     InputError
         The file cannot be written.
 
@@ -85,7 +141,7 @@ def open_table(output: Path | str, classes: Sequence[str]) -> Iterator[Table[Seq
     chr1	0	4	high	0.250000	0.750000
     """
     path = Path(output)
-    refuse_compressed(path)
+    check_name(output)
     try:
         if str(output) == STDOUT:
             yield _Tsv(sys.stdout, classes, rewindable=False)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.files import output_file
-from seqdomains.pipelines.tables import PARQUET_SUFFIXES, STDOUT, Table, TextRows, refuse_compressed
+from seqdomains.pipelines.tables import PARQUET_SUFFIXES, STDOUT, TABLE_SUFFIXES, Table, TextRows, check_name
 
 BIGWIG_SUFFIXES: Final = (".bw", ".bigwig")
+TRACK_SUFFIXES: Final = (".bedgraph", ".bg", *BIGWIG_SUFFIXES)
 _ROW_GROUP = 1 << 17
 
 
@@ -55,7 +56,8 @@ def open_track(
     Parameters
     ----------
     output : Path or str
-        A file, or ``-`` for stdout: ``.parquet`` or ``.pq``, ``.bw`` or ``.bigwig``, else bedGraph with 6 digits.
+        A file, or ``-`` for stdout: ``.parquet`` or ``.pq``, ``.bw`` or ``.bigwig``; ``.bedgraph``, ``.bg`` or
+        ``.tsv`` for bedGraph with 6 digits, as stdout has it.
     value : str
         What the values are; the name of Parquet's column.
     lengths : mapping of str to int, optional
@@ -64,7 +66,7 @@ def open_track(
     Raises
     ------
     ConfigError
-        bigWig needs pyBigWig, which is not there.
+        The name ends otherwise, or bigWig needs pyBigWig, which is not there.
     InputError
         The file cannot be written, or two records for bigWig have one name.
 
@@ -76,6 +78,7 @@ def open_track(
     chr1	2	3	1
     """
     path = Path(output)
+    check_name(output, suffixes=(*TRACK_SUFFIXES, *TABLE_SUFFIXES), stdout="bedGraph")
     if not is_bigwig(path):
         with _open_rows(path, (value,), pa.float32(), header="", digits=6) as rows:
             yield rows
@@ -94,12 +97,14 @@ def open_values(output: Path | str, columns: Sequence[str]) -> Iterator[Table[St
     Parameters
     ----------
     output : Path or str
-        As `open_track`, without bigWig.
+        ``.tsv``, ``.parquet`` or ``.pq``, or ``-`` for stdout.
     columns : sequence of str
         Names of the values.
 
     Raises
     ------
+    ConfigError
+        The name ends otherwise.
     InputError
         The file cannot be written.
 
@@ -110,6 +115,7 @@ def open_values(output: Path | str, columns: Sequence[str]) -> Iterator[Table[St
     #record	start	end	bases	score
     chr1	0	2	2	0.5
     """
+    check_name(output)
     header = "\t".join(["#record", "start", "end", *columns]) + "\n"
     with _open_rows(Path(output), tuple(columns), pa.float64(), header=header, digits=12) as rows:
         yield rows
@@ -120,7 +126,6 @@ def _open_rows(
     path: Path, columns: tuple[str, ...], kind: Any, *, header: str, digits: int
 ) -> Iterator[Table[Stretches]]:
     output = str(path)
-    refuse_compressed(path)
     try:
         if output == STDOUT:
             yield _Lines(sys.stdout, len(columns), header=header, digits=digits, rewindable=False)

@@ -88,7 +88,7 @@ def stage(tmp_path, monkeypatch, empty_caches):
     font = tmp_path / "site" / "pretty_midi"
     font.mkdir()
     (font / "__init__.py").write_text("")
-    (font / "TimGM6mb.sf2").write_bytes(b"abc")
+    (font / "TimGM6mb.sf2").write_bytes(b"RIFF\x04\x00\x00\x00sfbk")
     voice = scale("")
     for number in range(10):
         tune = "C" * number + "D"
@@ -187,7 +187,7 @@ def test_clips_follow_one_another_as_if_a_recital_had_been_cut(stage):
 
 
 def test_synthesized_folders_are_the_same_bytes_and_say_what_they_are(stage):
-    config = SynthesisConfig(kind="piano", clips=10, seconds=3, rate=8_000, seed=5)
+    config = SynthesisConfig(kind="piano", clips=10, seconds=5, rate=8_000, seed=5)
     for name in ("one", "two"):
         for cached in (piano_module.recital, piano_module._rendered):
             cached.cache_clear()
@@ -211,9 +211,9 @@ def test_synthesized_folders_are_the_same_bytes_and_say_what_they_are(stage):
 
 
 def test_noise_is_what_is_asked_for_and_levels_are_not_changed(stage):
-    config = SynthesisConfig(kind="piano", clips=2, seconds=4, rate=8_000)
+    config = SynthesisConfig(kind="piano", clips=2, seconds=5, rate=8_000)
     plain, noisy = clip(config, 1), clip(config.model_copy(update={"noise": (20.0, 20.0)}), 1)
-    samples, _, _ = recorded(1, 32_000, 8_000, 0, None)
+    samples, _, _ = recorded(1, 40_000, 8_000, 0, None)
     assert np.array_equal(plain.samples, samples.astype(np.float32))
     assert "snr_db" not in plain.truth
     left = noisy.samples.astype(float) - samples
@@ -222,7 +222,7 @@ def test_noise_is_what_is_asked_for_and_levels_are_not_changed(stage):
 
 def test_a_loud_font_is_cut_at_full_scale_and_counted(stage, monkeypatch):
     monkeypatch.setattr(piano_module, "_GAIN", 60.0)
-    item = clip(SynthesisConfig(kind="piano", clips=2, seconds=4, rate=8_000), 1)
+    item = clip(SynthesisConfig(kind="piano", clips=2, seconds=5, rate=8_000), 1)
     assert np.abs(item.samples).max() == 1
     assert item.truth["clipped_samples"] == (np.abs(item.samples) == 1).sum() > 100
 
@@ -260,6 +260,73 @@ def test_a_sound_font_must_be_there_and_is_of_piano(stage):
         synthesize(SynthesisConfig(kind="piano", clips=2, soundfont=stage / "no.sf2"), stage / "out")
     with pytest.raises(ValidationError, match="soundfont: is of kind piano"):
         SynthesisConfig(kind="words", soundfont=stage / "no.sf2")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"RIFF", "begins with b'RIFF'"),
+        (b"RIFF\x10\x00\x00\x00WAVEfmt ", "begins with b'RIFF\\x10\\x00\\x00\\x00WAVE'"),
+        (b"<html>not found</html>", "begins with b'<html>not fo'"),
+    ],
+)
+def test_a_file_that_is_no_sound_font_is_refused_before_anything_is_played(stage, monkeypatch, content, found):
+    """Whether or not the first clips have a note, which a renderer would find."""
+    monkeypatch.setattr(piano_module, "_PAUSE", (1000.0, 1000.0))
+    font = stage / "mine.sf2"
+    font.write_bytes(content)
+    config = SynthesisConfig(kind="piano", clips=2, rate=8_000, seconds=5, soundfont=font)
+    with pytest.raises(InputError) as caught:
+        synthesize(config, stage / "out")
+    assert str(caught.value) == (
+        f"sound font {font}: {found}; expected RIFF of form sfbk: give an .sf2 of General MIDI, which has a piano"
+    )
+    assert not (stage / "out").exists()
+
+
+def test_clips_that_a_pause_would_fill_are_refused():
+    for seconds in (0.5, 1, 4.99):
+        with pytest.raises(ValidationError, match=f"seconds: {seconds:g}; expected 5 at least of piano"):
+            SynthesisConfig(kind="piano", seconds=seconds)
+    assert SynthesisConfig(kind="piano", seconds=5).frames == 80_000
+
+
+@needs_packages
+def test_no_clip_of_the_least_length_is_silent(empty_caches):
+    """The longest time without a key held: in a rest, and over the end of one piece and the beginning of the next."""
+    quarter = 60 / piano_module._TEMPO[0]
+    rests, leads, tails = [], [], []
+    for score in chorales():
+        until = 0.0
+        for one in score.notes:
+            # Keys are held for 0.88 of a note at least.
+            rests.append(max(0.0, one.start - until))
+            until = max(until, one.start + 0.88 * (one.end - one.start))
+        leads.append(score.notes[0].start)
+        tails.append(score.quarters - until)
+    # Onsets and releases are drawn with 8 ms; eight deviations.
+    late = 0.064
+    assert quarter * max(rests) + late < 4.7 < piano_module.LEAST_SECONDS
+    assert quarter * (max(leads) + max(tails)) + piano_module._PAUSE[1] + late < 4.7
+
+
+@needs_packages
+def test_a_font_that_is_cut_is_refused_before_anything_is_played(tmp_path, monkeypatch, empty_caches):
+    monkeypatch.setattr(piano_module, "_PAUSE", (1000.0, 1000.0))
+    whole = piano_module.font_of(None).read_bytes()
+    (tmp_path / "cut.sf2").write_bytes(whole[: len(whole) // 2])
+    config = SynthesisConfig(kind="piano", clips=2, seconds=5, soundfont=tmp_path / "cut.sf2")
+    with pytest.raises(InputError, match=r"cut\.sf2: cannot be played"):
+        synthesize(config, tmp_path / "out")
+
+
+@needs_packages
+def test_the_shortest_clips_are_heard(tmp_path, empty_caches):
+    for seed in range(4):
+        for index in (0, 1, 2):
+            item = clip(SynthesisConfig(kind="piano", clips=3, seconds=5, rate=8_000, seed=seed), index)
+            assert np.abs(item.samples).max() > 0.01
 
 
 @needs_packages

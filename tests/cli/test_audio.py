@@ -370,6 +370,17 @@ def test_an_input_is_never_written_over(seqdomains, coder, tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x"])
+def test_a_table_under_the_name_of_another_format_is_refused(seqdomains, coder, tmp_path, name):
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", sound(800, 1).T, 8000)
+    outcome = seqdomains("audio", "predict", coder, tmp_path / "a.wav", "-o", tmp_path / name)
+    assert outcome.code == 2
+    assert f"{name}: expected a name that ends in .tsv, or - for TSV on stdout" in outcome.error
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
 def test_no_readable_file_is_an_error(seqdomains, coder, tmp_path):
     (tmp_path / "a.wav").write_bytes(b"")
     outcome = seqdomains("audio", "predict", coder, tmp_path / "a.wav")

@@ -301,3 +301,43 @@ def test_a_bad_clip_among_those_to_train_on(seqdomains, labelled, tmp_path):
     outcome = seqdomains(*options, *(f"--set={size}" for size in sizes))
     assert outcome.code == 0, outcome.err
     assert "1 clips could not be read and are left out" in outcome.out
+
+
+@pytest.mark.parametrize("memory_mb", [0, 1024])
+def test_clips_that_cannot_be_decoded(seqdomains, labelled, tmp_path, memory_mb):
+    """One on each side: both are named before a run begins, or left out of it and of every evaluation."""
+    data = tmp_path / "data"
+    shutil.copytree(labelled, data, ignore=shutil.ignore_patterns("*.jsonl"))
+    samples = TONE.copy()
+    samples[7000] = np.nan
+    tested = ("a/a_1.wav", "b/b_1.wav", "b/nan.wav")
+    for label in "ab":
+        soundfile.write(data / label / "nan.wav", samples, RATE, subtype="FLOAT")
+    names = sorted(path.relative_to(data).as_posix() for path in data.rglob("*.wav"))
+    rows = [
+        {"audio_filepath": name, "label": name[0], "split": "test" if name in tested else "train"} for name in names
+    ]
+    (data / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = tmp_path / "run"
+    sizes = ("train.steps=2", "train.batch=2", "model.d_model=16", "model.n_layer=1", f"data.memory_mb={memory_mb}")
+    train = ("audio", "train", "--preset", "audio-small", "--data", data / "m.jsonl", "--out", run, "--device", "cpu")
+    train = (*train, *(f"--set={size}" for size in sizes))
+    stopped = seqdomains(*train)
+    assert stopped.code == 1
+    assert f"2 of {len(rows)} clips cannot be read" in stopped.error
+    assert "a/nan.wav, channel 1, frame 7000" in stopped.err
+    assert "b/nan.wav, channel 1, frame 7000" in stopped.err
+    assert not run.exists()
+    for command in (train, train, ("audio", "evaluate", run, "--device", "cpu")):
+        skip = ("--set=data.on_error=skip",) if command is train else ()
+        outcome = seqdomains(*command, *skip)
+        assert outcome.code == 0, outcome.err
+        assert "note: 2 clips could not be read and are left out." in outcome.out
+        assert outcome.err.count("b/nan.wav") == 1
+    other = ("audio", "evaluate", run, "--data", data / "m.jsonl", f"--set=data.memory_mb={memory_mb}")
+    stopped = seqdomains(*other, "--device", "cpu")
+    assert stopped.code == 1
+    assert "b/nan.wav, channel 1, frame 7000" in stopped.err
+    skipped = seqdomains(*other, "--set=data.on_error=skip", "--device", "cpu")
+    assert skipped.code == 0, skipped.err
+    assert "note: 2 clips could not be read and are left out." in skipped.out

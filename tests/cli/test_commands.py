@@ -132,6 +132,24 @@ def test_predict_does_not_write_over_its_input(seqdomains, run, fasta, tmp_path,
     assert (tmp_path / output).read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x"])
+def test_a_name_that_says_no_format_is_refused(seqdomains, run, fasta, tmp_path, name):
+    reads, lm = fasta(x=300), tmp_path / "lm"
+    MambaLM(MambaConfig(d_model=8, n_layer=1)).save_pretrained(lm, signature={**SIGNATURE, "window": 64})
+    of_tables = f"{name}: expected a name that ends in .tsv, .parquet or .pq, or - for TSV on stdout"
+    of_tracks = (
+        f"{name}: expected a name that ends in .bedgraph, .bg, .bw, .bigwig, .tsv, .parquet or .pq, or - for bedGraph "
+        "on stdout"
+    )
+    for command, said in ((("predict", run), of_tables), (("stream", run), of_tables), (("stream", lm), of_tracks)):
+        outcome = seqdomains("genomics", *command, reads, "-o", tmp_path / name)
+        assert outcome.code == 2
+        assert said in outcome.error
+        assert not (tmp_path / name).exists()
+    assert seqdomains("genomics", "stream", lm, reads, "-o", tmp_path / "x.BEDGRAPH").code == 0
+    assert seqdomains("genomics", "stream", lm, reads, "-o", "/dev/null").code == 0
+
+
 def test_stdin_named_twice(seqdomains, run):
     outcome = seqdomains("genomics", "predict", run, "-", "-")
     assert (outcome.code, "stands twice" in outcome.error) == (2, True)

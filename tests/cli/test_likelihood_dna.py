@@ -150,7 +150,10 @@ def test_what_cannot_be_read_from_its_end_is_refused(seqdomains, lm, dna, tmp_pa
     outcome = seqdomains("genomics", "likelihood", lm, dna, "-o", tmp_path / "x.tsv.gz")
     assert outcome.code == 2
     assert "plain text is written; leave out .gz" in outcome.error
-    assert not list(tmp_path.glob("*x.tsv*"))
+    outcome = seqdomains("genomics", "likelihood", lm, dna, "-o", tmp_path / "x.csv")
+    assert outcome.code == 2
+    assert "x.csv: expected a name that ends in .tsv, .parquet or .pq, or - for TSV on stdout" in outcome.error
+    assert not list(tmp_path.glob("*x.*"))
 
 
 @pytest.mark.parametrize("command", ["likelihood", "stream", "score"])

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from seqdomains.audio.synthesis.music import LEAST_FRAMES, MOTIFS
+from seqdomains.audio.synthesis.piano import LEAST_SECONDS
 from seqdomains.audio.synthesis.tones import TIMBRES
 from seqdomains.audio.synthesis.words import WORDS
 
@@ -30,7 +31,8 @@ class SynthesisConfig(BaseModel):
     rate : int
         Samples per second, in Hz.
     seconds : float, optional
-        Length of a clip in s, for words the longest that one may be; by default 1, for music 10, for piano 60.
+        Length of a clip in s, for words the longest that one may be; by default 1, for music 10, for piano 60, of which
+        5 is the least.
     speakers : int
         How many speakers take turns at the words.
     seed : int
@@ -70,6 +72,10 @@ class SynthesisConfig(BaseModel):
             raise ValueError(f"noise: {self.noise[0]:g} to {self.noise[1]:g} dB; the lower ratio comes first")
         if self.kind == "music" and self.frames < LEAST_FRAMES:
             raise ValueError(f"seconds: {self.frames} samples; expected {LEAST_FRAMES} at least for a motif to return")
+        if self.kind == "piano" and self.seconds is not None and self.seconds < LEAST_SECONDS:
+            raise ValueError(
+                f"seconds: {self.seconds:g}; expected {LEAST_SECONDS:g} at least of piano: shorter clips may be pauses"
+            )
         if self.soundfont is not None and self.kind != "piano":
             raise ValueError(f"soundfont: is of kind piano; this is {self.kind}")
         return self

@@ -24,6 +24,10 @@ Side = Literal["train", "test"]
 EVERY = 8
 """One clip in so many is a test clip, and so is one tune in so many."""
 
+LEAST_SECONDS = 5.0
+"""Of a clip, which then has a note: at the lowest tempo no key is held for up to 4.7 s, in the longest rest of a score,
+or from the end of one to the first note of the next (tests/audio/test_piano.py)."""
+
 PACKAGES = ("music21", "midirenderer", "pretty-midi")
 _SOUNDFONT = "TimGM6mb.sf2"
 _ORDER_STREAM = {"train": 7 << 32, "test": 8 << 32}
@@ -147,10 +151,11 @@ def recorded(
     side: Side = "train" if index % EVERY else "test"
     number = index // EVERY if side == "test" else index - index // EVERY - 1
     first = number * frames
+    font = font_of(soundfont)
     heard = recital(seed, side).between(first / rate, (first + frames) / rate)
     samples = np.zeros(frames)
     for performance in heard:
-        sound = _rendered(performance, rate, font_of(soundfont))
+        sound = _rendered(performance, rate, font)
         start = round(performance.begin * rate) - first
         into, of = max(0, start), max(0, -start)
         taken = sound[of : of + frames - into]
@@ -184,33 +189,48 @@ def made_with(soundfont: Path | None) -> dict[str, str]:
     Raises
     ------
     InputError
-        A package is not installed, or there is no such sound font.
+        A package is not installed, there is no such sound font, or it cannot be played.
     """
     for package in ("music21", "midirenderer"):
         require(package)
-    return {name: installed(name) for name in PACKAGES[:2]} | {"soundfont": sha256(font_of(soundfont))}
+    font = font_of(soundfont)
+    # Nothing is played, for which the font is read as a whole: 6 ms (measured), before hours of rendering.
+    _played(font, _midi_file([], tail=0))
+    return {name: installed(name) for name in PACKAGES[:2]} | {"soundfont": sha256(font)}
 
 
 @lru_cache(maxsize=2)
 def _rendered(performance: Performance, rate: int, soundfont: Path) -> Samples:
     """Return a performance as sound. Clips that follow one another share one."""
+    samples, rendered = soundfile.read(io.BytesIO(_played(soundfont, performance.midi())), dtype="float32")
+    return np.asarray(_GAIN * soxr.resample(samples.mean(axis=1), rendered, rate), dtype=np.float64)
+
+
+def _played(soundfont: Path, midi: bytes) -> bytes:
+    """Return a file of MIDI as one of WAV."""
     require("midirenderer")
     from midirenderer import render_wave_from
 
     try:
-        wave = render_wave_from(_font_bytes(soundfont), performance.midi())
+        wave: bytes = render_wave_from(_font_bytes(soundfont), midi)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"sound font {soundfont}: cannot be played ({error}); give an .sf2 of General MIDI") from error
-    samples, rendered = soundfile.read(io.BytesIO(wave), dtype="float32")
-    return np.asarray(_GAIN * soxr.resample(samples.mean(axis=1), rendered, rate), dtype=np.float64)
+    return wave
 
 
 @lru_cache(maxsize=1)
 def _font_bytes(path: Path) -> bytes:
+    """Return a sound font, which is a RIFF file of form sfbk (SoundFont 2.04, section 4)."""
     try:
-        return path.read_bytes()
+        found = path.read_bytes()
     except OSError as error:
         raise InputError(f"sound font {path}: {error.strerror or error}; give another") from error
+    if found[:4] != b"RIFF" or found[8:12] != b"sfbk":
+        begins = f"begins with {found[:12]!r}" if found else "is empty (0 bytes)"
+        raise InputError(
+            f"sound font {path}: {begins}; expected RIFF of form sfbk: give an .sf2 of General MIDI, which has a piano"
+        )
+    return found
 
 
 def _midi_file(events: list[tuple[int, int, int, int, int]], *, tail: int) -> bytes:
