@@ -123,7 +123,7 @@ def generate_blocks(
     >>> model = MambaLM(MambaConfig(d_model=16, n_layer=1))
     >>> blocks = generate_blocks(model, np.array([0, 1, 2]), length=1500, count=3, progress=False)
     >>> [(block.numbers, block.start, block.tokens.shape) for block in blocks]
-    [(range(0, 1), 0, (1, 1024)), (range(0, 1), 1024, (1, 476)), (range(1, 3), 0, (2, 1024)), (range(1, 3), 1024, ...
+    [(range(0, 3), 0, (3, 1024)), (range(0, 3), 1024, (3, 476))]
     """
     if not len(prompt):
         raise ValueError("an empty prompt: expected at least one token, from which the next is told")
