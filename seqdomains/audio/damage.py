@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from seqdomains.audio.clip import Clip
 from seqdomains.audio.files import decode
+from seqdomains.cores import usable_cores
 from seqdomains.errors import InputError
 
 # libsndfile decodes without Python's lock: two threads take half the time of one for long FLAC (measured). Of short
@@ -47,7 +47,7 @@ def undecodable(clips: Mapping[int, Clip], *, rate: int) -> dict[int, str]:
     numbers: dict[Path, list[int]] = defaultdict(list)
     for number, clip in clips.items():
         numbers[clip.path].append(number)
-    with ThreadPoolExecutor(min(_cores(), _MOST_THREADS)) as pool:
+    with ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS)) as pool:
         found = list(pool.map(partial(_failures, clips, rate=rate), numbers.values()))
     return {number: reason for failures in found for number, reason in failures.items()}
 
@@ -62,7 +62,3 @@ def _failures(clips: Mapping[int, Clip], numbers: Sequence[int], *, rate: int) -
             return {numbers[0]: str(error)}
         return {number: reason for one in numbers for number, reason in _failures(clips, [one], rate=rate).items()}
     return {}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

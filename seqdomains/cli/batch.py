@@ -18,7 +18,7 @@ import torch
 
 from seqdomains.backbone import FrameClassifier, LoadedModel, MambaLM
 from seqdomains.cli.batch_dna import Sequences
-from seqdomains.cli.batch_plan import BatchOptions, Domain, cores, hash_of, plan_of_records, plan_of_windows
+from seqdomains.cli.batch_plan import BatchOptions, Domain, hash_of, plan_of_records, plan_of_windows
 from seqdomains.cli.batch_sound import Sounds
 from seqdomains.cli.models import (
     artefact_of,
@@ -28,6 +28,7 @@ from seqdomains.cli.models import (
     trained_window,
     windows_at_once,
 )
+from seqdomains.cores import usable_cores
 from seqdomains.errors import ConfigError, InputError
 from seqdomains.pipelines.answers import silence_stdout
 from seqdomains.pipelines.batch import verbs
@@ -304,7 +305,7 @@ def _workers(options: BatchOptions, device: torch.device) -> tuple[int | None, i
         workers = gpus
     if device.type == "cuda" and options.engine == "local" and workers is not None and workers > gpus:
         raise ConfigError(f"--workers {workers}: there is one worker a GPU, and {gpus} of them")
-    return workers, options.threads or max(1, cores() // (workers or 1))
+    return workers, options.threads or max(1, usable_cores() // (workers or 1))
 
 
 def _engine(

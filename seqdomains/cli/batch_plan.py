@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from seqdomains.backbone import LoadedModel
+from seqdomains.cores import usable_cores
 from seqdomains.errors import InputError
 from seqdomains.files import sha256
 from seqdomains.pipelines.batch.cut import LEAST_TOKENS, cut_records, cut_shards, shard_tokens
@@ -59,7 +59,7 @@ def _looking_at(paths: Sequence[str]) -> Iterator[Callable[[int], None]]:
 
 def _readers(inputs: Sequence[PlannedInput]) -> int:
     """Return how many processes look at the inputs: one where starting others would take longer."""
-    return 1 if sum(one.size for one in inputs) < _SMALL else min(len(inputs), cores())
+    return 1 if sum(one.size for one in inputs) < _SMALL else min(len(inputs), usable_cores())
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,3 @@ def hash_of(path: Path) -> str:
         return sha256(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,7 +11,7 @@ from seqdomains.cli.finetuning import Origin
 from seqdomains.cli.given_data import given_options
 from seqdomains.cli.models import asked_of, choose_device, load_model, trained_window
 from seqdomains.cli.run_config import RunConfig
-from seqdomains.cli.simulated import with_genomes
+from seqdomains.cli.simulated import refuse_short_genomes, with_genomes
 from seqdomains.cli.species import text_of
 from seqdomains.cli.training import print_estimate, train_and_evaluate
 from seqdomains.errors import ConfigError, InputError
@@ -73,6 +73,7 @@ def run_finetune(
             "nothing to train on: give --data CSV with columns sequence and label, --data FASTA with --label-from "
             "header:KEY, file or folder, or with --labels TSV, or --species great-apes"
         )
+    refuse_short_genomes(config.data)
     if only_estimate:
         classes = config.data.classes or (SPECIES_NAMES if great_apes else None)
         print_estimate(config, window=config.data.window, classes=classes, device=where)

@@ -24,7 +24,7 @@ from seqdomains.pipelines.progress import progress_display
 logger = logging.getLogger(__name__)
 
 Data = TypeVar("Data", SpeciesData, LanguageData)
-ASSEMBLIES_INSTEAD: Final = (
+_ASSEMBLIES: Final = (
     "for real ones run genomics fetch, or give --data DIR, a folder with one FASTA per species, named after the "
     "species or its assembly (human.fa, mPanTro3.fa.gz)"
 )
@@ -72,7 +72,7 @@ def simulated_genomes(config: SimulationConfig, *, progress: bool = True) -> Pat
     return _made_once(cache_folder() / "simulated" / f"great-apes-{simulation_key(config)}", make)
 
 
-def with_genomes(data: Data, *, instead: str = ASSEMBLIES_INSTEAD) -> Data:
+def with_genomes(data: Data, *, instead: str = _ASSEMBLIES) -> Data:
     """Point the data at simulated genomes where no real ones are given; `instead` says how to give some."""
     if data.paths:
         return data

@@ -33,7 +33,7 @@ from seqdomains.pipelines.tracks import Stretches, is_bigwig, open_values
 
 logger = logging.getLogger(__name__)
 
-# A count of samples that stays far below what a file's header or an integer of 64 bits holds.
+# Samples of so many are still counted in 64 bits; what a file can hold is asked of its format.
 _MOST_SECONDS = 10**9
 COLUMNS = ("level_dbfs", "peak_dbfs", "entropy_bits", "clipped")
 

@@ -143,6 +143,23 @@ def flat(tensor: Tensor | None) -> NDArray[np.float32]:
     return tensor.detach().float().contiguous().reshape(-1).numpy()
 
 
+class Numbers:
+    """A tensor's numbers as `flat` gives them, asked for once where each step gives the same tensor."""
+
+    def __init__(self) -> None:
+        self._seen: Tensor | None = None
+        self._array = flat(None)
+
+    def __call__(self, tensor: Tensor) -> NDArray[np.float32]:
+        """Return them."""
+        if tensor is not self._seen:
+            self._array = flat(tensor)
+            # What `flat` had to copy would not follow the tensor.
+            lies_so = tensor.is_contiguous() and tensor.dtype == torch.float32
+            self._seen = tensor if lies_so else None
+        return self._array
+
+
 @kernel
 def _add_rows(first: Any, last: Any, scratch: Any, size: Any, parts: Any, out: Any) -> None:
     for start in range(first * _RUN, min(last * _RUN, size), _RUN):

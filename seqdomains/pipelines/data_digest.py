@@ -18,6 +18,17 @@ def data_digest(task: WindowTask, config: TrainConfig) -> str:
     """Fingerprint the data by its classes, its signature and its first windows: a resumed run must read the same.
 
     Windows come from all over the data; a change that none of them meets is not seen.
+
+    Parameters
+    ----------
+    task : WindowTask
+    config : TrainConfig
+        Reads the seed, by which the windows are drawn.
+
+    Returns
+    -------
+    str
+        A SHA-256 in hexadecimal.
     """
     facts = [list(getattr(task, "classes", ())), dict(task.signature())]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

@@ -23,7 +23,9 @@ from seqdomains.pipelines.progress import Paced, progress_display
 from seqdomains.pipelines.stream import CHUNK
 from seqdomains.sampling import counter_words, uniform
 
-# Sequences that are computed side by side.
+# Sequences that are computed side by side. On a GPU a step of so many takes little longer than one of a single one
+# (docs/lab-log.md), and more might do too; but they are written to their end before the next ones begin, each to a file
+# that is open meanwhile.
 _TOGETHER: Final = 64
 _STREAM: Final = 5 << 32
 # Tokens between two looks at a signal, and of the random numbers that are made at once.

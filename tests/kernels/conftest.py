@@ -1,7 +1,9 @@
 """Inputs, tolerances and poison shared by the tests of all ops."""
 
+from functools import cache
 from itertools import pairwise
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -142,9 +144,16 @@ def hold(monkeypatch, assert_close, run, floors, tested):
     return check
 
 
+@cache
+def _let_numba_see_numpy():
+    """Let numba compile: it learns numpy's functions the first time, and would refuse the true `empty` afterwards."""
+    numba.njit(lambda count: np.empty(count).size)(1)
+
+
 @pytest.fixture
 def poisoned(monkeypatch):
     """Fill memory that is promised to nobody with NaN, so that reading what was never written shows."""
+    _let_numba_see_numpy()
     torch_empty, torch_empty_like, numpy_empty = torch.empty, torch.empty_like, np.empty
     with torch.device("meta"):  # remembers which functions make tensors at its first use: not those below
         torch.empty(0)

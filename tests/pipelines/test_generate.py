@@ -142,7 +142,6 @@ def test_all_that_is_asked_for_is_in_a_group_that_is_its_own_where_rows_matter(f
 @pytest.mark.parametrize("pool", [(), (3, 2)])
 def test_a_sequence_is_the_same_whatever_others_are_written(kind, pool, monkeypatch):
     monkeypatch.setenv("SEQDOMAINS_KERNELS", kind)
-    # Sizes at which a library's product of many rows adds in another order than that of one.
     config = MambaConfig(d_model=48, n_layer=1, vocab_size=37, pool=pool, tie_embeddings=False)
     model = MambaLM(config, generator=torch.Generator().manual_seed(3)).eval()
     assert rows_apart(model, "cpu") == (kind == "cpu")
@@ -199,7 +198,8 @@ def test_a_model_with_stages_has_a_recorded_step_for_each(monkeypatch, prompt):
     blocks = generate_blocks(
         model, tokens, length=60, count=2, graph=True, sampling=Sampling(temperature=0), progress=False
     )
-    found = next(blocks).tokens
+    (block,) = blocks
+    found = block.tokens
     assert len(recorded) == 3
     whole = torch.from_numpy(np.concatenate([tokens, found[0]]))[None]
     with torch.no_grad():

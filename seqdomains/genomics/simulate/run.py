@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from seqdomains.cores import usable_cores
 from seqdomains.errors import InputError
 from seqdomains.files import atomic_folder
 from seqdomains.genomics.simulate.chromosome import Chromosome, simulate_chromosome
@@ -41,11 +41,6 @@ def _refuse_foreign_folder(folder: Path) -> None:
             f"{folder} holds {others[0]!r}, which no simulation wrote, and the folder would be replaced as a whole; "
             "choose an empty or new one"
         )
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def simulate(

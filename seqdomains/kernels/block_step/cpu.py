@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from seqdomains.kernels.block_step import BlockMemory, BlockWeights
-from seqdomains.kernels.compilation import flat, kernel, memory
-from seqdomains.kernels.row_product.cpu import Numbers, add, normalise, product
+from seqdomains.kernels.compilation import Numbers, flat, kernel, memory
+from seqdomains.kernels.row_product.cpu import add, normalise, product
 from seqdomains.kernels.selective_scan.cpu_numbers import (
     conjugate,
     decay,

@@ -10,11 +10,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from seqdomains.kernels.compilation import flat, kernel, memory
+from seqdomains.kernels.compilation import Numbers, flat, kernel, memory
 from seqdomains.kernels.row_product import RowWeights
 from seqdomains.kernels.simd import WIDTH, load_part, muladd, splat, store, store_part, total
 
@@ -62,23 +60,6 @@ def _multiply(rows, outputs, count, flags, matrix, bias, norm, hidden, residual,
             if has_bias:
                 value += bias[o]
             out[row * outputs + o] = value
-
-
-class Numbers:
-    """A tensor's numbers as `flat` gives them, asked for once where each step gives the same tensor."""
-
-    def __init__(self) -> None:
-        self._seen: Tensor | None = None
-        self._array = flat(None)
-
-    def __call__(self, tensor: Tensor) -> NDArray[np.float32]:
-        """Return them."""
-        if tensor is not self._seen:
-            self._array = flat(tensor)
-            # What `flat` had to copy would not follow the tensor.
-            lies_so = tensor.is_contiguous() and tensor.dtype == torch.float32
-            self._seen = tensor if lies_so else None
-        return self._array
 
 
 def bind(weights: RowWeights) -> Callable[[Tensor, Tensor | None], Tensor]:

@@ -16,7 +16,7 @@ from seqdomains.kernels.eager import watched
 from seqdomains.kernels.selective_scan.fast_path import attempt
 from seqdomains.kernels.selective_scan.gluon_plan import INPUTS, Call, plan_backward, plan_forward
 from seqdomains.kernels.selective_scan.plan import Enter
-from seqdomains.kernels.triton_launch import aligned
+from seqdomains.kernels.triton_launch import aligned, laid_out
 from seqdomains.kernels.triton_parts import given, on_device_of
 
 # u, dt, A, B, C, D, z, bias and h0, contiguous
@@ -89,7 +89,7 @@ def _aligned(tensors: Inputs) -> Inputs:
     """Copy tensors that do not begin on a 16-byte boundary, as copies into shared memory and vector loads need."""
     if aligned(tensors):
         return tensors
-    return [tensor if tensor is None or tensor.data_ptr() % 16 == 0 else tensor.clone() for tensor in tensors]
+    return [tensor if tensor is None else laid_out(tensor) for tensor in tensors]
 
 
 def _call(inputs: Inputs, softplus: bool, reverse: bool) -> Call:
